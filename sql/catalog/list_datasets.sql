@@ -1,0 +1,10 @@
+-- What: all datasets with their rollups.
+-- Columns: id, spec, rollups as JSON objects (id, step, relation, sysid).
+SELECT d.id, d.spec, coalesce(
+    jsonb_agg(jsonb_build_object(
+        'id', r.id, 'step', r.step, 'relation', r.relation, 'sysid', r.sysid
+    )) FILTER (WHERE r.id IS NOT NULL), '[]')
+FROM {dataset} AS d
+LEFT JOIN {rollup} AS r ON r.dataset_id = d.id
+GROUP BY d.id, d.spec
+ORDER BY d.id

@@ -1,0 +1,2 @@
+-- What: makes sure a rollup has the partition of a year. Params: relation, every, low, high.
+SELECT {add_partitions}(%(relation)s, %(every)s, %(low)s, %(high)s, NULL)

@@ -1,0 +1,2 @@
+-- What: removes an emptied partition.
+DROP TABLE {partition}

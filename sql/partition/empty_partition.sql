@@ -1,0 +1,2 @@
+-- What: empties a partition; its trigger logs what goes.
+TRUNCATE {partition}

@@ -1,0 +1,9 @@
+-- What: the partitions of a dataset's rows, oldest first, with the space they take.
+-- Params: parent (schema-qualified).
+-- Columns: name, bound as PostgreSQL writes it, bytes with indexes, rows as last counted.
+SELECT c.relname, pg_get_expr(c.relpartbound, c.oid), pg_total_relation_size(c.oid),
+       greatest(c.reltuples, 0)::bigint
+FROM pg_inherits AS i
+JOIN pg_class AS c ON c.oid = i.inhrelid
+WHERE i.inhparent = %(parent)s::regclass
+ORDER BY c.relname

@@ -1,0 +1,51 @@
+-- What: the states of each series' rollup buckets in [start, end), always equal to the points':
+--   unchanged buckets come from the rollup, changed ones and the two cut off by start and end
+--   are computed from points, in one statement and so in one snapshot.
+-- Params: ids or labels, start, end; inner_start and inner_end, the whole buckets inside;
+--   cut, the partial buckets at the ends as a multirange; log_start, where a log row that
+--   reaches into the range can begin; rollup, its id; width, origin.
+-- Columns: series id; count and packed states from the rollup; count, points touched and packed
+--   states from the points.
+SELECT s.id, clean.*, fresh.*
+FROM {series} AS s (id)
+CROSS JOIN (
+    SELECT cursor, pg_snapshot_xmin(cursor) AS oldest FROM {rollup} WHERE id = %(rollup)s
+) AS follower
+CROSS JOIN LATERAL (
+    SELECT %(cut)s::tstzmultirange + coalesce(range_agg(tstzrange(
+        date_bin(%(width)s, greatest(l.lo, %(start)s), %(origin)s),
+        date_bin(%(width)s, least(l.hi, %(end)s) + %(width)s - interval '1 microsecond', %(origin)s)
+    )), '{{}}') AS ranges
+    FROM {log} AS l
+    WHERE l.series_id = s.id
+      AND l.lo >= %(log_start)s AND l.lo < %(end)s AND l.hi > %(start)s
+      AND l.xid >= follower.oldest
+      AND NOT pg_visible_in_snapshot(l.xid, follower.cursor)
+    OFFSET 0
+) AS changed
+CROSS JOIN LATERAL (
+    SELECT count(*), {packed}
+    FROM (
+        SELECT t.ts{stored}
+        FROM {relation} AS t
+        WHERE t.series_id = s.id AND t.ts >= %(inner_start)s AND t.ts < %(inner_end)s
+          AND NOT changed.ranges @> t.ts
+        ORDER BY t.ts
+    ) AS q
+) AS clean
+CROSS JOIN LATERAL (
+    SELECT count(*), sum(q.n)::bigint, {packed}
+    FROM (
+        SELECT date_bin(%(width)s, t.ts, %(origin)s) AS ts, count(*) AS n{states}
+        FROM unnest(changed.ranges) AS r (span)
+        CROSS JOIN LATERAL (
+            SELECT {inputs}
+            FROM {points} AS c
+            WHERE c.series_id = s.id AND c.ts >= lower(r.span) AND c.ts < upper(r.span)
+              AND c.ts >= %(start)s AND c.ts < %(end)s
+            OFFSET 0
+        ) AS t
+        GROUP BY 1
+        ORDER BY 1
+    ) AS q
+) AS fresh

@@ -1,0 +1,44 @@
+-- What: recomputes the whole buckets a slice of changes touches, removes those that became
+--   empty, and leaves alone those that came out the same; one statement, one snapshot.
+-- Params: rollup, after_series, after_lo, last_series, last_lo, low, high, width, origin.
+-- Columns: buckets computed, written, removed.
+WITH work AS (
+    SELECT l.series_id, range_agg(tstzrange(
+        date_bin(%(width)s, l.lo, %(origin)s),
+        date_bin(%(width)s, l.hi + %(width)s - interval '1 microsecond', %(origin)s))) AS ranges
+    FROM {log} AS l, {rollup} AS r
+    WHERE r.id = %(rollup)s
+      AND (l.series_id, l.lo) > (%(after_series)s, %(after_lo)s)
+      AND (l.series_id, l.lo) <= (%(last_series)s, %(last_lo)s)
+      AND l.xid >= pg_snapshot_xmin(r.cursor)
+      AND NOT pg_visible_in_snapshot(l.xid, r.cursor)
+      AND pg_visible_in_snapshot(l.xid, r.pass_to)
+    GROUP BY l.series_id
+), spans AS MATERIALIZED (
+    SELECT w.series_id, lower(u.span) AS low, upper(u.span) AS high
+    FROM work AS w CROSS JOIN LATERAL unnest(w.ranges) AS u (span)
+), fresh AS MATERIALIZED (
+    SELECT s.series_id, b.*
+    FROM spans AS s
+    CROSS JOIN LATERAL (
+        SELECT date_bin(%(width)s, t.ts, %(origin)s) AS ts{states}
+        FROM {source} AS t
+        WHERE t.series_id = s.series_id AND t.ts >= s.low AND t.ts < s.high
+          AND t.ts >= %(low)s AND t.ts < %(high)s
+        GROUP BY 1
+    ) AS b
+), gone AS (
+    DELETE FROM {relation} AS g
+    USING spans AS s
+    WHERE g.series_id = s.series_id AND g.ts >= s.low AND g.ts < s.high
+      AND g.ts >= %(low)s AND g.ts < %(high)s
+      AND NOT EXISTS (SELECT FROM fresh AS f WHERE f.series_id = g.series_id AND f.ts = g.ts)
+    RETURNING 1
+), put AS (
+    INSERT INTO {relation} AS g (series_id, ts{columns})
+    SELECT f.series_id, f.ts{fresh_columns} FROM fresh AS f ORDER BY f.series_id, f.ts
+    ON CONFLICT (series_id, ts) DO UPDATE SET {assignments}
+    WHERE ROW({old_columns}) IS DISTINCT FROM ROW({new_columns})
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM fresh), (SELECT count(*) FROM put), (SELECT count(*) FROM gone)

@@ -1,0 +1,100 @@
+"""Time series on plain PostgreSQL: partitions, rollups that are always right, columnar reads."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.aio import AsyncStore
+    from toolkit.catalog import Series
+    from toolkit.columns import Columns
+    from toolkit.config import Settings
+    from toolkit.dataset import Aggregate, Column, Dataset, Index
+    from toolkit.refresher import RefreshReport
+    from toolkit.roads import Explanation
+    from toolkit.store import Store
+    from toolkit.strategy import Plan
+    from toolkit.writer import WriteReport
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Aggregate": "toolkit.dataset",
+    "AsyncStore": "toolkit.aio",
+    "Column": "toolkit.dataset",
+    "Columns": "toolkit.columns",
+    "Dataset": "toolkit.dataset",
+    "Explanation": "toolkit.roads",
+    "Index": "toolkit.dataset",
+    "Plan": "toolkit.strategy",
+    "RefreshReport": "toolkit.refresher",
+    "Series": "toolkit.catalog",
+    "Settings": "toolkit.config",
+    "Store": "toolkit.store",
+    "WriteReport": "toolkit.writer",
+}
+
+__all__ = [
+    "Aggregate",
+    "AsyncStore",
+    "Column",
+    "Columns",
+    "Dataset",
+    "Explanation",
+    "Index",
+    "Plan",
+    "RefreshReport",
+    "Series",
+    "Settings",
+    "Store",
+    "WriteReport",
+    "connect",
+    "connect_async",
+]
+
+
+def connect(source: str | os.PathLike[str] | Settings | None = None) -> Store:
+    """Return a store on a database; it connects when it is first used.
+
+    ``source`` is a conninfo (``"postgresql://…"`` or ``"host=… dbname=…"``), the path of a
+    ``toolkit.toml``, or settings. With nothing: ``$TOOLKIT_CONFIG``, ``./toolkit.toml`` or
+    ``$TOOLKIT_DSN``; where none names a database, the local servers, started if they are down
+    and migrated if they are fresh (``toolkit down`` stops them).
+    """
+    from toolkit.store import Store
+
+    return Store(_resolved(source))
+
+
+def connect_async(source: str | os.PathLike[str] | Settings | None = None) -> AsyncStore:
+    """Return the asyncio store; takes what :func:`connect` takes."""
+    from toolkit.aio import AsyncStore
+
+    return AsyncStore(_resolved(source))
+
+
+def _resolved(source: str | os.PathLike[str] | Settings | None) -> Settings:
+    from dataclasses import replace
+
+    from toolkit.config import load_settings
+
+    settings = load_settings(source)
+    if settings.dsn is not None:
+        return settings
+    from toolkit.local import LocalServers, default_root
+
+    endpoints = LocalServers(default_root(os.environ)).up()
+    from toolkit import migrate
+
+    if not migrate.status(endpoints.dsn, schema=settings.schema).is_current:
+        migrate.upgrade(endpoints.dsn, schema=settings.schema)
+    return replace(settings, dsn=endpoints.dsn)
+
+
+def __getattr__(name: str) -> Any:
+    # numpy and psycopg are loaded when they are needed: importing the package stays cheap
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'toolkit' has no attribute {name!r}")

@@ -1,0 +1,204 @@
+"""The asyncio store: the same names as the blocking one, awaited."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from toolkit.catalog import Series
+from toolkit.columns import Columns
+from toolkit.config import Settings
+from toolkit.dataset import Dataset
+from toolkit.drivers.aio import AsyncDriver
+from toolkit.partitions import Partition
+from toolkit.query import build_query
+from toolkit.refresher import Progress, RefreshReport
+from toolkit.roads import Explanation, Roads, latest_query
+from toolkit.timegrid import Step
+from toolkit.writer import Intake, WriteReport
+
+
+class AsyncStore:
+    """Time series in one PostgreSQL database, for the tasks of one event loop.
+
+    The twin of :class:`toolkit.Store`: each method takes and returns the same. A task that is
+    cancelled cancels its statement on the server and gives back a clean connection.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.dsn is not None
+        self.settings = settings
+        self._roads = Roads(AsyncDriver(settings.dsn, settings.pool), settings)
+
+    def __repr__(self) -> str:
+        return f"<AsyncStore schema {self.settings.schema!r}>"
+
+    async def __aenter__(self) -> AsyncStore:
+        await self._roads.directory.load()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection; the store can be used again and opens new ones."""
+        await self._roads.driver.close()
+
+    async def write(
+        self,
+        dataset: str,
+        frame: object,
+        *,
+        series: str | None = None,
+        mode: str = "upsert",
+        mapping: Mapping[str, str | None] | None = None,
+        tz: str | None = None,
+        time_unit: str | None = None,
+        on_chunk: Callable[[WriteReport], None] = lambda report: None,
+    ) -> WriteReport:
+        """Store points; see :meth:`toolkit.Store.write`; async iterators of frames go, too."""
+        intake = Intake(series, mapping, tz, time_unit)
+        return await self._roads.write(dataset, frame, intake, mode, on_chunk)
+
+    async def read(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None,
+        start: object,
+        end: object,
+        *,
+        labels: Mapping[str, str] | None = None,
+        columns: str | Iterable[str] | None = None,
+        agg: Mapping[str, str | Iterable[str]] | None = None,
+        step: str | Step | None = None,
+        tz: str = "UTC",
+        points: int | None = None,
+        group_by: str | None = None,
+        where: Mapping[str, object] | Iterable[tuple[str, str, object]] | None = None,
+        limit: int | None = None,
+        descending: bool = False,
+        strategy: str = "auto",
+        timeout: float | None = None,
+    ) -> Columns:
+        """Return points, or bars of a step; see :meth:`toolkit.Store.read`."""
+        query = build_query(
+            dataset,
+            series,
+            start,
+            end,
+            labels=labels,
+            columns=columns,
+            agg=agg,
+            step=step,
+            tz=tz,
+            points=points,
+            group_by=group_by,
+            where=where,
+            limit=limit,
+            descending=descending,
+            strategy=strategy,
+            timeout=timeout,
+        )
+        return await self._roads.read(query)
+
+    async def explain(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None,
+        start: object,
+        end: object,
+        *,
+        analyze: bool = False,
+        **options: Any,
+    ) -> Explanation:
+        """Say how :meth:`read` would answer, and what PostgreSQL's EXPLAIN says of it.
+
+        Takes what ``read`` takes; with ``analyze`` the statement is run.
+        """
+        query = build_query(dataset, series, start, end, **options)
+        return await self._roads.explain(query, analyze)
+
+    async def latest(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        *,
+        n: int = 1,
+        labels: Mapping[str, str] | None = None,
+        columns: str | Iterable[str] | None = None,
+        step: str | None = None,
+        tz: str = "UTC",
+    ) -> Columns:
+        """Return the newest ``n`` points (with ``step``: bars) of each series, oldest first.
+
+        Costs about ``n`` index entries a series that is still being written.
+        """
+        query = latest_query(dataset, series, labels, columns, step, tz)
+        return await self._roads.latest(query, n)
+
+    def stream(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None,
+        start: object,
+        end: object,
+        *,
+        rows: int = 65_536,
+        **options: Any,
+    ) -> AsyncIterator[Columns]:
+        """Yield what :meth:`read` would return in pieces; see :meth:`toolkit.Store.stream`."""
+        query = build_query(dataset, series, start, end, **options)
+        return self._roads.stream(query, rows)
+
+    async def delete(
+        self, dataset: str, series: str | Iterable[str], start: object, end: object
+    ) -> int:
+        """Delete the points of series in ``[start, end)`` and return how many there were."""
+        return await self._roads.delete(dataset, series, start, end)
+
+    async def refresh(
+        self, dataset: str, on_progress: Progress = lambda step, buckets: None
+    ) -> RefreshReport:
+        """Bring the rollups of a dataset up to now; answers are right without it, only slower.
+
+        Any number of processes may refresh at once; one that is killed is taken over.
+        """
+        return await self._roads.refresh(dataset, on_progress)
+
+    async def datasets(self) -> tuple[Dataset, ...]:
+        """Return the datasets there are."""
+        return await self._roads.datasets()
+
+    async def series(
+        self, dataset: str, labels: Mapping[str, str] | None = None
+    ) -> tuple[Series, ...]:
+        """Return the series of a dataset, those that carry all of ``labels``, by name."""
+        return await self._roads.series(dataset, labels)
+
+    async def label(
+        self, dataset: str, series: str, labels: Mapping[str, str | None]
+    ) -> dict[str, str]:
+        """Give a series labels beside those it has (None takes one away); return all of them."""
+        return await self._roads.label(dataset, series, labels)
+
+    async def partitions(self, dataset: str) -> list[Partition]:
+        """Return the time ranges that a dataset's rows are stored in, oldest first."""
+        return await self._roads.partitions(dataset)
+
+    async def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
+        """Drop the partitions that lie wholly inside ``[start, end)`` with all their points.
+
+        The change log hears of it: rollups lose those points at the next refresh. Takes the
+        strongest lock on the dataset for a moment.
+        """
+        return await self._roads.drop_partitions(dataset, start, end)
+
+    def stats(self) -> dict[str, float]:
+        """Return counters of this store: reads by strategy, rows, times, and its pool's."""
+        return self._roads.stats()

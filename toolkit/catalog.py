@@ -1,0 +1,153 @@
+"""What the database holds, as values: datasets, rollups and series, remembered between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+from cachetools import LRUCache
+
+from toolkit.dataset import Dataset
+from toolkit.errors import UnknownName
+from toolkit.timegrid import Grid, Step
+
+REVISION = "0002"
+"""The migration this version works with; a test holds it against the newest one."""
+
+_MAX_SERIES = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rollup:
+    """One step of a dataset's ladder as it stands in the database.
+
+    ``is_trusted`` is False after a restore into another cluster, whose transaction ids start
+    over: until the next refresh its cursor means nothing.
+    """
+
+    id: int
+    grid: Grid
+    relation: str
+    is_trusted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One stream of points; ``step`` is the distance of its points in µs where it is regular."""
+
+    id: int
+    name: str
+    step: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A dataset with its rollups (finest first) and the statements already composed for it."""
+
+    id: int
+    schema: str
+    dataset: Dataset
+    rollups: tuple[Rollup, ...]
+    statements: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_row(
+        cls,
+        row: tuple[int, Mapping[str, Any], list[Mapping[str, Any]]],
+        schema: str,
+        sysid: int | None,
+    ) -> Entry:
+        """Build from (id, spec, rollups as JSON objects)."""
+        rollups = [
+            Rollup(
+                r["id"],
+                Grid(Step.parse(r["step"])),
+                r["relation"],
+                r["sysid"] is None or sysid is None or r["sysid"] == sysid,
+            )
+            for r in row[2]
+        ]
+        rollups.sort(key=lambda r: r.grid.width or 0)
+        return cls(row[0], schema, Dataset.from_mapping(row[1]), tuple(rollups))
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return the statement remembered under ``key``, made on first use."""
+        found = self.statements.get(key)
+        if found is None:
+            if len(self.statements) > 2_000:
+                self.statements.clear()
+            found = self.statements[key] = make()
+        return found
+
+
+class Catalog:
+    """The memory of names: shared by threads; it never waits for a server itself.
+
+    Ids are never reused, so what is remembered can be out of date only by lacking new names;
+    the caller looks those up and adds them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._entries: dict[str, Entry] = {}
+        self._series: LRUCache[tuple[int, str], Series] = LRUCache(_MAX_SERIES)
+        self._names: LRUCache[int, str] = LRUCache(_MAX_SERIES)
+
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(self._entries.values())
+
+    def entry(self, name: str) -> Entry | None:
+        return self._entries.get(name)
+
+    def known(self, name: str) -> Entry:
+        """Return the dataset's entry or say which there are."""
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise UnknownName("dataset", name, self._entries) from None
+
+    def remember(self, entries: Iterable[Entry]) -> None:
+        fresh = {e.dataset.name: e for e in entries}
+        with self._lock:
+            for name, entry in fresh.items():
+                old = self._entries.get(name)
+                if old is not None and (old.id, old.dataset, old.rollups) == (
+                    entry.id,
+                    entry.dataset,
+                    entry.rollups,
+                ):
+                    fresh[name] = old  # keep its composed statements
+            self._entries = fresh
+
+    def series(self, entry: Entry, names: Iterable[str]) -> tuple[list[Series], list[str]]:
+        """Return the series known by name, in order, and the names that are not."""
+        found, missing = [], []
+        with self._lock:
+            for name in names:
+                series = self._series.get((entry.id, name))
+                if series is None:
+                    missing.append(name)
+                else:
+                    found.append(series)
+        return found, missing
+
+    def names(self, ids: Iterable[int]) -> dict[int, str]:
+        """Return the names of those ids that are known."""
+        with self._lock:
+            return {i: self._names[i] for i in ids if i in self._names}
+
+    def add_series(self, entry: Entry, series: Iterable[Series]) -> None:
+        with self._lock:
+            for one in series:
+                self._series[entry.id, one.name] = one
+                self._names[one.id] = one.name
+
+    def forget(self) -> None:
+        """Drop everything: the schema has changed under us."""
+        with self._lock:
+            self._entries = {}
+            self._series.clear()
+            self._names.clear()

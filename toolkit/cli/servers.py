@@ -1,0 +1,127 @@
+"""The commands `toolkit up`, `down`, `status` and `reset`: the local servers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from toolkit.local import Endpoints, LocalServers, Status, default_root
+
+DOWN = 3
+
+_OPTIONS = (
+    click.option(
+        "--root",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder that holds the local servers. Default: $TOOLKIT_HOME, else "
+        "~/.local/state/timeseries-toolkit (root: /var/lib/timeseries-toolkit).",
+    ),
+    click.option(
+        "--name", default="default", show_default=True, help="Which instance; any number may run."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+)
+
+
+def _instance_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _servers(root: Path | None, name: str, **options: Any) -> LocalServers:
+    return LocalServers(root or default_root(os.environ), name=name, **options)
+
+
+@click.command()
+@_instance_options
+@click.option(
+    "--pg-bin",
+    type=click.Path(path_type=Path),
+    help="Folder of a system PostgreSQL's programs, instead of the wheel's; kept until reset.",
+)
+@click.option("--show-passwords", is_flag=True, help="Print the addresses with their passwords.")
+def up(
+    root: Path | None, name: str, as_json: bool, pg_bin: Path | None, show_passwords: bool
+) -> None:
+    """Start the local PostgreSQL and Valkey, making them the first time.
+
+    They listen on 127.0.0.1 only and run until `toolkit down`.
+    """
+    with Console(stderr=True).status("starting the local servers") as shown:
+        servers = _servers(root, name, pg_bin=pg_bin, on_progress=shown.update)
+        endpoints = servers.up()
+        status = servers.status()
+    if not show_passwords:
+        endpoints = endpoints.masked()
+    if as_json:
+        click.echo(_json(status, endpoints))
+    else:
+        Console().print(_table(status))
+        for label, url in asdict(endpoints).items():
+            click.echo(f"{label:10} {url}")
+
+
+@click.command()
+@_instance_options
+def down(root: Path | None, name: str, as_json: bool) -> None:
+    """Stop the local servers; their data stays."""
+    stopped = _servers(root, name).down()
+    if as_json:
+        click.echo(json.dumps({"stopped": stopped}))
+    else:
+        click.echo("stopped" if stopped else "nothing was running")
+
+
+@click.command()
+@_instance_options
+@click.pass_context
+def status(context: click.Context, root: Path | None, name: str, as_json: bool) -> None:
+    """Show what runs, and where. Exits 3 if a server is down."""
+    found = _servers(root, name).status()
+    if as_json:
+        click.echo(_json(found))
+    else:
+        Console().print(_table(found))
+    context.exit(0 if found.is_ready else DOWN)
+
+
+@click.command()
+@_instance_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(root: Path | None, name: str, as_json: bool, yes: bool) -> None:
+    """Stop the local servers and delete their data."""
+    servers = _servers(root, name)
+    if not yes:
+        click.confirm(f"Delete all data in {servers.layout.home}?", abort=True, err=True)
+    servers.reset()
+    click.echo(json.dumps({"reset": True}) if as_json else "stopped, and the data is deleted")
+
+
+def _table(status: Status) -> Table:
+    folder = status.postgres.data.parent
+    table = Table("server", "state", "version", "address", "pid", caption=f"in {folder}")
+    for server in (status.postgres, status.valkey):
+        table.add_row(
+            server.server,
+            "ready" if server.is_ready else "starting" if server.pid else "down",
+            server.version or "",
+            f"127.0.0.1:{server.port}" if server.port else "",
+            str(server.pid or ""),
+        )
+    return table
+
+
+def _json(status: Status, endpoints: Endpoints | None = None) -> str:
+    shown = asdict(status) | {"is_ready": status.is_ready}
+    if endpoints is not None:
+        shown["endpoints"] = asdict(endpoints)
+    return json.dumps(shown, default=str, indent=2)

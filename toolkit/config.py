@@ -1,0 +1,259 @@
+"""Settings: from flags, then the environment, then ``toolkit.toml``, then defaults."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import ConfigError, UnknownName
+from toolkit.timegrid import EARLIEST, LATEST, Span, iso, to_us
+
+FILE = "toolkit.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """How connections are kept; times in seconds."""
+
+    min_size: int = 2
+    max_size: int = 20
+    connect_timeout: float = 3.0
+    pool_timeout: float = 30.0
+    statement_timeout: float = 30.0
+    max_idle: float = 300.0
+    application_name: str = "toolkit"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The chooser's thresholds, in points or buckets of one series."""
+
+    direct: int = 1_000
+    aggregated: int = 10_000
+    buckets: int = 1_000
+    chart_points: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a store can be told; ``dsn`` None means the local servers.
+
+    ``origins`` says for each key (``"pool.max_size"``) where its value came from; a key that is
+    not in it has its default.
+    """
+
+    dsn: str | None = None
+    schema: str = "toolkit"
+    allow_newer_schema: bool = False
+    pool: PoolOptions = PoolOptions()
+    limits: Limits = Limits()
+    parallel: int = 2
+    plausible: Span = field(default_factory=lambda: Span(EARLIEST, LATEST))
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Settings(schema={self.schema!r}, dsn={'…' if self.dsn else None})"
+
+    def shown(self) -> dict[str, str]:
+        """Return every key with its value as text, passwords hidden."""
+        values = {
+            "database.dsn": hide_password(self.dsn) if self.dsn else "(the local servers)",
+            "database.schema": self.schema,
+            "database.allow_newer_schema": str(self.allow_newer_schema).lower(),
+            "read.parallel": str(self.parallel),
+            "write.earliest": iso(self.plausible.start),
+            "write.latest": iso(self.plausible.end),
+        }
+        values |= {f"pool.{f.name}": str(getattr(self.pool, f.name)) for f in fields(PoolOptions)}
+        values |= {f"chooser.{f.name}": str(getattr(self.limits, f.name)) for f in fields(Limits)}
+        return dict(sorted(values.items()))
+
+
+_KEYS: dict[str, type] = {
+    "database.dsn": str,
+    "database.schema": str,
+    "database.allow_newer_schema": bool,
+    "read.parallel": int,
+    "write.earliest": str,
+    "write.latest": str,
+    **{f"pool.{f.name}": type(f.default) for f in fields(PoolOptions)},
+    **{f"chooser.{f.name}": int for f in fields(Limits)},
+}
+_ALIASES = {"TOOLKIT_DSN": "database.dsn", "TOOLKIT_SCHEMA": "database.schema"}
+_NOT_KEYS = {"TOOLKIT_CONFIG", "TOOLKIT_HOME"}
+
+
+def load_settings(
+    source: str | os.PathLike[str] | Settings | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Settings:
+    """Return the settings for what :func:`toolkit.connect` takes.
+
+    ``source`` is a conninfo (URL or ``key=value`` words), the path of a TOML file, settings as
+    they are, or None: ``$TOOLKIT_CONFIG``, else ``toolkit.toml`` here, else defaults. ``flags``
+    are keys like ``"database.schema"``; they win over the environment, and it over the file.
+    """
+    if isinstance(source, Settings):
+        return source
+    environ = os.environ if environ is None else environ
+    given: dict[str, tuple[object, str]] = {}
+    if isinstance(source, str) and is_conninfo(source):
+        file = None
+        flags = {"database.dsn": source, **(flags or {})}
+    else:
+        file = _file(source, environ)
+    if file is not None:
+        given |= _from_file(file)
+    given |= _from_environment(environ)
+    given |= {k: (v, "flag") for k, v in (flags or {}).items() if v is not None}
+    values = {key: _typed(key, value, origin) for key, (value, origin) in given.items()}
+    return _build(values, {k: origin for k, (_, origin) in given.items()})
+
+
+def is_conninfo(text: str) -> bool:
+    """Tell a conninfo from a path.
+
+    >>> is_conninfo("postgresql://db1/x"), is_conninfo("host=db1"), is_conninfo("./toolkit.toml")
+    (True, True, False)
+    """
+    return text.startswith(("postgresql://", "postgres://")) or (
+        "=" in text and not text.endswith(".toml")
+    )
+
+
+def hide_password(conninfo: str) -> str:
+    """Return a conninfo fit for a screen.
+
+    >>> hide_password("postgresql://me:secret@db1/x")
+    'user=me password=*** dbname=x host=db1'
+    """
+    from psycopg import Error
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    try:
+        parts = conninfo_to_dict(conninfo)
+    except Error:
+        return "(not a valid conninfo)"
+    hidden = {k: "***" if "password" in k else v for k, v in parts.items()}
+    return make_conninfo("", **hidden)
+
+
+def _file(source: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path | None:
+    if source is not None:
+        path = Path(source)
+    elif environ.get("TOOLKIT_CONFIG"):
+        path = Path(environ["TOOLKIT_CONFIG"])
+    elif Path(FILE).is_file():
+        return Path(FILE)
+    else:
+        return None
+    if not path.is_file():
+        raise ConfigError(str(path), "", "no such file; toolkit init writes one")
+    return path
+
+
+def _from_file(path: Path) -> dict[str, tuple[object, str]]:
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), "", f"not valid TOML: {error}") from None
+    found: dict[str, tuple[object, str]] = {}
+    for section, table in tree.items():
+        if not isinstance(table, dict):
+            raise ConfigError(str(path), section, "stands outside a [section]")
+        for key, value in table.items():
+            full = f"{section}.{key}"
+            if full not in _KEYS:
+                problem = str(UnknownName("setting", full, _KEYS))
+                raise ConfigError(str(path), full, problem)
+            found[full] = (value, str(path))
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[object, str]]:
+    by_name = {f"TOOLKIT_{k.replace('.', '_').upper()}": k for k in _KEYS} | _ALIASES
+    found: dict[str, tuple[object, str]] = {}
+    for variable, key in by_name.items():
+        value = environ.get(variable)
+        if value:
+            found[key] = (value, f"${variable}")
+    return found
+
+
+def _typed(key: str, value: object, origin: str) -> Any:
+    if key not in _KEYS:
+        raise ConfigError(origin, key, str(UnknownName("setting", key, _KEYS)))
+    wanted = _KEYS[key]
+    if isinstance(value, str) and wanted is not str:
+        value = _from_text(key, value, wanted, origin)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise ConfigError(origin, key, f"expected {wanted.__name__}, got {value!r}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    least = 0 if key == "pool.min_size" else 1 if wanted is int else 0.001
+    if is_number and value < least:  # type: ignore[operator]  # a number, just checked
+        raise ConfigError(origin, key, f"{value!r} is too small")
+    return value
+
+
+def _from_text(key: str, value: str, wanted: type, origin: str) -> object:
+    try:
+        if wanted is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+        return wanted(value)
+    except (KeyError, ValueError):
+        raise ConfigError(origin, key, f"expected {wanted.__name__}, got {value!r}") from None
+
+
+def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
+    pool = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("pool.")}
+    limits = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("chooser.")}
+    options = PoolOptions(**pool)
+    if options.max_size < max(options.min_size, 2):
+        where = origins.get("pool.max_size", "defaults")
+        raise ConfigError(
+            where,
+            "pool.max_size",
+            f"{options.max_size} is less than min_size, or than the 2 a large read uses",
+        )
+    return Settings(
+        dsn=values.get("database.dsn"),
+        schema=_schema(values.get("database.schema", "toolkit"), origins),
+        allow_newer_schema=values.get("database.allow_newer_schema", False),
+        pool=options,
+        limits=Limits(**limits),
+        parallel=values.get("read.parallel", 2),
+        plausible=_plausible(values, origins),
+        origins=origins,
+    )
+
+
+def _schema(name: str, origins: Mapping[str, str]) -> str:
+    if not name or len(name.encode()) > 63 or "\0" in name or name.startswith("pg_"):
+        where = origins.get("database.schema", "")
+        raise ConfigError(where, "database.schema", f"{name!r} is not a usable schema name")
+    return name
+
+
+def _plausible(values: Mapping[str, Any], origins: Mapping[str, str]) -> Span:
+    bounds = {"write.earliest": EARLIEST, "write.latest": LATEST}
+    for key in bounds:
+        if key in values:
+            try:
+                bounds[key] = to_us(values[key], key)
+            except Exception as error:
+                raise ConfigError(origins[key], key, str(error)) from None
+    low, high = bounds["write.earliest"], bounds["write.latest"]
+    if not EARLIEST <= low < high <= LATEST:
+        where = origins.get("write.latest") or origins.get("write.earliest") or ""
+        raise ConfigError(
+            where, "write.earliest", "earliest and latest must lie within 1900 to 2100"
+        )
+    return Span(low, high)

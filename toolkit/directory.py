@@ -1,0 +1,179 @@
+"""Names to ids: what the catalog remembers, looked up in the database where it does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from functools import lru_cache
+
+from toolkit.catalog import REVISION, Catalog, Entry, Series
+from toolkit.drivers import Driver, Params, Rows, Server
+from toolkit.errors import QueryError, SchemaError, UnknownName
+from toolkit.statements import Part, compose, name
+
+
+class Directory:
+    """The names of one schema on one server; safe to share as its parts are."""
+
+    def __init__(
+        self, driver: Driver, catalog: Catalog, schema: str, *, allow_newer_schema: bool = False
+    ) -> None:
+        self.driver = driver
+        self.catalog = catalog
+        self.schema = schema
+        self._allow_newer = allow_newer_schema
+
+    async def entry(self, dataset: str) -> Entry:
+        """Return a dataset's entry, or say which datasets there are."""
+        found = self.catalog.entry(dataset)
+        if found is None:
+            await self.load()
+            found = self.catalog.known(dataset)
+        return found
+
+    async def load(self) -> tuple[Entry, ...]:
+        """Read all datasets from the database; refuse a schema this version does not know."""
+        server = await self.driver.open()
+        await self._check_revision()
+        rows = await self.run("catalog/list_datasets", "dataset", "rollup")
+        self.catalog.remember(
+            Entry.from_row((row[0], row[1], row[2]), self.schema, server.sysid) for row in rows
+        )
+        return self.catalog.entries()
+
+    async def _check_revision(self) -> None:
+        try:
+            rows = await self.run("catalog/read_version", "alembic_version")
+        except SchemaError:
+            rows = []
+        revision = rows[0][0] if rows else None
+        if revision is None:
+            raise SchemaError(
+                f"schema {self.schema!r} of this database is not migrated; run: toolkit migrate up"
+            )
+        if revision < REVISION:
+            raise SchemaError(
+                f"schema {self.schema!r} is at revision {revision}, this version needs {REVISION}; "
+                "run: toolkit migrate up"
+            )
+        if revision > REVISION and not self._allow_newer:
+            raise SchemaError(
+                f"schema {self.schema!r} is at revision {revision}, newer than this version knows "
+                f"({REVISION}); upgrade the package, or set allow_newer_schema = true "
+                "while a deployment is under way"
+            )
+
+    async def series(self, entry: Entry, names: Sequence[str]) -> list[Series]:
+        """Return series by name, in the order given, or name one that does not exist."""
+        found, missing = self.catalog.series(entry, names)
+        if missing:
+            await self._find(entry, missing)
+            found, missing = self.catalog.series(entry, names)
+        if missing:
+            known = [s.name for s in await self.list_series(entry)]
+            raise UnknownName("series", missing[0], known, f"dataset {entry.dataset.name!r}")
+        return found
+
+    async def _find(self, entry: Entry, names: Sequence[str]) -> None:
+        params = {"dataset_id": entry.id, "names": list(names)}
+        rows = await self.run("catalog/find_series", "series", params=params)
+        self.catalog.add_series(entry, (Series(*row) for row in rows))
+
+    async def list_series(
+        self, entry: Entry, labels: Mapping[str, str] | None = None
+    ) -> list[Series]:
+        """Return the series that carry all of ``labels``, by name."""
+        params = {"dataset_id": entry.id, "labels": json.dumps(dict(labels or {}))}
+        rows = await self.run("catalog/list_series", "series", params=params)
+        found = [Series(*row) for row in rows]
+        self.catalog.add_series(entry, found)
+        return found
+
+    async def series_by_id(self, entry: Entry, ids: Iterable[int]) -> dict[int, Series]:
+        """Return series by id as the database has them now."""
+        rows = await self.run("catalog/list_series_by_id", "series", params={"ids": list(ids)})
+        found = [Series(*row) for row in rows]
+        self.catalog.add_series(entry, found)
+        return {s.id: s for s in found}
+
+    async def names(self, entry: Entry, ids: Sequence[int]) -> dict[int, str]:
+        """Return the names of series ids."""
+        known = self.catalog.names(ids)
+        missing = [i for i in ids if i not in known]
+        if missing:
+            fresh = await self.series_by_id(entry, missing)
+            known |= {i: s.name for i, s in fresh.items()}
+        return known
+
+    async def make_series(self, entry: Entry, steps: Mapping[str, int | None]) -> dict[str, Series]:
+        """Return series by name, made where missing; ``steps`` gives each its step in µs.
+
+        A series whose recorded step is coarser than the one given takes the finer one.
+        """
+        names = sorted(steps)
+        found, missing = self.catalog.series(entry, names)
+        if missing:
+            await self._find(entry, missing)
+            found, missing = self.catalog.series(entry, names)
+        if missing:
+            params: Params = {
+                "dataset_id": entry.id,
+                "names": missing,
+                "steps": [_interval(steps[n]) for n in missing],
+            }
+            await self.run("catalog/add_series", "series", params=params, returns=False)
+            await self._find(entry, missing)
+            found, _ = self.catalog.series(entry, names)
+        finer = [
+            (s, step)
+            for s in found
+            if (step := steps[s.name]) is not None and (s.step is None or step < s.step)
+        ]
+        if finer:
+            params = {
+                "ids": [s.id for s, _ in finer],
+                "steps": [_interval(step) for _, step in finer],
+            }
+            await self.run("catalog/set_step", "series", params=params, returns=False)
+            await self._find(entry, [s.name for s, _ in finer])
+        found, _ = self.catalog.series(entry, names)
+        return {s.name: s for s in found}
+
+    async def set_labels(
+        self, entry: Entry, series: str, labels: Mapping[str, str | None]
+    ) -> dict[str, str]:
+        """Merge labels into a series' own; None takes one away. Returns what it has then."""
+        for key, value in labels.items():
+            if not isinstance(key, str) or not isinstance(value, str | None):
+                raise QueryError(f"labels: {key!r}: {value!r} must both be text")
+        await self.series(entry, [series])
+        params = {"dataset_id": entry.id, "name": series, "labels": json.dumps(dict(labels))}
+        rows = await self.run("catalog/set_labels", "series", params=params)
+        await self._find(entry, [series])
+        result: dict[str, str] = rows[0][0]
+        return result
+
+    async def server(self) -> Server:
+        return await self.driver.open()
+
+    async def run(
+        self, statement: str, *tables: str, params: Params | None = None, returns: bool = True
+    ) -> Rows:
+        """Run a statement whose open places are tables of the schema."""
+        text = _statement(statement, self.schema, tables)
+        if returns:
+            return await self.driver.fetch(text, params)
+        async with self.driver.transaction() as transaction:
+            await transaction.execute(text, params)
+        return []
+
+
+@lru_cache(maxsize=256)
+def _statement(statement: str, schema: str, tables: tuple[str, ...]) -> bytes:
+    parts: dict[str, Part] = {table: name(schema, table) for table in tables}
+    return compose(statement, **parts)
+
+
+def _interval(us: int | None) -> timedelta | None:
+    return timedelta(microseconds=us) if us is not None else None

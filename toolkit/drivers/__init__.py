@@ -1,0 +1,91 @@
+"""The doors to PostgreSQL: all that waits, in two colours behind one protocol.
+
+Request code is written once, as coroutines over :class:`Driver`. The asyncio driver's leaves
+suspend; the blocking driver's never do, so :func:`drive` runs such a coroutine to its end
+without an event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+Params = Mapping[str, Any]
+Rows = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What a driver learned of its server when it first connected."""
+
+    version: int
+    sysid: int | None
+
+
+class Transaction(Protocol):
+    """A connection inside a transaction."""
+
+    async def fetch(self, statement: bytes, params: Params | None = None) -> Rows:
+        """Run a statement and return its rows; column values binary-decoded."""
+
+    async def execute(self, statement: bytes, params: Params | None = None) -> int:
+        """Run a statement and return how many rows it touched."""
+
+    async def copy(self, statement: bytes, pieces: Iterable[bytes]) -> None:
+        """Run ``COPY … FROM STDIN`` with the pieces of its stream."""
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """Roll back to here, and no further, when the block raises."""
+
+
+class Driver(Protocol):
+    """One server behind a pool of connections; safe to share."""
+
+    node: str
+
+    async def open(self) -> Server:
+        """Connect once, learn what the server is, and start the pool; cheap when open."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+
+    async def fetch(
+        self, statement: bytes, params: Params | None = None, *, timeout: float | None = None
+    ) -> Rows:
+        """Run one statement outside a transaction; repeated once if its connection was dead."""
+
+    def transaction(
+        self,
+        *,
+        snapshot: str | None = None,
+        repeatable: bool = False,
+        read_only: bool = False,
+        timeout: float | None = None,
+    ) -> AbstractAsyncContextManager[Transaction]:
+        """Open a transaction; ``snapshot`` is one that another transaction exported."""
+
+    async def gather(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
+        """Run jobs at the same time and return their results in order."""
+
+    async def compute(self, function: Callable[..., T], *args: Any) -> T:
+        """Run CPU work where it does not hold up others."""
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep."""
+
+    def stats(self) -> dict[str, int]:
+        """Return plain counters of the pool."""
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine whose leaves never suspend, and return its result."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("a blocking driver's leaf suspended")

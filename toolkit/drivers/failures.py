@@ -1,0 +1,74 @@
+"""What PostgreSQL and psycopg say, in the toolkit's own errors: translated once, here."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from toolkit.errors import (
+    AccessDenied,
+    Busy,
+    DatabaseError,
+    DiskFull,
+    QueryTimeout,
+    ReadOnlyDatabase,
+    SchemaError,
+    ToolkitError,
+    Unavailable,
+)
+
+_LOST = ("08", "57P")  # SQLSTATE classes of a server that went away
+_NO_ENTRY = ("password authentication failed", "no pg_hba.conf entry", "no password supplied")
+
+
+def translate(error: BaseException, node: str = "") -> ToolkitError:
+    """Return the toolkit's error for one of the driver's; ``node`` names the server in it."""
+    if isinstance(error, ToolkitError):
+        return error
+    place = f"{node}: " if node else ""
+    if isinstance(error, PoolTimeout | TooManyRequests):
+        cause = error.__cause__ or error.__context__
+        why = f" ({_first_line(cause)})" if isinstance(cause, psycopg.Error) else ""
+        return Unavailable(f"{place}no connection was free in time: {_first_line(error)}{why}")
+    if isinstance(error, PoolClosed):
+        return Unavailable(f"{place}the store is closed")
+    if not isinstance(error, psycopg.Error):
+        return DatabaseError(f"{place}{type(error).__name__}: {_first_line(error)}")
+    state, text = error.sqlstate, _first_line(error)
+    if state is None or state.startswith(("28", "3D")):
+        return _no_connection(error, place, text)
+    if state.startswith(_LOST):
+        return Unavailable(f"{place}connection lost: {text}")
+    match state:
+        case "57014":
+            return QueryTimeout(f"{place}cancelled on the server: {text}", state)
+        case "25006":
+            return ReadOnlyDatabase(f"{place}the server is read-only: {text}", state)
+        case "53100":
+            return DiskFull(f"{place}the server's disk is full; nothing was stored: {text}", state)
+        case "53300":
+            return Unavailable(f"{place}the server has no connection left: {text}")
+        case "55P03":
+            return Busy(f"{place}a lock was not free in time: {text}")
+        case "42P01" | "3F000" | "42883" | "42703":
+            return SchemaError(
+                f"{place}the schema is not what this version expects ({text}); "
+                "run: toolkit migrate up"
+            )
+        case "42501":
+            return DatabaseError(f"{place}the role lacks a privilege: {text}", state)
+    return DatabaseError(f"{place}{text} (SQLSTATE {state})", state)
+
+
+def _no_connection(error: psycopg.Error, place: str, text: str) -> ToolkitError:
+    denied = (error.sqlstate or "").startswith(("28", "3D")) or any(n in text for n in _NO_ENTRY)
+    if denied:
+        return AccessDenied(f"{place}the server refused the connection: {text}")
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return Unavailable(f"{place}cannot be reached: {text}")
+    return DatabaseError(f"{place}{text}")
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,54 @@
+"""What both doors say to a connection: pure text and arguments."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from psycopg.sql import SQL, Literal
+
+from toolkit.config import PoolOptions
+from toolkit.drivers import Params
+from toolkit.statements import compose
+
+
+def arguments(options: PoolOptions) -> dict[str, Any]:
+    """Return the keyword arguments of a new connection; the conninfo's own settings win."""
+    return {
+        "autocommit": True,
+        "connect_timeout": max(1, round(options.connect_timeout)),
+        "application_name": options.application_name,
+        "keepalives_idle": 30,
+    }
+
+
+@lru_cache
+def describe() -> bytes:
+    """Return the statement that asks what the server is."""
+    return compose("session/describe_server")
+
+
+@lru_cache
+def prepare(options: PoolOptions) -> tuple[bytes, Params]:
+    """Return the statement that sets up a session, and its parameters."""
+    milliseconds = str(round(options.statement_timeout * 1000))
+    return compose("session/prepare_connection"), {"statement_timeout": milliseconds}
+
+
+def begin(
+    snapshot: str | None, repeatable: bool, read_only: bool, timeout: float | None
+) -> list[bytes]:
+    """Return what to say right after BEGIN."""
+    said = []
+    modes = []
+    if repeatable or snapshot is not None:
+        modes.append("ISOLATION LEVEL REPEATABLE READ")
+    if read_only:
+        modes.append("READ ONLY")
+    if modes:
+        said.append(f"SET TRANSACTION {', '.join(modes)}".encode())
+    if snapshot is not None:
+        said.append(SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)).as_bytes(None))
+    if timeout is not None:
+        said.append(f"SET LOCAL statement_timeout = {max(1, round(timeout * 1000))}".encode())
+    return said

@@ -1,0 +1,142 @@
+"""The errors callers meet: each says what went wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class ToolkitError(Exception):
+    """Base of every error the toolkit raises on purpose.
+
+    ``retryable`` says whether the same call may succeed later without a change by the
+    caller; ``exit_code`` is what the command line exits with.
+    """
+
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(ToolkitError):
+    """A setting is missing or wrong."""
+
+    exit_code = 2
+
+    def __init__(self, source: str, key: str, problem: str) -> None:
+        super().__init__(f"{source}: {key}: {problem}" if key else f"{source}: {problem}")
+        self.source = source
+        self.key = key
+
+
+class MissingExtra(ConfigError):
+    """An optional package that this call needs is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            purpose,
+            "",
+            f"needs the package {package!r}; pip install 'timeseries-toolkit[{extra}]'",
+        )
+        self.package = package
+        self.extra = extra
+
+
+class QueryError(ToolkitError):
+    """The question cannot be answered as it was asked."""
+
+    exit_code = 2
+
+
+class UnknownName(QueryError):
+    """A dataset, series, column or label that does not exist; the message offers the nearest."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "") -> None:
+        names = sorted(known)
+        near = get_close_matches(name, names, n=3, cutoff=0.5)
+        place = f" in {where}" if where else ""
+        if near:
+            hint = f"did you mean {', '.join(repr(n) for n in near)}?"
+        elif names:
+            shown = ", ".join(repr(n) for n in names[:8])
+            hint = f"there is {shown}{', …' if len(names) > 8 else ''}"
+        else:
+            hint = f"there is no {kind} yet"
+        super().__init__(f"unknown {kind} {shorten(name)}{place}: {hint}")
+        self.kind = kind
+        self.name = name
+
+
+class InputError(ToolkitError):
+    """Data handed over to be stored is not what the dataset takes; nothing of it was stored."""
+
+
+class PartialWrite(ToolkitError):
+    """A write in chunks stopped midway: whole chunks before it are stored, nothing after.
+
+    ``report`` counts what is stored; the cause is ``__cause__``. With ``mode="upsert"`` or
+    ``"ignore"`` the same call can simply be run again.
+    """
+
+    def __init__(self, message: str, report: object) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class SchemaError(ToolkitError):
+    """The database's schema is not the one this version works with."""
+
+
+class DatabaseError(ToolkitError):
+    """PostgreSQL refused a statement; ``sqlstate`` is its code."""
+
+    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class ReadOnlyDatabase(DatabaseError):
+    """The server takes no writes: a standby, or a primary set read-only."""
+
+
+class DiskFull(DatabaseError):
+    """The server's disk is full; the statement was rolled back."""
+
+
+class QueryTimeout(DatabaseError):
+    """The call's deadline passed; the statement was cancelled on the server."""
+
+    retryable = True
+
+
+class Unavailable(ToolkitError):
+    """No server could be reached, or the connection was lost."""
+
+    retryable = True
+    exit_code = 3
+
+
+class AccessDenied(Unavailable):
+    """The server was reached and refused the user, the password or the database."""
+
+    retryable = False
+
+
+class Busy(ToolkitError):
+    """Somebody else holds a lock this call needs; the message names the holder."""
+
+    retryable = True
+    exit_code = 4
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """Quote ``text`` for a message, cut in the middle when it is long.
+
+    >>> shorten("BTC-USD")
+    "'BTC-USD'"
+    >>> len(shorten("x" * 300)) < 90
+    True
+    """
+    if len(text) <= limit:
+        return repr(text)
+    return f"{text[: limit - 20]!r}…{text[-12:]!r} ({len(text)} characters)"

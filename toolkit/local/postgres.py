@@ -1,0 +1,240 @@
+"""One PostgreSQL server: made, started, watched and stopped through its own programs."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.errors import ConfigError, Unavailable
+from toolkit.local.account import Account
+from toolkit.local.folders import beside, discard
+from toolkit.local.journal import rotate, size_of, tail
+from toolkit.local.process import end, run, runs
+
+log = logging.getLogger(__name__)
+
+SETTINGS: Mapping[str, str] = {
+    "shared_buffers": "256MB",
+    "max_connections": "100",
+    "wal_level": "replica",
+    "max_wal_senders": "10",
+    "max_wal_size": "2GB",
+    "hot_standby": "on",
+    "log_timezone": "UTC",
+}
+_FIXED: Mapping[str, str] = {
+    "listen_addresses": "127.0.0.1",
+    # no socket: its path would have to stay below 108 bytes, and passwords are asked either way
+    "unix_socket_directories": "",
+    "password_encryption": "scram-sha-256",
+}
+_CONF = "toolkit.conf"
+_MARKER = "toolkit.ready"
+_MAKING = "making-"
+_START_S = 60.0
+_POLL_S = 0.01
+# PostgreSQL asks whether the pid in a stale postmaster.pid is alive; no system has this one
+_NOBODYS_PID = 2**31 - 1
+
+
+def configuration(settings: Mapping[str, str], port: int) -> str:
+    """The text of our part of the configuration.
+
+    >>> print(configuration({"work_mem": "8MB"}, 5432).splitlines()[-1])
+    port = 5432
+    """
+    for name in settings:
+        if name in _FIXED or name == "port":
+            raise ConfigError("local servers", f"settings.{name}", "is fixed; leave it out")
+        if not re.fullmatch(r"[a-z_][a-z0-9_.]*", name):
+            raise ConfigError("local servers", "settings", f"{name!r} is no setting's name")
+    lines = [
+        "{} = '{}'".format(name, value.replace("\\", "\\\\").replace("'", "''"))
+        for name, value in {**SETTINGS, **settings, **_FIXED}.items()
+    ]
+    return "\n".join(["# written at every start", *lines, f"port = {port}", ""])
+
+
+def initdb_command(program: Path, data: Path, password_file: Path, *, sync: bool) -> list[str]:
+    """The command that makes a data folder whose every road in asks for a SCRAM password."""
+    return [
+        str(program.with_name("initdb")),
+        f"--pgdata={data}",
+        "--username=postgres",
+        "--auth=scram-sha-256",
+        f"--pwfile={password_file}",
+        "--encoding=UTF8",
+        "--no-locale",
+        "--no-instructions",
+        *([] if sync else ["--no-sync"]),
+    ]
+
+
+def start_command(program: Path, data: Path, log_file: Path) -> list[str]:
+    """The command that starts a server and waits until it takes connections."""
+    return [
+        str(program.with_name("pg_ctl")),
+        "start",
+        f"--pgdata={data}",
+        f"--log={log_file}",
+        "--wait",
+        f"--timeout={_START_S:.0f}",
+        "--silent",
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class PidFile:
+    """What ``postmaster.pid`` says."""
+
+    pid: int
+    port: int | None
+    is_ready: bool
+
+    @classmethod
+    def from_text(cls, text: str) -> PidFile | None:
+        """Read the file's lines: pid, data, start, port, socket, address, key, status.
+
+        >>> PidFile.from_text("77\\n/d\\n1\\n5432\\n\\n127.0.0.1\\n  9 9\\nready   \\n")
+        PidFile(pid=77, port=5432, is_ready=True)
+        >>> PidFile.from_text("77\\n/d\\n1\\n")
+        PidFile(pid=77, port=None, is_ready=False)
+        >>> PidFile.from_text("") is None
+        True
+        """
+        lines = [line.strip() for line in text.splitlines()] + [""] * 8
+        if not lines[0].lstrip("-").isdigit():
+            return None
+        port = int(lines[3]) if lines[3].isdigit() else None
+        return cls(abs(int(lines[0])), port, lines[7] in ("ready", "standby"))
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """A server by its data folder; holds no state of its own, so it may be shared freely."""
+
+    data: Path
+    log: Path
+
+    @property
+    def is_made(self) -> bool:
+        """Whether making the data folder once came to its end."""
+        return (self.data / _MARKER).exists()
+
+    def mark_made(self, account: Account) -> None:
+        """Say that the folder is complete; what lacks the mark is made anew."""
+        account.write(self.data / _MARKER, "complete\n")
+
+    def data_version(self) -> str | None:
+        """The major version that made the data; None where there is none."""
+        return _read(self.data / "PG_VERSION")
+
+    def running(self) -> PidFile | None:
+        """The live server on this data folder; a pid that is now another program's is not it."""
+        text = _read(self.data / "postmaster.pid")
+        file = PidFile.from_text(text) if text else None
+        return file if file and runs(file.pid, "postgres", self.data) else None
+
+    def has_configuration(self, text: str) -> bool:
+        """Whether the server's part of the configuration is ``text``."""
+        return _read(self.data / _CONF, strip=False) == text
+
+    def make(self, program: Path, account: Account, password: str, *, sync: bool) -> None:
+        """Make the data folder; what an interrupted attempt left goes first."""
+        self.stop(fast=False)
+        discard(self.data)
+        for left in self.data.parent.glob(f"{_MAKING}*"):
+            discard(left)
+        # under a name of its own: an initdb whose caller was killed goes on for a while
+        scratch = beside(self.data, _MAKING)
+        scratch.mkdir(mode=0o700)
+        account.give(scratch)
+        # in the log folder, which only the server's user can enter
+        password_file = self.log.with_name("password.new")
+        try:
+            account.write(password_file, password + "\n")
+            outcome = run(initdb_command(program, scratch, password_file, sync=sync), account)
+        finally:
+            password_file.unlink(missing_ok=True)
+        if outcome.code != 0:
+            raise Unavailable(f"initdb failed in {scratch}:\n{outcome.text}")
+        with (scratch / "postgresql.conf").open("a", encoding="utf-8") as file:
+            file.write(f"\ninclude_if_exists '{_CONF}'\n")
+        scratch.rename(self.data)
+
+    def start(self, program: Path, account: Account, text: str) -> None:
+        """Start the server with our configuration ``text``, or wait for one that is starting."""
+        if (running := self.running()) is None:
+            self._disown_pid_file(account)
+            account.write(self.data / _CONF, text)
+            self._launch(program, account)
+            return
+        deadline = time.monotonic() + _START_S
+        while running is not None and not running.is_ready:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"PostgreSQL (process {running.pid}) is not ready after {_START_S:g} s:\n"
+                    + tail(self.log)
+                )
+            time.sleep(_POLL_S)
+            running = self.running()
+        if running is None:
+            raise Unavailable(f"PostgreSQL ended while it was starting:\n{tail(self.log)}")
+
+    def _launch(self, program: Path, account: Account) -> None:
+        rotate(self.log)
+        # backends that outlive a killed server hold its memory for a moment: a few tries
+        for attempt in range(5):
+            before = size_of(self.log)
+            outcome = run(start_command(program, self.data, self.log), account)
+            if outcome.code == 0:
+                return
+            lines = tail(self.log, before)
+            if "pre-existing shared memory block" not in lines or attempt == 4:
+                break
+            log.info("processes of a killed PostgreSQL are still ending; trying again")
+            time.sleep(0.5 * (attempt + 1))
+        raise Unavailable(
+            f"PostgreSQL did not start in {self.data}:\n{lines or outcome.text}\n"
+            f"(its log: {self.log})"
+        )
+
+    def _disown_pid_file(self, account: Account) -> None:
+        """Point a stale pid file at a pid that cannot exist.
+
+        PostgreSQL refuses to start while the pid is alive, whoever has it now. The file stays:
+        from its memory key PostgreSQL sees whether backends of the old server still run.
+        """
+        path = self.data / "postmaster.pid"
+        if (text := _read(path, strip=False)) is None:
+            return
+        lines = text.splitlines(keepends=True)
+        if not lines or not lines[0].strip().lstrip("-").isdigit():
+            path.unlink(missing_ok=True)  # cut short in a crash: PostgreSQL would call it bogus
+            return
+        log.info("the pid file in %s is stale", self.data)
+        account.write(path, "".join([f"{_NOBODYS_PID}\n", *lines[1:]]))
+
+    def stop(self, *, fast: bool = True) -> bool:
+        """Stop the server; True if it ran. Not ``fast`` means at once, without a checkpoint."""
+        if (running := self.running()) is None:
+            return False
+        gentle = (signal.SIGINT, 60.0) if fast else (signal.SIGQUIT, 10.0)
+        for number, patience_s in (gentle, (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)):
+            if end(running.pid, number, patience_s, lambda: self.running() is not None):
+                return True
+            log.warning("PostgreSQL (process %d) ignored %s", running.pid, number.name)
+        raise Unavailable(f"PostgreSQL (process {running.pid}) cannot be stopped")
+
+
+def _read(path: Path, *, strip: bool = True) -> str | None:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return text.strip() if strip else text

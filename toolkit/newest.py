@@ -1,0 +1,146 @@
+"""The newest points or bars of each series, without looking at old partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from toolkit.catalog import Entry
+from toolkit.columns import Columns
+from toolkit.directory import Directory
+from toolkit.drivers import Driver, Rows
+from toolkit.partitions import Partitioning
+from toolkit.query import Query
+from toolkit.reader import Reader
+from toolkit.reduce import Table
+from toolkit.shape import unpack
+from toolkit.strategy import Plan, compose
+from toolkit.timegrid import EARLIEST, LATEST, Grid, Span, to_datetime
+
+_WINDOWS = (1, 8, 64)  # partitions looked at, counted back from the newest, before all of them
+
+
+class Newest:
+    """The road of ``latest``; holds no state of its own."""
+
+    def __init__(
+        self, driver: Driver, directory: Directory, partitioning: Partitioning, reader: Reader
+    ) -> None:
+        self._driver = driver
+        self._directory = directory
+        self._partitioning = partitioning
+        self._reader = reader
+
+    async def latest(self, query: Query, n: int) -> Columns:
+        """Return the newest ``n`` points of each series, or bars where the query has a step.
+
+        Windows widen backwards from the newest partition: a series that is still being written
+        costs ``n`` index entries however long its past is.
+        """
+        entry = await self._directory.entry(query.dataset)
+        if query.series is None:
+            found = await self._directory.list_series(entry, query.labels)
+        else:
+            found = await self._directory.series(entry, query.series)
+        names, ids = tuple(s.name for s in found), [s.id for s in found]
+        columns = query.columns or entry.dataset.names
+        if query.grid is not None:
+            return await self._bars(query, entry, names, ids, n)
+        for column in columns:
+            entry.dataset.column(column)
+        table = await self._points(entry, ids, n, columns)
+        dataset = entry.dataset
+        plan = Plan(
+            "direct",
+            f"the newest {n} of {len(ids):,} series, from the newest partition backwards",
+            query.span,
+            tuple(columns),
+            sources={"points": len(table)},
+            node=self._driver.node,
+        )
+        return Columns(
+            names,
+            table.series,
+            table.ts,
+            {c: table.values[c] for c in columns},
+            {c: dataset.column(c).type for c in columns},
+            {c: table.categories[c] for c in columns if c in table.categories},
+            table.values.get("seq"),
+            plan,
+        )
+
+    async def _points(
+        self, entry: Entry, ids: Sequence[int], n: int, columns: Sequence[str]
+    ) -> Table:
+        statement = compose.points_statement(
+            entry, tuple(columns), by_labels=False, has_limit=True, descending=True
+        )
+        packed = [(c, entry.dataset.column(c).base) for c in columns]
+        best: dict[int, tuple[Any, ...]] = {}
+        left = list(ids)
+        for low in await self._window_starts(entry):
+            if not left:
+                break
+            params = {
+                "ids": left,
+                "start": to_datetime(low),
+                "end": to_datetime(LATEST),
+                "limit": n,
+            }
+            rows = await self._driver.fetch(statement, params)
+            best |= {r[0]: r for r in rows}
+            left = [r[0] for r in rows if r[1] < n]
+        rows_in_order: Rows = [best[i] for i in ids if i in best]
+        code_of: Mapping[int, int] = {i: k for k, i in enumerate(ids)}
+        table = unpack(rows_in_order, code_of, packed, entry.dataset.has_seq)
+        # newest first from the server, oldest first in an answer
+        return table.take(np.lexsort((np.arange(len(table))[::-1], table.series)))
+
+    async def _window_starts(self, entry: Entry) -> list[int]:
+        partitions = await self._partitioning.ranges(entry)
+        starts = [partitions[-k].span.start for k in _WINDOWS if k < len(partitions)]
+        return [*starts, EARLIEST]
+
+    async def _bars(
+        self, query: Query, entry: Entry, names: tuple[str, ...], ids: Sequence[int], n: int
+    ) -> Columns:
+        assert query.grid is not None
+        last = await self._points(entry, ids, 1, ())
+        if not len(last):
+            return await self._reader.read(replace(query, span=Span(0, 0)))
+        ends = query.grid.floor(last.ts)
+        end = int(query.grid.edges(Span(int(ends.max()), int(ends.max()) + 1))[-1])
+        earliest = await self._window_starts(entry)
+        parts = await self._partitioning.ranges(entry)
+        floor = parts[0].span.start if parts else earliest[-1]
+        reach = n
+        while True:
+            start = max(floor, _back(query.grid, int(ends.min()), reach))
+            answer = await self._reader.read(replace(query, span=Span(start, min(end, LATEST))))
+            counts = np.bincount(answer.series, minlength=len(answer.names))
+            wanting = counts[np.unique(answer.series)] < n
+            if start <= floor or not wanting.any():
+                break
+            reach *= 8
+        return answer.select(_last_n(answer.series, n))
+
+
+def _back(grid: Grid, us: int, buckets: int) -> int:
+    """Return the start of a bucket at least ``buckets`` - 1 before that of ``us``."""
+    start = us - (buckets - 1) * grid.step.approximate_us
+    return grid.floor_one(max(start, EARLIEST)) if start > EARLIEST else EARLIEST
+
+
+def _last_n(series: Any, n: int) -> Any:
+    """Return a mask of the last ``n`` rows of each series."""
+    size = len(series)
+    mask = np.zeros(size, bool)
+    if size:
+        ends = np.append(np.flatnonzero(series[1:] != series[:-1]) + 1, size)
+        starts = np.append(0, ends[:-1])
+        for start, end in zip(starts, ends, strict=True):
+            mask[max(start, end - n) : end] = True
+    return mask

@@ -1,0 +1,106 @@
+"""Alembic operations: ``op.create_dataset`` and ``op.drop_dataset`` for a service's own migrations.
+
+Import this module in the migration (or in ``env.py``) and the operations are there::
+
+    import toolkit.operations
+    from toolkit.dataset import Aggregate, Column, Dataset
+
+    FILLS = Dataset("fills", [Column("price")], [Aggregate("price", "last", "price")])
+
+    def upgrade():
+        op.create_dataset(FILLS)
+
+    def downgrade():
+        op.drop_dataset(FILLS)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from alembic.operations import MigrateOperation, Operations
+
+from toolkit import ddl
+from toolkit.dataset import Dataset
+from toolkit.errors import SchemaError
+
+_PARTITION = re.compile(r"_p[0-9]{8}$")
+
+
+@Operations.register_operation("create_dataset")
+class CreateDataset(MigrateOperation):
+    """Create a dataset's tables, triggers, rollups and catalog rows."""
+
+    def __init__(self, dataset: Dataset, schema: str) -> None:
+        self.dataset = dataset
+        self.schema = schema
+
+    @classmethod
+    def create_dataset(
+        cls, operations: Operations, dataset: Dataset | str, *, schema: str = "toolkit", **spec: Any
+    ) -> None:
+        """Create ``dataset``, or the one that a name and the fields of ``Dataset`` describe."""
+        if isinstance(dataset, str):
+            dataset = Dataset(dataset, **spec)
+        elif spec:
+            raise SchemaError("give either a Dataset or a name with its fields, not both")
+        operations.invoke(cls(dataset, schema))
+
+    def reverse(self) -> DropDataset:
+        return DropDataset(self.dataset, self.schema)
+
+
+@Operations.register_operation("drop_dataset")
+class DropDataset(MigrateOperation):
+    """Drop a dataset with all its data; the same declaration makes it reversible."""
+
+    def __init__(self, dataset: Dataset, schema: str) -> None:
+        self.dataset = dataset
+        self.schema = schema
+
+    @classmethod
+    def drop_dataset(
+        cls, operations: Operations, dataset: Dataset, *, schema: str = "toolkit"
+    ) -> None:
+        """Drop the tables, triggers, rollups and catalog rows of ``dataset``."""
+        operations.invoke(cls(dataset, schema))
+
+    def reverse(self) -> CreateDataset:
+        return CreateDataset(self.dataset, self.schema)
+
+
+@Operations.implementation_for(CreateDataset)
+def _create(operations: Operations, operation: CreateDataset) -> None:
+    for statement in ddl.create_dataset(operation.dataset, operation.schema):
+        _execute(operations, statement)
+
+
+@Operations.implementation_for(DropDataset)
+def _drop(operations: Operations, operation: DropDataset) -> None:
+    for statement in ddl.drop_dataset(operation.dataset, operation.schema):
+        _execute(operations, statement)
+
+
+def _execute(operations: Operations, statement: str) -> None:
+    # straight to the driver: text() would read colons in JSON and casts as parameters
+    context = operations.migration_context
+    if context.as_sql:
+        context.impl.static_output(statement + ";\n")
+    else:
+        connection = context.connection
+        assert connection is not None
+        connection.exec_driver_sql(statement.replace("%", "%%"))
+
+
+def include_name(name: str | None, type_: str, parents: Any, schema: str = "toolkit") -> bool:
+    """Alembic's hook for a service's ``env.py``: autogenerate leaves the toolkit's schema alone."""
+    return not (type_ == "schema" and name == schema)
+
+
+def include_object(
+    obj: Any, name: str | None, type_: str, reflected: bool, compare_to: Any
+) -> bool:
+    """Alembic's hook: autogenerate proposes nothing for partitions and what hangs on them."""
+    table = name if type_ == "table" else getattr(getattr(obj, "table", None), "name", None)
+    return not (reflected and table is not None and _PARTITION.search(table))

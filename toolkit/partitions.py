@@ -1,0 +1,140 @@
+"""Time ranges of a dataset's rows: made, listed and dropped behind one small protocol."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import numpy as np
+
+from toolkit.catalog import Entry
+from toolkit.directory import Directory
+from toolkit.drivers import Driver
+from toolkit.errors import DatabaseError
+from toolkit.statements import compose, name
+from toolkit.timegrid import Grid, Instants, Span, Step, to_datetime, to_us
+
+_BOUND = re.compile(r"FROM \('([^']+)'\) TO \('([^']+)'\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One time range of a dataset's rows; ``rows`` is the server's last count."""
+
+    name: str
+    span: Span
+    bytes: int
+    rows: int
+
+
+class Partitioning(Protocol):
+    """How a dataset's rows are split by time."""
+
+    async def ensure(self, entry: Entry, ts: Instants) -> None:
+        """Make the ranges that the instants fall into, where they are missing."""
+
+    async def ranges(self, entry: Entry) -> list[Partition]:
+        """Return the ranges there are, oldest first."""
+
+    async def drop(self, entry: Entry, span: Span) -> list[Partition]:
+        """Drop the ranges that lie wholly inside ``span``, and return them."""
+
+    def count(self, entry: Entry, ts: Instants) -> int:
+        """Return how many ranges lie between the first and the last of the instants."""
+
+    def forget(self, entry: Entry) -> None:
+        """Look again next time: a range was dropped by somebody else."""
+
+
+class NativePartitioning:
+    """PostgreSQL's own range partitions; remembers which it has seen."""
+
+    def __init__(self, driver: Driver, directory: Directory) -> None:
+        self._driver = driver
+        self._directory = directory
+        self._seen: dict[int, set[int]] = {}
+
+    async def ensure(self, entry: Entry, ts: Instants) -> None:
+        if not len(ts):
+            return
+        grid = _grid(entry)
+        seen = self._seen.setdefault(entry.id, set())
+        low, high = grid.floor_one(int(ts.min())), grid.floor_one(int(ts.max()))
+        starts = [low] if low == high else [int(s) for s in np.unique(grid.floor(ts))]
+        missing = [s for s in starts if s not in seen]
+        if not missing:
+            return
+        statement = compose(
+            "partition/ensure_partitions",
+            ensure_partitions=name(entry.schema, "ensure_partitions"),
+        )
+        for span in _joined(grid, missing):
+            params = {
+                "dataset": entry.dataset.name,
+                "low": to_datetime(span.start),
+                "high": to_datetime(span.end),
+            }
+            await self._driver.fetch(statement, params)
+        seen.update(missing)
+
+    async def ranges(self, entry: Entry) -> list[Partition]:
+        parent = name(entry.schema, entry.dataset.name).as_string(None)
+        rows = await self._driver.fetch(compose("partition/list_partitions"), {"parent": parent})
+        return [Partition(r[0], _span(r[1]), r[2], r[3]) for r in rows]
+
+    async def drop(self, entry: Entry, span: Span) -> list[Partition]:
+        inside = [
+            p
+            for p in await self.ranges(entry)
+            if span.start <= p.span.start and p.span.end <= span.end
+        ]
+        parent = name(entry.schema, entry.dataset.name)
+        for partition in inside:
+            table = name(entry.schema, partition.name)
+            async with self._driver.transaction() as transaction:
+                # the parent first; TRUNCATE fires the trigger that logs what goes
+                await transaction.execute(compose("partition/lock_parent", points=parent))
+                await transaction.execute(compose("partition/empty_partition", partition=table))
+                await transaction.execute(compose("partition/drop_partition", partition=table))
+        self.forget(entry)
+        return inside
+
+    def count(self, entry: Entry, ts: Instants) -> int:
+        return _grid(entry).count(Span(int(ts.min()), int(ts.max()) + 1))
+
+    def forget(self, entry: Entry) -> None:
+        self._seen.pop(entry.id, None)
+
+
+def _grid(entry: Entry) -> Grid:
+    return Grid(Step.parse(entry.dataset.partition))
+
+
+def _joined(grid: Grid, starts: list[int]) -> list[Span]:
+    """Return the ranges that begin at ``starts``, neighbours joined.
+
+    >>> [str(s) for s in _joined(Grid(Step.parse("1d")), [0, 86_400_000_000])]
+    ['[1970-01-01T00:00Z, 1970-01-03T00:00Z)']
+    """
+    spans: list[Span] = []
+    for start in starts:
+        end = int(grid.edges(Span(start, start + 1))[1])
+        if spans and spans[-1].end == start:
+            spans[-1] = Span(spans[-1].start, end)
+        else:
+            spans.append(Span(start, end))
+    return spans
+
+
+def _span(bound: str) -> Span:
+    match = _BOUND.search(bound)
+    if match is None:
+        raise DatabaseError(f"a partition with the bound {bound!r} was not made by the toolkit")
+    low, high = (to_us(datetime.fromisoformat(_full_offset(text))) for text in match.groups())
+    return Span(low, high)
+
+
+def _full_offset(text: str) -> str:
+    return re.sub(r"([+-]\d{2})$", r"\1:00", text)

@@ -1,0 +1,205 @@
+"""A question, checked as far as it can be without a database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from toolkit.errors import QueryError, shorten
+from toolkit.timegrid import Grid, Span, Step
+
+STRATEGIES = ("auto", "direct", "aggregated", "downsampled")
+OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "in", "is null", "is not null")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One test on a point's value column; points where it is NULL fail all but ``is null``."""
+
+    column: str
+    operator: str
+    value: object = None
+
+    def __post_init__(self) -> None:
+        if self.operator not in OPERATORS:
+            raise QueryError(
+                f"where: unknown operator {self.operator!r} on {self.column!r}; "
+                f"use one of {', '.join(OPERATORS)}"
+            )
+        if self.operator == "in" and not isinstance(self.value, tuple):
+            raise QueryError(f"where: {self.column!r} in … needs a list of values")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked; see :meth:`toolkit.Store.read` for the meaning of each field.
+
+    ``series`` None means all that carry ``labels``. ``grid`` is None for native points;
+    ``is_auto`` leaves the resolution to the chooser, in the zone of ``tz``.
+    """
+
+    dataset: str
+    series: tuple[str, ...] | None
+    span: Span
+    labels: Mapping[str, str] | None = None
+    columns: tuple[str, ...] | None = None
+    agg: tuple[tuple[str, str], ...] = ()
+    grid: Grid | None = None
+    is_auto: bool = False
+    tz: str = "UTC"
+    points: int | None = None
+    group_by: str | None = None
+    where: tuple[Condition, ...] = ()
+    limit: int | None = None
+    descending: bool = False
+    strategy: str = "auto"
+    timeout: float | None = None
+
+    @property
+    def is_native(self) -> bool:
+        """Whether points, not bars, are asked for."""
+        return self.grid is None and not self.is_auto
+
+
+def build_query(
+    dataset: str,
+    series: str | Iterable[str] | None,
+    start: object,
+    end: object,
+    *,
+    labels: Mapping[str, str] | None = None,
+    columns: str | Iterable[str] | None = None,
+    agg: Mapping[str, str | Iterable[str]] | None = None,
+    step: str | Step | None = None,
+    tz: str = "UTC",
+    points: int | None = None,
+    group_by: str | None = None,
+    where: Mapping[str, object] | Iterable[tuple[str, str, object]] | None = None,
+    limit: int | None = None,
+    descending: bool = False,
+    strategy: str = "auto",
+    timeout: float | None = None,
+) -> Query:
+    """Build a query from what callers write, or say what is wrong with it."""
+    if not isinstance(dataset, str):
+        raise QueryError(f"dataset: expected a name, got {type(dataset).__name__}")
+    if strategy not in STRATEGIES:
+        raise QueryError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}")
+    _positive(points, "points", minimum=3)
+    _positive(limit, "limit")
+    if timeout is not None and not timeout > 0:
+        raise QueryError(f"timeout: {timeout!r} is not a positive number of seconds")
+    names = _names(series, "series")
+    if names is not None and labels:
+        raise QueryError("give either series or labels, not both")
+    span = Span.between(start, end)
+    grid = None if step is None or step == "auto" else Grid(Step.parse(step), tz)
+    if grid is None:
+        Grid(Step(1, "d"), tz)  # an unknown zone is refused whether it is used or not
+    query = Query(
+        dataset=dataset,
+        series=names,
+        span=span,
+        labels=_labels(labels),
+        columns=_names(columns, "columns"),
+        agg=_agg(agg),
+        grid=grid,
+        is_auto=step == "auto",
+        tz=tz,
+        points=points,
+        group_by=group_by,
+        where=conditions(where),
+        limit=limit,
+        descending=bool(descending),
+        strategy=strategy,
+        timeout=timeout,
+    )
+    _check_together(query)
+    return query
+
+
+def _check_together(query: Query) -> None:
+    if query.points is not None and not query.is_native:
+        raise QueryError("points= picks among native points itself; leave out step")
+    if query.points is not None and query.limit is not None:
+        raise QueryError("give either points or limit, not both")
+    if query.is_native and query.agg:
+        raise QueryError("agg needs a step: give step='1h', or step='auto'")
+    if query.is_native and query.group_by:
+        raise QueryError("group_by needs a step: give step='1h', or step='auto'")
+    if query.is_native and query.points is None and query.strategy in ("aggregated", "downsampled"):
+        raise QueryError(
+            f"strategy {query.strategy!r} cannot answer native points; give a step, or points="
+        )
+    if query.points is not None and query.strategy == "aggregated":
+        raise QueryError("strategy 'aggregated' cannot pick points; use direct or downsampled")
+
+
+def conditions(
+    where: Mapping[str, object] | Iterable[tuple[str, str, object]] | None,
+) -> tuple[Condition, ...]:
+    """Read ``where``: ``{"price": (">", 90)}``, ``{"side": "buy"}`` or ``[("price", ">", 90)]``.
+
+    >>> conditions({"price": (">", 90), "side": ["buy", "sell"]})[1]
+    Condition(column='side', operator='in', value=('buy', 'sell'))
+    """
+    if where is None:
+        return ()
+    if isinstance(where, Mapping):
+        return tuple(_condition(column, test) for column, test in where.items())
+    found = []
+    for item in where:
+        if not (isinstance(item, tuple | list) and len(item) in (2, 3)):
+            raise QueryError("where: give a mapping, or a list of (column, operator, value)")
+        column, operator, *rest = item
+        found.append(Condition(column, operator, _listed(operator, rest[0] if rest else None)))
+    return tuple(found)
+
+
+def _condition(column: str, test: object) -> Condition:
+    if isinstance(test, tuple) and test and test[0] in OPERATORS:
+        return Condition(column, test[0], _listed(test[0], test[1] if len(test) > 1 else None))
+    if isinstance(test, list | tuple | set | frozenset):
+        return Condition(column, "in", tuple(test))
+    return Condition(column, "is null") if test is None else Condition(column, "=", test)
+
+
+def _listed(operator: object, value: object) -> object:
+    return tuple(value) if operator == "in" and isinstance(value, Iterable) else value
+
+
+def _positive(value: object, what: str, minimum: int = 1) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise QueryError(f"{what}: {value!r} is not a whole number of at least {minimum}")
+
+
+def _names(value: str | Iterable[str] | None, what: str) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return (value,)
+    names = tuple(value)
+    wrong = [n for n in names if not isinstance(n, str)]
+    if wrong:
+        raise QueryError(f"{what}: expected names, got {shorten(repr(wrong[0]))}")
+    if not names:
+        raise QueryError(f"{what}: the list is empty; leave it out to mean all")
+    return tuple(dict.fromkeys(names))
+
+
+def _labels(labels: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    if labels is None:
+        return None
+    for key, value in labels.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise QueryError(f"labels: {key!r}: {value!r} must both be text")
+    return dict(labels)
+
+
+def _agg(agg: Mapping[str, str | Iterable[str]] | None) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for column, kinds in (agg or {}).items():
+        pairs += [(column, k) for k in ((kinds,) if isinstance(kinds, str) else kinds)]
+    return tuple(pairs)

@@ -1,0 +1,213 @@
+"""The road of a refresh: rollups follow the change log, whole buckets at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from psycopg.sql import SQL, Composed, Identifier
+
+from toolkit.catalog import Entry, Rollup
+from toolkit.ddl import ROLLUP_PARTITION
+from toolkit.directory import Directory
+from toolkit.drivers import Driver, Params, Transaction
+from toolkit.statements import compose, name
+from toolkit.strategy.compose import merged_state, state_of_points
+from toolkit.timegrid import to_datetime
+
+SLICE = timedelta(days=400)
+"""The time ranges one transaction recomputes, added up over series."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelReport:
+    """What a refresh did to one rollup, in buckets."""
+
+    step: str
+    computed: int = 0
+    written: int = 0
+    removed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshReport:
+    """What a refresh did; ``pruned`` counts change-log rows that nobody needs any more."""
+
+    dataset: str
+    levels: tuple[LevelReport, ...]
+    pruned: int
+    seconds: float
+
+
+Progress = Callable[[str, int], None]
+"""Called with a step and the buckets computed so far."""
+
+
+class Refresher:
+    """Refreshes of one store; several may run at once, on any number of machines.
+
+    Each transaction holds its rollup's state row: one refresher a level at a time, and what one
+    leaves unfinished, killed or not, the next one goes on with.
+    """
+
+    def __init__(self, driver: Driver, directory: Directory) -> None:
+        self._driver = driver
+        self._directory = directory
+
+    async def refresh(
+        self, dataset: str, on_progress: Progress = lambda step, buckets: None
+    ) -> RefreshReport:
+        """Bring every rollup of ``dataset`` up to now, finest first.
+
+        Changes committed after it began are left for the next one. Cost: the points of the
+        changed buckets are read once; each coarser level reads the one below it.
+        """
+        started = time.perf_counter()
+        entry = await self._directory.entry(dataset)
+        server = await self._driver.open()
+        await self._adopt(entry, server.sysid)
+        levels = []
+        finer: Rollup | None = None
+        for rollup in entry.rollups:
+            levels.append(await self._level(entry, rollup, finer, server.sysid, on_progress))
+            finer = rollup
+        pruned = await self._prune(entry)
+        if any(not r.is_trusted for r in entry.rollups):
+            await self._directory.load()
+        seconds = time.perf_counter() - started
+        return RefreshReport(dataset, tuple(levels), pruned, seconds)
+
+    async def _level(
+        self,
+        entry: Entry,
+        rollup: Rollup,
+        finer: Rollup | None,
+        sysid: int | None,
+        on_progress: Progress,
+    ) -> LevelReport:
+        report = LevelReport(str(rollup.grid.step))
+        resumed = True
+        while resumed:  # first what somebody left unfinished, then a pass to now
+            begin = {"rollup": rollup.id, "finer": finer.id if finer else None, "sysid": sysid}
+            async with self._driver.transaction() as transaction:
+                begun = await transaction.execute(self._text(entry, "begin_pass"), begin)
+            resumed = not begun
+            while True:
+                step = await self._slice(entry, rollup, finer)
+                if step is None:
+                    break
+                report = LevelReport(
+                    report.step,
+                    report.computed + step[0],
+                    report.written + step[1],
+                    report.removed + step[2],
+                )
+                on_progress(report.step, report.computed)
+        return report
+
+    async def _slice(
+        self, entry: Entry, rollup: Rollup, finer: Rollup | None
+    ) -> tuple[int, int, int] | None:
+        """Do one transaction's share of a pass; None when the pass has ended."""
+        grid = rollup.grid
+        assert grid.width is not None
+        params: dict[str, Any] = {
+            "rollup": rollup.id,
+            "width": timedelta(microseconds=grid.width),
+            "origin": to_datetime(grid.origin),
+            "most": SLICE,
+        }
+        async with self._driver.transaction() as transaction:
+            state = (await transaction.fetch(self._text(entry, "lock_rollup"), params))[0]
+            if state[0] is None:
+                return None
+            params |= {"after_series": state[1], "after_lo": state[2]}
+            found = await transaction.fetch(self._text(entry, "next_slice"), params)
+            if not found:
+                await transaction.execute(self._text(entry, "end_pass"), params)
+                return None
+            last_series, last_lo, low, high, years, _ = found[0]
+            params |= {"last_series": last_series, "last_lo": last_lo, "low": low, "high": high}
+            for year in years:
+                await self._ensure_year(transaction, entry, rollup, year)
+            rows = await transaction.fetch(self._recompute(entry, rollup, finer), params)
+            await transaction.execute(self._text(entry, "advance_pass"), params)
+            return rows[0][0], rows[0][1], rows[0][2]
+
+    async def _ensure_year(
+        self, transaction: Transaction, entry: Entry, rollup: Rollup, year: int
+    ) -> None:
+        statement = compose(
+            "partition/add_rollup_partition",
+            add_partitions=name(entry.schema, "add_partitions_v1"),
+        )
+        params: Params = {
+            "relation": rollup.relation,
+            "every": ROLLUP_PARTITION,
+            "low": datetime(year, 1, 1, tzinfo=UTC),
+            "high": datetime(year, 1, 2, tzinfo=UTC),
+        }
+        await transaction.fetch(statement, params)
+
+    async def _adopt(self, entry: Entry, sysid: int | None) -> None:
+        if sysid is None or all(r.is_trusted for r in entry.rollups):
+            return
+        async with self._driver.transaction() as transaction:
+            params: Params = {"dataset_id": entry.id, "sysid": sysid}
+            for rollup in entry.rollups:
+                state = await transaction.fetch(
+                    self._text(entry, "lock_rollup"), {"rollup": rollup.id}
+                )
+                if state[0][3] in (None, sysid):
+                    return  # another refresher was first
+            await transaction.execute(self._text(entry, "adopt_log"), params)
+
+    async def _prune(self, entry: Entry) -> int:
+        async with self._driver.transaction() as transaction:
+            statement = self._text(entry, "prune_log")
+            return await transaction.execute(statement, {"dataset_id": entry.id})
+
+    def _text(self, entry: Entry, statement: str) -> bytes:
+        def make() -> bytes:
+            tables = {
+                "rollup": name(entry.schema, "rollup"),
+                "log": name(entry.schema, f"{entry.dataset.name}_log"),
+            }
+            return compose(f"refresh/{statement}", **tables)
+
+        text: bytes = entry.once(("refresh", statement), make)
+        return text
+
+    def _recompute(self, entry: Entry, rollup: Rollup, finer: Rollup | None) -> bytes:
+        def make() -> bytes:
+            dataset = entry.dataset
+            columns = [Identifier(s.name) for s in dataset.states]
+            if finer is None:
+                states = [state_of_points(s, dataset) for s in dataset.states]
+                source = dataset.name
+            else:
+                states = [merged_state(s) for s in dataset.states]
+                source = finer.relation
+
+            def each(before: str) -> Composed:
+                return Composed([SQL(", ") + Identifier(before, s.name) for s in dataset.states])
+
+            return compose(
+                "refresh/recompute_slice",
+                log=name(entry.schema, f"{dataset.name}_log"),
+                rollup=name(entry.schema, "rollup"),
+                relation=name(entry.schema, rollup.relation),
+                source=name(entry.schema, source),
+                states=Composed([SQL(", ") + s for s in states]),
+                columns=Composed([SQL(", ") + c for c in columns]),
+                fresh_columns=each("f"),
+                assignments=SQL(", ").join(SQL("{0} = excluded.{0}").format(c) for c in columns),
+                old_columns=SQL(", ").join(Identifier("g", s.name) for s in dataset.states),
+                new_columns=SQL(", ").join(SQL("excluded.{}").format(c) for c in columns),
+            )
+
+        text: bytes = entry.once(("recompute", rollup.relation), make)
+        return text

@@ -1,0 +1,205 @@
+"""All that a store does, once: the coroutines that both colours run over their own driver."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+
+from toolkit.catalog import Catalog, Series
+from toolkit.columns import Columns
+from toolkit.config import Settings
+from toolkit.dataset import Dataset
+from toolkit.directory import Directory
+from toolkit.drivers import Driver
+from toolkit.errors import QueryError
+from toolkit.newest import Newest
+from toolkit.partitions import NativePartitioning, Partition
+from toolkit.query import Query, build_query
+from toolkit.reader import Reader
+from toolkit.refresher import Progress, Refresher, RefreshReport
+from toolkit.strategy import Plan
+from toolkit.streaming import Streamer
+from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
+from toolkit.writer import Intake, Writer, WriteReport
+
+_KEPT_TIMES = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a query would be answered: the plan, what speaks against the others, and the SQL.
+
+    ``database`` is PostgreSQL's own EXPLAIN of ``statement``.
+    """
+
+    plan: Plan
+    statement: str
+    database: str
+
+    def __str__(self) -> str:
+        others = [f"  not {name}: {why}" for name, why in self.plan.rejected.items()]
+        return "\n".join([str(self.plan), *others, "", self.database])
+
+
+class Counters:
+    """Plain counters of a store; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._counts: dict[str, int] = {}
+        self._read_ms: deque[float] = deque(maxlen=_KEPT_TIMES)
+
+    def add(self, **counts: int) -> None:
+        with self._lock:
+            for name, count in counts.items():
+                self._counts[name] = self._counts.get(name, 0) + count
+
+    def add_read(self, plan: Plan, rows: int) -> None:
+        with self._lock:
+            counts = self._counts
+            for name, count in (
+                ("reads", 1),
+                (f"reads_{plan.strategy}", 1),
+                ("rows_touched", plan.rows),
+                ("rows_returned", rows),
+            ):
+                counts[name] = counts.get(name, 0) + count
+            self._read_ms.append(plan.elapsed_ms)
+
+    def shown(self) -> dict[str, float]:
+        """Return the counts, and mean, p50, p95 and p99 of the last thousand reads' times."""
+        with self._lock:
+            counts: dict[str, float] = dict(sorted(self._counts.items()))
+            times = sorted(self._read_ms)
+        if times:
+            counts["read_ms_mean"] = sum(times) / len(times)
+            for percent in (50, 95, 99):
+                at = min(len(times) - 1, len(times) * percent // 100)
+                counts[f"read_ms_p{percent}"] = times[at]
+        return counts
+
+
+class Roads:
+    """The operations of a store over one driver."""
+
+    def __init__(self, driver: Driver, settings: Settings) -> None:
+        self.driver = driver
+        self.settings = settings
+        self.counters = Counters()
+        self.directory = Directory(
+            driver, Catalog(), settings.schema, allow_newer_schema=settings.allow_newer_schema
+        )
+        self.partitioning = NativePartitioning(driver, self.directory)
+        self.reader = Reader(driver, self.directory, settings.limits, settings.parallel)
+        self.streamer = Streamer(driver, self.directory, settings.limits)
+        self.writer = Writer(driver, self.directory, self.partitioning, settings.plausible)
+        self.refresher = Refresher(driver, self.directory)
+        self.newest = Newest(driver, self.directory, self.partitioning, self.reader)
+
+    async def read(self, query: Query) -> Columns:
+        columns = await self.reader.read(query)
+        assert isinstance(columns.plan, Plan)
+        self.counters.add_read(columns.plan, len(columns))
+        return columns
+
+    async def explain(self, query: Query, analyze: bool) -> Explanation:
+        return Explanation(*await self.reader.explain(query, analyze=analyze))
+
+    async def latest(self, query: Query, n: int) -> Columns:
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise QueryError(f"n: {n!r} is not a whole number of at least 1")
+        started = time.perf_counter()
+        columns = await self.newest.latest(query, n)
+        assert isinstance(columns.plan, Plan)
+        elapsed = (time.perf_counter() - started) * 1000
+        columns.plan = replace(columns.plan, elapsed_ms=elapsed)
+        self.counters.add(latest=1)
+        return columns
+
+    async def stream(self, query: Query, rows: int) -> AsyncGenerator[Columns]:
+        if rows < 1:
+            raise QueryError(f"rows: {rows!r} is not at least 1")
+        for name in ("limit", "points", "group_by"):
+            if getattr(query, name) is not None:
+                raise QueryError(f"stream: {name} is for read; a stream yields everything")
+        if query.descending or query.is_auto:
+            raise QueryError("stream: oldest first, native or with a given step")
+        self.counters.add(streams=1)
+        async for piece in self.streamer.stream(query, rows):
+            self.counters.add(rows_returned=len(piece))
+            yield piece
+
+    async def write(
+        self,
+        dataset: str,
+        frame: object,
+        intake: Intake,
+        mode: str,
+        on_chunk: Callable[[WriteReport], None],
+    ) -> WriteReport:
+        report = await self.writer.write(dataset, frame, intake, mode, on_chunk)
+        self.counters.add(
+            writes=1,
+            rows_inserted=report.inserted,
+            rows_updated=report.updated,
+            rows_unchanged=report.unchanged,
+        )
+        return report
+
+    async def delete(self, dataset: str, series: Any, start: object, end: object) -> int:
+        query = build_query(dataset, series, start, end)
+        if query.series is None:
+            raise QueryError("delete: name the series; to empty a dataset, drop its partitions")
+        count = await self.writer.delete(dataset, query.series, query.span)
+        self.counters.add(deletes=1, rows_deleted=count)
+        return count
+
+    async def refresh(self, dataset: str, on_progress: Progress) -> RefreshReport:
+        report = await self.refresher.refresh(dataset, on_progress)
+        self.counters.add(refreshes=1)
+        return report
+
+    async def datasets(self) -> tuple[Dataset, ...]:
+        return tuple(e.dataset for e in await self.directory.load())
+
+    async def series(self, dataset: str, labels: Mapping[str, str] | None) -> tuple[Series, ...]:
+        entry = await self.directory.entry(dataset)
+        return tuple(await self.directory.list_series(entry, labels))
+
+    async def label(
+        self, dataset: str, series: str, labels: Mapping[str, str | None]
+    ) -> dict[str, str]:
+        entry = await self.directory.entry(dataset)
+        return await self.directory.set_labels(entry, series, labels)
+
+    async def partitions(self, dataset: str) -> list[Partition]:
+        entry = await self.directory.entry(dataset)
+        return await self.partitioning.ranges(entry)
+
+    async def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
+        entry = await self.directory.entry(dataset)
+        return await self.partitioning.drop(entry, Span.between(start, end))
+
+    def stats(self) -> dict[str, float]:
+        return {**self.counters.shown(), **self.driver.stats()}
+
+
+def latest_query(
+    dataset: str,
+    series: Any,
+    labels: Mapping[str, str] | None,
+    columns: Any,
+    step: str | None,
+    tz: str,
+) -> Query:
+    """Return the query behind ``latest``: over all of time."""
+    if step == "auto":
+        raise QueryError("latest: give a step like '1h', or none for points")
+    everything = to_datetime(EARLIEST), to_datetime(LATEST)
+    return build_query(
+        dataset, series, *everything, labels=labels, columns=columns, step=step, tz=tz
+    )

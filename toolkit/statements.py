@@ -1,0 +1,48 @@
+"""SQL by name: one statement a file under ``sql/``, its identifiers and parts filled in here."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+from psycopg.sql import SQL, Composable, Composed, Identifier
+
+Part = Composable
+"""A piece of SQL that is safe to put into a statement: never text from outside."""
+
+
+@lru_cache(maxsize=1)
+def _folder() -> Path:
+    installed = Path(str(files("toolkit") / "_sql"))
+    return installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "sql"
+
+
+@lru_cache(maxsize=256)
+def _load(name: str) -> SQL:
+    lines = (_folder() / f"{name}.sql").read_text("utf-8").splitlines()
+    kept = "\n".join(line for line in lines if not line.lstrip().startswith("--"))
+    return SQL(kept.strip())
+
+
+def compose(name: str, **parts: Part) -> bytes:
+    """Return the statement ``sql/<name>.sql`` with ``{part}`` filled in, ready to send."""
+    return _load(name).format(**parts).as_bytes(None)
+
+
+def name(*parts: str) -> Identifier:
+    """Return a quoted, qualified identifier."""
+    return Identifier(*parts)
+
+
+def raw(text: str) -> SQL:
+    """Return SQL that this program wrote itself."""
+    return SQL(text)
+
+
+def commas(parts: list[Part] | list[Composed]) -> Composed:
+    """Join parts by commas."""
+    return SQL(", ").join(parts)
+
+
+NOTHING = SQL("")

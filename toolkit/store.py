@@ -1,0 +1,238 @@
+"""The blocking store: every call runs its road to the end and returns the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from toolkit.catalog import Series
+from toolkit.columns import Columns
+from toolkit.config import Settings
+from toolkit.dataset import Dataset
+from toolkit.drivers import drive
+from toolkit.drivers.blocking import BlockingDriver
+from toolkit.partitions import Partition
+from toolkit.query import build_query
+from toolkit.refresher import Progress, RefreshReport
+from toolkit.roads import Explanation, Roads, latest_query
+from toolkit.timegrid import Step
+from toolkit.writer import Intake, WriteReport
+
+
+class Store:
+    """Time series in one PostgreSQL database; threads may share it.
+
+    Connections are opened on first use and closed at the end of the ``with`` block. A process
+    that forks may go on using the store in the child: it opens connections of its own there.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.dsn is not None
+        self.settings = settings
+        self._roads = Roads(BlockingDriver(settings.dsn, settings.pool), settings)
+
+    def __repr__(self) -> str:
+        return f"<Store schema {self.settings.schema!r}>"
+
+    def __enter__(self) -> Store:
+        drive(self._roads.directory.load())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection; the store can be used again and opens new ones."""
+        drive(self._roads.driver.close())
+
+    def write(
+        self,
+        dataset: str,
+        frame: object,
+        *,
+        series: str | None = None,
+        mode: str = "upsert",
+        mapping: Mapping[str, str | None] | None = None,
+        tz: str | None = None,
+        time_unit: str | None = None,
+        on_chunk: Callable[[WriteReport], None] = lambda report: None,
+    ) -> WriteReport:
+        """Store points: all of a frame in one transaction, or nothing.
+
+        ``frame`` is a pandas or polars DataFrame, an Arrow table or a dict of arrays with
+        ``ts``, ``series`` (unless given here), perhaps ``seq``, and columns of the dataset, or
+        an iterator of such frames, each its own transaction (``on_chunk`` hears of each).
+        ``mode``: ``upsert`` replaces points whose key exists and does not touch identical ones,
+        ``insert`` fails if a key exists, ``ignore`` keeps what is there. Missing series and
+        partitions are made. Of equal keys in one frame the last wins. ``mapping`` renames
+        columns of the frame (to None: leaves out), ``tz`` is the zone of times without one,
+        ``time_unit`` (s, ms, us, ns) of times that are integers.
+
+        Raises InputError for what cannot be stored, PartialWrite if a later chunk fails.
+        """
+        intake = Intake(series, mapping, tz, time_unit)
+        return drive(self._roads.write(dataset, frame, intake, mode, on_chunk))
+
+    def read(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None,
+        start: object,
+        end: object,
+        *,
+        labels: Mapping[str, str] | None = None,
+        columns: str | Iterable[str] | None = None,
+        agg: Mapping[str, str | Iterable[str]] | None = None,
+        step: str | Step | None = None,
+        tz: str = "UTC",
+        points: int | None = None,
+        group_by: str | None = None,
+        where: Mapping[str, object] | Iterable[tuple[str, str, object]] | None = None,
+        limit: int | None = None,
+        descending: bool = False,
+        strategy: str = "auto",
+        timeout: float | None = None,
+    ) -> Columns:
+        """Return points, or bars of a step, in ``[start, end)``, ordered by (series, ts).
+
+        ``series`` is a name, names, or None for all (that carry ``labels``). ``start`` and
+        ``end`` are aware datetimes, numpy.datetime64 (UTC) or ISO 8601 text with an offset.
+        Without ``step``: native points. ``step="5m"`` (s m h d w M y): bars, days and longer by
+        the calendar of ``tz``; ``agg={"close": ["max"]}`` adds columns to the dataset's own;
+        ``group_by`` merges the series that share a label's value. ``step="auto"`` lets the
+        chooser pick the resolution, ``points=N`` picks at most N rows a series that keep the
+        shape of the dataset's chart column. ``where`` tests points before they are
+        aggregated: ``{"price": (">", 90), "side": "buy"}``. ``limit`` counts rows of the
+        answer. ``strategy`` (direct, aggregated, downsampled) forces a road; the values are the
+        same on each. After ``timeout`` seconds the statement is cancelled on the server.
+
+        Raises QueryError, UnknownName, QueryTimeout, Unavailable.
+        """
+        query = build_query(
+            dataset,
+            series,
+            start,
+            end,
+            labels=labels,
+            columns=columns,
+            agg=agg,
+            step=step,
+            tz=tz,
+            points=points,
+            group_by=group_by,
+            where=where,
+            limit=limit,
+            descending=descending,
+            strategy=strategy,
+            timeout=timeout,
+        )
+        return drive(self._roads.read(query))
+
+    def explain(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None,
+        start: object,
+        end: object,
+        *,
+        analyze: bool = False,
+        **options: Any,
+    ) -> Explanation:
+        """Say how :meth:`read` would answer, and what PostgreSQL's EXPLAIN says of it.
+
+        Takes what ``read`` takes; with ``analyze`` the statement is run.
+        """
+        query = build_query(dataset, series, start, end, **options)
+        return drive(self._roads.explain(query, analyze))
+
+    def latest(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        *,
+        n: int = 1,
+        labels: Mapping[str, str] | None = None,
+        columns: str | Iterable[str] | None = None,
+        step: str | None = None,
+        tz: str = "UTC",
+    ) -> Columns:
+        """Return the newest ``n`` points (with ``step``: bars) of each series, oldest first.
+
+        Costs about ``n`` index entries a series that is still being written.
+        """
+        query = latest_query(dataset, series, labels, columns, step, tz)
+        return drive(self._roads.latest(query, n))
+
+    def stream(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None,
+        start: object,
+        end: object,
+        *,
+        rows: int = 65_536,
+        **options: Any,
+    ) -> Iterator[Columns]:
+        """Yield what :meth:`read` would return in pieces of at most ``rows`` rows.
+
+        All pieces come from one snapshot, which keeps vacuum from cleaning up what changed
+        meanwhile: do not keep a stream open for hours. Memory is bounded by a piece.
+        """
+        query = build_query(dataset, series, start, end, **options)
+        pieces = self._roads.stream(query, rows)
+        try:
+            while True:
+                try:
+                    piece = drive(pieces.__anext__())
+                except StopAsyncIteration:
+                    return
+                yield piece
+        finally:
+            drive(pieces.aclose())  # type: ignore[attr-defined]  # an async generator
+
+    def delete(self, dataset: str, series: str | Iterable[str], start: object, end: object) -> int:
+        """Delete the points of series in ``[start, end)`` and return how many there were."""
+        return drive(self._roads.delete(dataset, series, start, end))
+
+    def refresh(
+        self, dataset: str, on_progress: Progress = lambda step, buckets: None
+    ) -> RefreshReport:
+        """Bring the rollups of a dataset up to now; answers are right without it, only slower.
+
+        Any number of processes may refresh at once; one that is killed is taken over.
+        """
+        return drive(self._roads.refresh(dataset, on_progress))
+
+    def datasets(self) -> tuple[Dataset, ...]:
+        """Return the datasets there are."""
+        return drive(self._roads.datasets())
+
+    def series(self, dataset: str, labels: Mapping[str, str] | None = None) -> tuple[Series, ...]:
+        """Return the series of a dataset, those that carry all of ``labels``, by name."""
+        return drive(self._roads.series(dataset, labels))
+
+    def label(self, dataset: str, series: str, labels: Mapping[str, str | None]) -> dict[str, str]:
+        """Give a series labels beside those it has (None takes one away); return all of them."""
+        return drive(self._roads.label(dataset, series, labels))
+
+    def partitions(self, dataset: str) -> list[Partition]:
+        """Return the time ranges that a dataset's rows are stored in, oldest first."""
+        return drive(self._roads.partitions(dataset))
+
+    def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
+        """Drop the partitions that lie wholly inside ``[start, end)`` with all their points.
+
+        The change log hears of it: rollups lose those points at the next refresh. Takes the
+        strongest lock on the dataset for a moment.
+        """
+        return drive(self._roads.drop_partitions(dataset, start, end))
+
+    def stats(self) -> dict[str, float]:
+        """Return counters of this store: reads by strategy, rows, times, and its pool's."""
+        return self._roads.stats()

@@ -1,0 +1,302 @@
+"""Choosing between direct, aggregated and downsampled; the choice never changes the values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from toolkit.catalog import Entry, Rollup
+from toolkit.config import Limits
+from toolkit.dataset import Aggregate, Dataset, State
+from toolkit.errors import QueryError, UnknownName
+from toolkit.query import Query
+from toolkit.timegrid import Grid, Span, Step
+
+# steps a person would pick for a chart, finest first
+_ROUND_STEPS = tuple(
+    Step(n, unit)
+    for unit, ns in (
+        ("s", (1, 5, 10, 15, 30)),
+        ("m", (1, 2, 5, 10, 15, 30)),
+        ("h", (1, 2, 4, 6, 12)),
+        ("d", (1,)),
+        ("w", (1,)),
+        ("M", (1, 3)),
+        ("y", (1, 5, 10)),
+    )
+    for n in ns
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Density:
+    """How many points the busiest series has in the range (up to the probe's cap), and where."""
+
+    count: int
+    extent: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a query is answered, and, once it has been, what that took.
+
+    ``sources`` counts the rows read by kind (points, rollup); ``node`` is the server that
+    answered; ``elapsed_ms`` is the whole call, on the client.
+    """
+
+    strategy: str
+    reason: str
+    span: Span
+    columns: tuple[str, ...]
+    grid: Grid | None = None
+    aggregates: tuple[Aggregate, ...] = ()
+    states: tuple[State, ...] = ()
+    rollup: Rollup | None = None
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, int] = field(default_factory=dict)
+    node: str = ""
+    elapsed_ms: float = 0.0
+
+    @property
+    def step(self) -> str | None:
+        """The step of the answer's bars; None for native points."""
+        return str(self.grid.step) if self.grid is not None else None
+
+    @property
+    def rows(self) -> int:
+        """Rows the database touched for the answer."""
+        return sum(self.sources.values())
+
+    def __str__(self) -> str:
+        step = f", step {self.step}" if self.grid is not None else ""
+        source = f" from the {self.rollup.grid.step} rollup" if self.rollup is not None else ""
+        return f"{self.strategy}{source}{step}: {self.reason}"
+
+
+def choose(
+    query: Query,
+    entry: Entry,
+    limits: Limits,
+    *,
+    native_step: int | None = None,
+    density: Density | None = None,
+) -> Plan:
+    """Return the plan for ``query``; ``density`` is needed for ``step="auto"`` and ``points``.
+
+    ``native_step`` is the distance in µs of the points of the series asked for, where all have
+    one; without it and without a density a range counts as long.
+    """
+    columns = _native_columns(query, entry.dataset) if query.is_native else ()
+    if query.points is not None:
+        return _choose_chart(query, entry, limits, columns, density)
+    if query.is_native:
+        return Plan("direct", "native points were asked for", query.span, columns)
+    aggregates = outputs_of(query, entry.dataset)
+    if query.is_auto:
+        assert density is not None
+        return _choose_resolution(query, entry, limits, aggregates, density)
+    assert query.grid is not None
+    count = query.span.width // native_step + 1 if native_step else None
+    if density is not None:
+        count = density.count
+    return _choose_road(query, entry, limits, query.grid, aggregates, count)
+
+
+def outputs_of(query: Query, dataset: Dataset) -> tuple[Aggregate, ...]:
+    """Return the bar columns a query asks for: its columns, then those of ``agg``."""
+    extra = [dataset.extra_aggregate(column, kind) for column, kind in query.agg]
+    if query.columns is None:
+        chosen = list(dataset.aggregates)
+    else:
+        names = {a.name for a in extra}
+        chosen = [dataset.aggregate(c) for c in query.columns if c not in names]
+    found = {a.name: a for a in (*chosen, *extra)}
+    return tuple(found.values())
+
+
+def _native_columns(query: Query, dataset: Dataset) -> tuple[str, ...]:
+    if query.columns is None:
+        return dataset.names
+    return tuple(dataset.column(c).name for c in query.columns)
+
+
+def _choose_road(
+    query: Query,
+    entry: Entry,
+    limits: Limits,
+    grid: Grid,
+    aggregates: tuple[Aggregate, ...],
+    count: int | None,
+) -> Plan:
+    """Decide by cost alone: with the step fixed every road gives the same values."""
+    states = _states(entry.dataset, aggregates, with_times=query.group_by is not None)
+    rollup, why_not = _rollup_for(query, entry, grid, states)
+    rejected = {} if rollup is not None else {"downsampled": why_not}
+    plan = Plan("", "", query.span, tuple(a.name for a in aggregates), grid, aggregates, states)
+    if query.strategy != "auto":
+        if query.strategy == "downsampled" and rollup is None:
+            raise QueryError(f"strategy 'downsampled' cannot answer: {why_not}")
+        chosen = rollup if query.strategy == "downsampled" else None
+        return replace(plan, strategy=query.strategy, reason="asked for", rollup=chosen)
+    about = f"about {count:,} points" if count is not None else "an unknown number of points"
+    if count is not None and count <= limits.direct:
+        reason = f"{about}, at most {limits.direct:,}: fetched and bucketed here"
+        return replace(plan, strategy="direct", reason=reason, rejected=rejected)
+    small = count is not None and count <= limits.aggregated
+    if rollup is not None and not small:
+        reason = f"{about}; every {grid.step} bucket is whole {rollup.grid.step} buckets"
+        return replace(plan, strategy="downsampled", reason=reason, rollup=rollup)
+    reason = f"{about}, at most {limits.aggregated:,}" if small else f"{about}; {why_not}"
+    return replace(plan, strategy="aggregated", reason=reason, rejected=rejected)
+
+
+def _choose_resolution(
+    query: Query,
+    entry: Entry,
+    limits: Limits,
+    aggregates: tuple[Aggregate, ...],
+    density: Density,
+) -> Plan:
+    count, extent = density.count, density.extent
+    if query.strategy == "auto" and count <= limits.direct and not _needs_bars(query):
+        columns = _columns_of_points(query, entry.dataset)
+        reason = f"{count:,} points, at most {limits.direct:,}: as they are"
+        return Plan("direct", reason, query.span, columns)
+    wants_ladder = count > limits.aggregated and query.strategy in ("auto", "downsampled")
+    ladder = [r.grid.step for r in entry.rollups] if wants_ladder else []
+    grid = _finest(query, extent, limits, [*ladder, *_coarser_than(ladder)])
+    road = (
+        query if query.strategy != "auto" or wants_ladder else replace(query, strategy="aggregated")
+    )
+    plan = _choose_road(road, entry, limits, grid, aggregates, count)
+    more = "more than " if count > limits.aggregated else ""
+    reason = (
+        f"{more}{min(count, limits.aggregated):,} points; {grid.step} is the finest step "
+        f"with at most {limits.buckets:,} buckets"
+    )
+    return replace(plan, reason=reason)
+
+
+def _needs_bars(query: Query) -> bool:
+    return bool(query.agg or query.group_by)
+
+
+def _columns_of_points(query: Query, dataset: Dataset) -> tuple[str, ...]:
+    if query.columns is None:
+        return dataset.names
+    known = set(dataset.names)
+    for name in query.columns:
+        if name not in known:
+            raise UnknownName("column", name, known, f"the points of {dataset.name!r}")
+    return query.columns
+
+
+def _coarser_than(ladder: list[Step]) -> list[Step]:
+    least = ladder[-1].approximate_us if ladder else 0
+    return [s for s in _ROUND_STEPS if s.approximate_us > least]
+
+
+def _finest(query: Query, extent: Span, limits: Limits, steps: list[Step]) -> Grid:
+    grids = [Grid(s, query.tz) for s in steps]
+    for grid in grids:
+        if grid.count(extent) <= limits.buckets:
+            return grid
+    return grids[-1]
+
+
+def _choose_chart(
+    query: Query, entry: Entry, limits: Limits, columns: tuple[str, ...], density: Density | None
+) -> Plan:
+    dataset, points = entry.dataset, query.points
+    assert density is not None
+    assert points is not None
+    if not dataset.chart:
+        raise QueryError(f"points=: dataset {dataset.name!r} has no column of numbers to draw")
+    count = density.count
+    plan = Plan("direct", "", query.span, columns)
+    if query.strategy != "downsampled" and count <= limits.chart_points:
+        return replace(plan, reason=f"{count:,} points, picked from by shape")
+    rollup, why_not = _rollup_for_chart(query, entry, density.extent, points)
+    if rollup is None:
+        if query.strategy == "downsampled":
+            raise QueryError(f"strategy 'downsampled' cannot draw: {why_not}")
+        return replace(plan, reason=f"more than {count:,} points; {why_not}")
+    if query.strategy == "direct":
+        return replace(plan, reason="asked for")
+    aggregates = dataset.aggregates
+    if query.columns is not None:
+        aggregates = tuple(dataset.aggregate(c) for c in query.columns)
+    extremes = [
+        dataset.extra_aggregate(dataset.chart, kind) for kind in _extremes(entry, dataset.chart)
+    ]
+    states = _states(dataset, (*aggregates, *extremes))
+    return Plan(
+        "downsampled",
+        f"more than {limits.chart_points:,} points; picked from {rollup.grid.step} bars by shape",
+        query.span,
+        tuple(a.name for a in aggregates),
+        rollup.grid,
+        aggregates,
+        states,
+        rollup,
+    )
+
+
+def _extremes(entry: Entry, chart: str) -> tuple[str, ...]:
+    stored = {(s.kind, s.of) for s in entry.dataset.states}
+    return tuple(k for k in ("min", "max") if (k, (chart,)) in stored)
+
+
+def _rollup_for_chart(
+    query: Query, entry: Entry, extent: Span, points: int
+) -> tuple[Rollup | None, str]:
+    if query.where:
+        return None, "where tests points, and a rollup has none"
+    enough = [r for r in entry.rollups if r.is_trusted and r.grid.count(extent) >= 4 * points]
+    if enough:
+        return enough[-1], ""
+    return None, f"no rollup has the {4 * points:,} buckets that {points:,} picks need"
+
+
+def _states(
+    dataset: Dataset, aggregates: tuple[Aggregate, ...], *, with_times: bool = False
+) -> tuple[State, ...]:
+    """Return what the aggregates derive from; times order first and last across series only."""
+    found = {s.name: s for a in aggregates for s in dataset.states_of(a)}
+    return tuple(s for s in found.values() if with_times or s.type != "time")
+
+
+def _rollup_for(
+    query: Query, entry: Entry, grid: Grid, states: tuple[State, ...]
+) -> tuple[Rollup | None, str]:
+    """Return the coarsest rollup that can answer exactly, or None and why there is none."""
+    if query.where:
+        return None, "where tests points, and a rollup has none"
+    if not entry.rollups:
+        return None, f"dataset {entry.dataset.name!r} has no ladder"
+    stored = {s.name for s in entry.dataset.states}
+    missing = [s for s in states if s.name not in stored]
+    if missing:
+        return None, f"the rollups do not keep {missing[0].kind} of {', '.join(missing[0].of)}"
+    fitting = [r for r in entry.rollups if grid.is_on(r.grid, query.span)]
+    trusted = [r for r in fitting if r.is_trusted]
+    if trusted:
+        return trusted[-1], ""
+    if fitting:
+        return None, "the database was restored; its rollups count again after: toolkit refresh"
+    steps = ", ".join(str(r.grid.step) for r in entry.rollups)
+    return None, f"{grid.step} buckets in {grid.tz} are not made of whole ladder steps ({steps})"
+
+
+def pieces(span: Span, native_step: int | None, rows: int) -> list[Span]:
+    """Cut a range of regular points into equal spans of about ``rows`` points.
+
+    >>> [str(s) for s in pieces(Span(0, 4_000_000), 1_000_000, 2)]
+    ['[1970-01-01T00:00Z, 1970-01-01T00:00:02Z)', '[1970-01-01T00:00:02Z, 1970-01-01T00:00:04Z)']
+    """
+    if native_step is None or span.is_empty:
+        return [span]
+    count = -(-span.width // (native_step * rows))
+    bounds = [span.start + span.width * i // count for i in range(count + 1)]
+    return [Span(a, b) for a, b in pairwise(bounds)]

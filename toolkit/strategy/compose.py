@@ -1,0 +1,277 @@
+"""The statements of a plan: which expressions stand in the SQL files' open places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+
+from toolkit.catalog import Entry, Rollup
+from toolkit.dataset import Dataset, State
+from toolkit.query import Condition
+from toolkit.statements import NOTHING, compose
+from toolkit.timegrid import Grid
+
+EPOCH = SQL("timestamptz '1970-01-01 00:00:00+00'")
+EMPTY_SUM = "-1.7976931348623157e308"  # stands for "no values" in a packed sum: NaN can be a sum
+_NULLS = {
+    "float": "'NaN'::float8",
+    "int": "'-9223372036854775808'::bigint",
+    "decimal": "'-9223372036854775808'::bigint",
+    "sum": f"'{EMPTY_SUM}'::float8",
+}
+_SENDERS = {"float": "float8send", "int": "int8send", "decimal": "int8send", "sum": "float8send"}
+
+
+def _pack(column: str, kind: str) -> Composed:
+    """Return the expression that packs a column of ``q`` into one bytea, NULLs in the band."""
+    name = Identifier("q", column)
+    if kind == "time":
+        body = SQL("coalesce(timestamptz_send({}), '\\x8000000000000000')").format(name)
+    elif kind == "bool":
+        body = SQL("coalesce(boolsend({}), '\\x02')").format(name)
+    elif kind == "category":
+        # text holds no zero byte and no 0xff
+        body = SQL("coalesce(textsend({}), '\\xff') || '\\x00'").format(name)
+    else:
+        body = SQL("{}(coalesce({}, {}))").format(
+            SQL(_SENDERS[kind]),
+            name,
+            SQL(_NULLS[kind]),
+        )
+    return SQL("string_agg({}, ''::bytea)").format(body)
+
+
+def packing_of(state: State) -> str:
+    """Return how a state travels: as its type, but float sums tell no values from NaN."""
+    base = state.type.partition("(")[0]
+    return "sum" if state.kind in ("sum", "pv", "v") and base == "float" else base
+
+
+def _packed(columns: Iterable[tuple[str, str]]) -> Composed:
+    return SQL(", ").join(_pack(name, kind) for name, kind in columns)
+
+
+def series_source(entry: Entry, by_labels: bool) -> Composable:
+    """Return the rows of series ids that a statement goes through."""
+    if not by_labels:
+        return SQL("unnest(%(ids)s::integer[])")
+    return SQL(
+        "(SELECT id FROM {} WHERE dataset_id = %(dataset_id)s AND labels @> %(labels)s::jsonb "
+        "ORDER BY name)"
+    ).format(Identifier(entry.schema, "series"))
+
+
+def points_statement(
+    entry: Entry,
+    columns: tuple[str, ...],
+    *,
+    by_labels: bool,
+    where: tuple[Condition, ...] = (),
+    has_limit: bool = False,
+    descending: bool = False,
+    after: bool = False,
+) -> bytes:
+    """Return the statement that fetches points with the given value columns."""
+    shape = ("points", columns, by_labels, _shape(where), has_limit, descending, after)
+
+    def make() -> bytes:
+        dataset = entry.dataset
+        key = dataset.key[1:]
+        direction = SQL(" DESC") if descending else NOTHING
+        packed = [("ts", "time"), *((k, "int") for k in key[1:])]
+        packed += [(c, dataset.column(c).base) for c in columns]
+        return compose(
+            "read/fetch_points",
+            series=series_source(entry, by_labels),
+            packed=_packed(packed),
+            columns=SQL(", ").join(Identifier("t", c) for c in (*key, *columns)),
+            points=Identifier(entry.schema, dataset.name),
+            where=_where(where, dataset) + (_after(dataset) if after else NOTHING),
+            order=SQL(", ").join(Identifier("t", k) + direction for k in key),
+            limit=SQL(" LIMIT %(limit)s") if has_limit else NOTHING,
+        )
+
+    statement: bytes = entry.once(shape, make)
+    return statement
+
+
+def buckets_statement(
+    entry: Entry,
+    states: tuple[State, ...],
+    grid: Grid,
+    *,
+    by_labels: bool,
+    where: tuple[Condition, ...] = (),
+    has_limit: bool = False,
+    descending: bool = False,
+) -> bytes:
+    """Return the statement that computes the states of buckets from points."""
+    fixed = grid.width is not None
+    shape = ("buckets", _names(states), fixed, by_labels, _shape(where), has_limit, descending)
+
+    def make() -> bytes:
+        return compose(
+            "read/fetch_buckets",
+            series=series_source(entry, by_labels),
+            packed=_packed([("ts", "time"), *((s.name, packing_of(s)) for s in states)]),
+            bucket=_bucket(fixed),
+            states=_leading_comma(state_of_points(s, entry.dataset) for s in states),
+            points=Identifier(entry.schema, entry.dataset.name),
+            where=_where(where, entry.dataset),
+            direction=SQL(" DESC") if descending else NOTHING,
+            limit=SQL(" LIMIT %(limit)s") if has_limit else NOTHING,
+        )
+
+    statement: bytes = entry.once(shape, make)
+    return statement
+
+
+def rollup_statement(
+    entry: Entry, states: tuple[State, ...], rollup: Rollup, *, by_labels: bool
+) -> bytes:
+    """Return the statement that reads a rollup, and what changed since from the points."""
+    shape = ("rollup", rollup.relation, _names(states), by_labels)
+
+    def make() -> bytes:
+        dataset = entry.dataset
+        inputs = dict.fromkeys(
+            c for s in states for c in ((*s.of, s.by) if s.by is not None else s.of)
+        )
+        return compose(
+            "read/fetch_rollup",
+            series=series_source(entry, by_labels),
+            rollup=Identifier(entry.schema, "rollup"),
+            log=Identifier(entry.schema, f"{dataset.name}_log"),
+            relation=Identifier(entry.schema, rollup.relation),
+            points=Identifier(entry.schema, dataset.name),
+            packed=_packed([("ts", "time"), *((s.name, packing_of(s)) for s in states)]),
+            stored=_leading_comma(Identifier("t", s.name) for s in states),
+            states=_leading_comma(state_of_points(s, dataset) for s in states),
+            inputs=SQL(", ").join(Identifier("c", c) for c in (*dataset.key[1:], *inputs)),
+        )
+
+    statement: bytes = entry.once(shape, make)
+    return statement
+
+
+def probe_statement(entry: Entry, *, by_labels: bool) -> bytes:
+    """Return the statement that measures how dense the series are in a range."""
+
+    def make() -> bytes:
+        return compose(
+            "read/probe_density",
+            series=series_source(entry, by_labels),
+            points=Identifier(entry.schema, entry.dataset.name),
+        )
+
+    statement: bytes = entry.once(("probe", by_labels), make)
+    return statement
+
+
+def state_of_points(state: State, dataset: Dataset) -> Composed:
+    """Return the aggregate that computes a state from points ``t``, named as the state."""
+    value = Identifier("t", state.of[0])
+    order = [Identifier("t", k) for k in dataset.key[1:]]
+    up = SQL(", ").join(order)
+    down = SQL(", ").join(o + SQL(" DESC") for o in order)
+    stored = SQL("(array_agg({v} ORDER BY {o}) FILTER (WHERE {v} IS NOT NULL))[1]")
+    match state.kind:
+        case "first":
+            body = stored.format(v=value, o=up)
+        case "last":
+            body = stored.format(v=value, o=down)
+        case "first_ts":
+            body = SQL("min(t.ts) FILTER (WHERE {} IS NOT NULL)").format(value)
+        case "last_ts":
+            body = SQL("max(t.ts) FILTER (WHERE {} IS NOT NULL)").format(value)
+        case "sum":
+            cast = NOTHING if state.type == "float" else SQL("::bigint")
+            body = SQL("sum({}){}").format(value, cast)
+        case "pv" | "v":
+            body = _weighted(state, dataset)
+        case kind:
+            body = SQL("{}({})").format(SQL(kind), value)
+    return SQL("{} AS {}").format(body, Identifier(state.name))
+
+
+def merged_state(state: State) -> Composed:
+    """Return the aggregate that computes a state from the finer rollup's rows ``t``."""
+    own = Identifier("t", state.name)
+    stored = SQL("(array_agg({v} ORDER BY t.ts{d}) FILTER (WHERE {v} IS NOT NULL))[1]")
+    match state.kind:
+        case "first":
+            body = stored.format(v=own, d=NOTHING)
+        case "last":
+            body = stored.format(v=own, d=SQL(" DESC"))
+        case "first_ts" | "min":
+            body = SQL("min({})").format(own)
+        case "last_ts" | "max":
+            body = SQL("max({})").format(own)
+        case _:
+            cast = NOTHING if state.type == "float" else SQL("::bigint")
+            body = SQL("sum({}){}").format(own, cast)
+    return SQL("{} AS {}").format(body, Identifier(state.name))
+
+
+def _weighted(state: State, dataset: Dataset) -> Composed:
+    assert state.by is not None
+    total = SQL(" + ").join(_as_float(c, dataset) for c in state.of)
+    price = (
+        SQL("({}) / {}").format(total, Literal(float(len(state.of))))
+        if len(state.of) > 1
+        else total
+    )
+    weight = _as_float(state.by, dataset)
+    if state.kind == "pv":
+        return SQL("sum(({}) * {})").format(price, weight)
+    return SQL("sum({}) FILTER (WHERE ({}) IS NOT NULL)").format(weight, total)
+
+
+def _as_float(column: str, dataset: Dataset) -> Composed:
+    name, declared = Identifier("t", column), dataset.column(column)
+    if declared.scale:
+        return SQL("{}::float8 / {}").format(name, Literal(float(10**declared.scale)))
+    return SQL("{}::float8").format(name)
+
+
+def _bucket(fixed: bool) -> Composable:
+    if fixed:
+        return SQL("date_bin(%(width)s, t.ts, %(origin)s)")
+    edges = SQL("%(edges)s::timestamptz[]")
+    return SQL("({0})[width_bucket(t.ts, {0})]").format(edges)
+
+
+def _where(where: Sequence[Condition], dataset: Dataset) -> Composed:
+    tests = [_test(c, i, dataset) for i, c in enumerate(where)]
+    return Composed([SQL(" AND ") + t for t in tests])
+
+
+def _test(condition: Condition, number: int, dataset: Dataset) -> Composed:
+    column = dataset.column(condition.column)
+    name = Identifier("t", column.name)
+    if condition.operator.startswith("is"):
+        return SQL("{} {}").format(name, SQL(condition.operator.upper()))
+    parameter = SQL(f"%(where_{number})s")
+    if condition.operator == "in":
+        return SQL("{} = ANY ({})").format(name, parameter)
+    operator = SQL(condition.operator)
+    return SQL("{} {} {}").format(name, operator, parameter)
+
+
+def _after(dataset: Dataset) -> Composed:
+    if not dataset.has_seq:
+        return SQL(" AND {}").format(SQL("t.ts > %(after_ts)s"))
+    return SQL(" AND {}").format(SQL("(t.ts, t.seq) > (%(after_ts)s, %(after_seq)s)"))
+
+
+def _leading_comma(parts: Iterable[Composable]) -> Composed:
+    return Composed([SQL(", ") + p for p in parts])
+
+
+def _shape(where: Sequence[Condition]) -> tuple[tuple[str, str], ...]:
+    return tuple((c.column, c.operator) for c in where)
+
+
+def _names(states: Sequence[State]) -> tuple[str, ...]:
+    return tuple(s.name for s in states)

@@ -1,0 +1,58 @@
+"""The parameters of a plan's statements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from toolkit.catalog import Entry
+from toolkit.query import Condition
+from toolkit.strategy.values import comparable
+from toolkit.timegrid import DAY, Grid, Span, to_datetime
+
+_LOG_REACH = 8 * DAY  # a change-log row is no longer than a cell of 7 days and a step
+
+
+def range_params(span: Span) -> dict[str, Any]:
+    """Return the bounds of a range."""
+    return {"start": to_datetime(span.start), "end": to_datetime(span.end)}
+
+
+def grid_params(grid: Grid, span: Span) -> dict[str, Any]:
+    """Return what tells the database a grid: a width and an origin, or every edge."""
+    if grid.width is None:
+        return {"edges": [to_datetime(int(e)) for e in grid.edges(span)]}
+    return {"width": timedelta(microseconds=grid.width), "origin": to_datetime(grid.origin)}
+
+
+def rollup_params(rollup: int, grid: Grid, span: Span) -> dict[str, Any]:
+    """Return what a read of a rollup needs: whole buckets inside, cut-off ones at the ends."""
+    whole = grid.ceil_one(span.start)
+    inner = Span(whole, max(whole, grid.floor_one(span.end)))
+    low, high = grid.floor_one(span.start), grid.ceil_one(span.end)
+    cut = []
+    if low < inner.start:
+        cut.append((low, min(inner.start, high)))
+    if inner.end < high and inner.end >= inner.start and (inner.end, high) not in cut:
+        cut.append((inner.end, high))
+    ranges = ",".join(
+        f"[{to_datetime(a).isoformat()},{to_datetime(b).isoformat()})" for a, b in cut if a < b
+    )
+    return {
+        "rollup": rollup,
+        "inner_start": to_datetime(inner.start),
+        "inner_end": to_datetime(inner.end),
+        "cut": f"{{{ranges}}}",
+        "log_start": to_datetime(span.start - _LOG_REACH),
+        **grid_params(grid, span),
+    }
+
+
+def where_params(where: Sequence[Condition], entry: Entry) -> dict[str, Any]:
+    """Return the values that points are tested against, as they are stored."""
+    return {
+        f"where_{i}": comparable(c, entry.dataset.column(c.column))
+        for i, c in enumerate(where)
+        if not c.operator.startswith("is")
+    }

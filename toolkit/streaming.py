@@ -1,0 +1,99 @@
+"""The road of a stream: an answer in pieces, all of one snapshot, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from toolkit.catalog import Entry
+from toolkit.columns import Columns
+from toolkit.config import Limits
+from toolkit.directory import Directory
+from toolkit.drivers import Driver, Transaction
+from toolkit.drivers.inside import InsideDriver
+from toolkit.query import Query
+from toolkit.reader import Reader, Targets, point_columns
+from toolkit.strategy import compose
+from toolkit.strategy.params import range_params, where_params
+from toolkit.timegrid import Span, to_datetime
+
+
+class Streamer:
+    """Streams of one store; holds no state of its own."""
+
+    def __init__(self, driver: Driver, directory: Directory, limits: Limits) -> None:
+        self._driver = driver
+        self._directory = directory
+        self._limits = limits
+
+    async def stream(self, query: Query, rows: int) -> AsyncIterator[Columns]:
+        """Yield the answer in pieces of at most ``rows`` rows, series after series."""
+        entry = await self._directory.entry(query.dataset)
+        if query.series is None:
+            found = await self._directory.list_series(entry, query.labels)
+        else:
+            found = await self._directory.series(entry, query.series)
+        async with self._driver.transaction(
+            repeatable=True, read_only=True, timeout=query.timeout
+        ) as transaction:
+            inside = InsideDriver(self._driver, transaction)
+            reader = Reader(inside, self._directory, self._limits)
+            for series in found:
+                mine = replace(query, series=(series.name,), labels=None)
+                if query.grid is None:
+                    pieces = self._points(transaction, reader, mine, rows)
+                else:
+                    pieces = self._bars(reader, mine, rows)
+                async for piece in pieces:
+                    yield piece
+
+    async def _points(
+        self, transaction: Transaction, reader: Reader, query: Query, rows: int
+    ) -> AsyncIterator[Columns]:
+        """Go on after the last key of the piece before: any density, any gap."""
+        entry, targets, plan = await reader.prepare(query)
+        columns = point_columns(query, entry.dataset, plan)
+        packed = [(c, entry.dataset.column(c).base) for c in columns]
+        params: dict[str, object] = {
+            **targets.params,
+            **where_params(query.where, entry),
+            **range_params(query.span),
+            "limit": rows,
+        }
+        while True:
+            statement = compose.points_statement(
+                entry,
+                columns,
+                by_labels=False,
+                where=query.where,
+                has_limit=True,
+                after="after_ts" in params,
+            )
+            answer = await transaction.fetch(statement, params)
+            table, names = await reader.table(entry, targets, answer, packed)
+            if len(table):
+                done = replace(plan, sources={"points": len(table)}, node=self._driver.node)
+                yield await reader.finish(query, entry, done, table, names)
+            if len(table) < rows:
+                return
+            # the last key as start too: the planner leaves out the partitions before it
+            params["after_ts"] = params["start"] = to_datetime(int(table.ts[-1]))
+            if entry.dataset.has_seq:
+                params["after_seq"] = int(table.values["seq"][-1])
+
+    async def _bars(self, reader: Reader, query: Query, rows: int) -> AsyncIterator[Columns]:
+        assert query.grid is not None
+        entry, targets, plan = await reader.prepare(query)
+        extent = await self._extent(reader, query, entry, targets)
+        if extent.is_empty:
+            return
+        if plan.strategy == "direct":
+            plan = replace(plan, strategy="aggregated")
+        for span in extent.cut(query.grid.edges(extent)[::rows]):
+            piece = await reader.answer(replace(query, span=span), entry, targets, plan)
+            if len(piece):
+                yield piece
+
+    async def _extent(self, reader: Reader, query: Query, entry: Entry, targets: Targets) -> Span:
+        """Return where the series has points: a range may be much longer."""
+        return (await reader.density(query, entry, targets, cap=1)).extent

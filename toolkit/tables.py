@@ -1,0 +1,168 @@
+"""SQLAlchemy tables for everything in the schema, so that autogenerate has what to compare with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql.base import ischema_names
+from sqlalchemy.types import TypeEngine, UserDefinedType
+
+from toolkit.dataset import Dataset
+
+
+class Xid8(UserDefinedType[str]):
+    """PostgreSQL's 64-bit transaction id."""
+
+    def get_col_spec(self, **_: object) -> str:
+        return "xid8"
+
+
+class PgSnapshot(UserDefinedType[str]):
+    """PostgreSQL's snapshot: which transactions are visible."""
+
+    def get_col_spec(self, **_: object) -> str:
+        return "pg_snapshot"
+
+
+ischema_names.setdefault("xid8", Xid8)
+ischema_names.setdefault("pg_snapshot", PgSnapshot)
+
+_TYPES: dict[str, TypeEngine[Any]] = {
+    "float": Double(),
+    "int": BigInteger(),
+    "decimal": BigInteger(),
+    "bool": Boolean(),
+    "category": Text(),
+    "time": TIMESTAMP(timezone=True),
+}
+
+
+def catalog_tables(metadata: MetaData) -> None:
+    """Add the catalog's tables to ``metadata``."""
+    stamp = TIMESTAMP(timezone=True)
+    Table(
+        "dataset",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("name", Text, nullable=False, unique=True),
+        Column("spec", JSONB, nullable=False),
+        Column("created_at", stamp, nullable=False, server_default=text("now()")),
+        comment="families of series with the same columns; spec is the declaration",
+    )
+    dataset_id = f"{metadata.schema}.dataset.id"
+    series = Table(
+        "series",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("dataset_id", Integer, ForeignKey(dataset_id), nullable=False),
+        Column("name", Text, nullable=False),
+        Column("labels", JSONB, nullable=False, server_default=text("'{}'")),
+        Column(
+            "step",
+            INTERVAL,
+            comment="distance between neighbouring points where it is regular, else NULL",
+        ),
+        Column("created_at", stamp, nullable=False, server_default=text("now()")),
+        UniqueConstraint("dataset_id", "name"),
+    )
+    Index("series_labels", series.c.labels, postgresql_using="gin")
+    Table(
+        "rollup",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("dataset_id", Integer, ForeignKey(dataset_id), nullable=False),
+        Column("step", Text, nullable=False),
+        Column("relation", Text, nullable=False),
+        Column("width", INTERVAL, nullable=False),
+        Column(
+            "cursor",
+            PgSnapshot,
+            nullable=False,
+            server_default=text("'1:1:'"),
+            comment="what of the change log this rollup has followed: "
+            "the rows visible in this snapshot",
+        ),
+        Column("sysid", BigInteger),
+        Column(
+            "pass_to",
+            PgSnapshot,
+            comment="where an unfinished refresh is going; it goes on after (pass_series, pass_lo)",
+        ),
+        Column("pass_series", Integer),
+        Column("pass_lo", stamp),
+        Column("refreshed_at", stamp),
+        UniqueConstraint("dataset_id", "step"),
+    )
+
+
+def dataset_tables(metadata: MetaData, dataset: Dataset) -> None:
+    """Add a dataset's tables to ``metadata``: its rows, its change log and its rollups."""
+    stamp = TIMESTAMP(timezone=True)
+    seq = [Column("seq", BigInteger, primary_key=True)] if dataset.has_seq else []
+    points = Table(
+        dataset.name,
+        metadata,
+        Column("series_id", Integer, primary_key=True, autoincrement=False),
+        Column("ts", stamp, primary_key=True),
+        *seq,
+        *(Column(c.name, _TYPES[c.base]) for c in dataset.columns),
+    )
+    for number, index in enumerate(dataset.indexes, 1):
+        where = text(index.where) if index.where else None
+        Index(
+            f"{dataset.name}_x{number}",
+            *(points.c[c] for c in index.columns),
+            postgresql_where=where,
+        )
+    log = Table(
+        f"{dataset.name}_log",
+        metadata,
+        Column("series_id", Integer, nullable=False),
+        Column("lo", stamp, nullable=False),
+        Column("hi", stamp, nullable=False),
+        Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    )
+    Index(
+        f"{dataset.name}_log_series",
+        log.c.series_id,
+        log.c.lo,
+        postgresql_include=["hi", "xid"],
+    )
+    Index(f"{dataset.name}_log_xid", log.c.xid)
+    for step in dataset.ladder:
+        Table(
+            f"{dataset.name}_{step}",
+            metadata,
+            Column("series_id", Integer, primary_key=True, autoincrement=False),
+            Column("ts", stamp, primary_key=True),
+            *(Column(s.name, _TYPES[s.type.partition("(")[0]]) for s in dataset.states),
+        )
+
+
+def metadata_of(connection: Connection, schema: str) -> MetaData:
+    """Return the tables the schema should have: the catalog's, and those of its datasets."""
+    metadata = MetaData(schema=schema)
+    catalog_tables(metadata)
+    if inspect(connection).has_table("dataset", schema=schema):
+        specs = connection.execute(select(metadata.tables[f"{schema}.dataset"].c.spec))
+        for spec in specs.scalars():
+            dataset_tables(metadata, Dataset.from_mapping(spec))
+    return metadata

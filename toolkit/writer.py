@@ -1,0 +1,436 @@
+"""The road of a write: a frame becomes a batch, the batch one transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from psycopg.sql import SQL, Composable, Composed, Identifier
+
+from toolkit.catalog import Entry
+from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT
+from toolkit.copybinary import encode
+from toolkit.ddl import STORED
+from toolkit.directory import Directory
+from toolkit.drivers import Driver, Params, Transaction
+from toolkit.errors import DatabaseError, InputError, PartialWrite, QueryError, ToolkitError
+from toolkit.frames import Batch, Numbering, arrange, runs, to_batch
+from toolkit.partitions import Partitioning
+from toolkit.statements import compose
+from toolkit.timegrid import Span, iso, to_datetime
+
+MODES = ("upsert", "insert", "ignore")
+SMALL = 2_000  # rows; a batch up to here travels as arrays, a larger one through a stage
+_MANY_PARTITIONS = 64  # MERGE plans every partition between its bounds
+_WEEK = 7 * 86_400_000_000
+WRITE_TIMEOUT = 3600.0
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """What a write did, in rows.
+
+    ``received`` is the sum of the others; ``rejected`` says why rows of a good frame were not
+    stored: an equal key later in the same batch, or, with ``mode="ignore"``, one that exists.
+    """
+
+    received: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    chunks: int = 0
+
+    def __add__(self, other: WriteReport) -> WriteReport:
+        reasons = {**self.rejected}
+        for reason, count in other.rejected.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+        return WriteReport(
+            self.received + other.received,
+            self.inserted + other.inserted,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            reasons,
+            self.seconds + other.seconds,
+            self.chunks + other.chunks,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """How a frame is read: see :func:`toolkit.frames.to_batch`."""
+
+    series: str | None = None
+    mapping: Mapping[str, str | None] | None = None
+    tz: str | None = None
+    time_unit: str | None = None
+
+
+class Writer:
+    """Writes of one store; remembers only which partitions it has seen."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        directory: Directory,
+        partitioning: Partitioning,
+        plausible: Span,
+    ) -> None:
+        self._driver = driver
+        self._directory = directory
+        self._partitioning = partitioning
+        self._plausible = plausible
+
+    async def write(
+        self,
+        dataset: str,
+        frame: object,
+        intake: Intake,
+        mode: str = "upsert",
+        on_chunk: Callable[[WriteReport], None] = lambda _: None,
+    ) -> WriteReport:
+        """Store a frame, or each frame of an iterator, and say what that did."""
+        if mode not in MODES:
+            raise QueryError(f"unknown mode {mode!r}; use one of {', '.join(MODES)}")
+        entry = await self._directory.entry(dataset)
+        if not isinstance(frame, Iterator | AsyncIterator):
+            return await self._write_one(entry, frame, intake, mode, None)
+        total, numbering = WriteReport(), cast(Numbering, {})
+        try:
+            async for chunk in _each(frame):
+                total += await self._write_one(entry, chunk, intake, mode, numbering)
+                on_chunk(total)
+        except ToolkitError as error:
+            if not total.chunks:
+                raise
+            raise PartialWrite(
+                f"chunk {total.chunks + 1}: {error} (the {total.chunks} chunks before it, "
+                f"{total.received:,} rows, are stored; nothing of this one is)",
+                total,
+            ) from error
+        return total
+
+    async def _write_one(
+        self, entry: Entry, frame: object, intake: Intake, mode: str, numbering: Numbering | None
+    ) -> WriteReport:
+        started = time.perf_counter()
+
+        def read() -> tuple[Batch, int, int]:
+            batch = to_batch(
+                entry.dataset,
+                frame,
+                series=intake.series,
+                mapping=intake.mapping,
+                tz=intake.tz,
+                time_unit=intake.time_unit,
+            )
+            self._check_plausible(batch)
+            arranged = arrange(batch, numbering)
+            return arranged.batch, arranged.duplicates, len(batch)
+
+        batch, duplicates, received = await self._driver.compute(read)
+        inserted = updated = 0
+        if len(batch):
+            ids = await self._ids(entry, batch)
+            inserted, updated = await self._store(entry, batch, ids, mode)
+        rest = len(batch) - inserted - updated
+        rejected = {"an equal key came later in the batch": duplicates} if duplicates else {}
+        if mode == "ignore" and rest:
+            rejected["the key exists"] = rest
+        return WriteReport(
+            received,
+            inserted,
+            updated,
+            0 if mode == "ignore" else rest,
+            rejected,
+            time.perf_counter() - started,
+            1,
+        )
+
+    def _check_plausible(self, batch: Batch) -> None:
+        wrong = (batch.ts < self._plausible.start) | (batch.ts >= self._plausible.end)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise InputError(
+                f"column 'ts', row {row}: {iso(int(batch.ts[row]))} is outside the configured "
+                f"range {self._plausible} ({int(wrong.sum()):,} such rows); nothing was stored"
+            )
+
+    async def _ids(self, entry: Entry, batch: Batch) -> npt.NDArray[np.int32]:
+        used = np.unique(batch.series)
+        steps = _steps(batch)
+        found = await self._directory.make_series(
+            entry, {batch.names[c]: steps.get(int(c)) for c in used}
+        )
+        ids = np.zeros(len(batch.names), np.int32)
+        for code in used:
+            ids[code] = found[batch.names[code]].id
+        return ids
+
+    async def _store(
+        self, entry: Entry, batch: Batch, ids: npt.NDArray[np.int32], mode: str
+    ) -> tuple[int, int]:
+        for attempt in range(1, _TRIES + 1):
+            await self._partitioning.ensure(entry, batch.ts)
+            try:
+                async with self._driver.transaction(timeout=WRITE_TIMEOUT) as transaction:
+                    counts = await self._put(transaction, entry, batch, ids, mode)
+                    if entry.dataset.changelog == "writer" and counts != (0, 0):
+                        await self._log(transaction, entry, batch, ids)
+                return counts
+            except DatabaseError as error:
+                if error.sqlstate == "23505":
+                    raise InputError(
+                        f"mode 'insert': {error}; nothing was stored "
+                        "(mode 'upsert' replaces, 'ignore' keeps what is there)"
+                    ) from error
+                if error.sqlstate == "23514" and "no partition" in str(error):
+                    self._partitioning.forget(entry)  # somebody dropped one since we looked
+                elif error.sqlstate not in ("40001", "40P01"):
+                    raise
+                if attempt == _TRIES:
+                    raise
+                await self._driver.pause(0.05 * attempt)
+        raise AssertionError("unreachable")
+
+    async def _put(
+        self,
+        transaction: Transaction,
+        entry: Entry,
+        batch: Batch,
+        ids: npt.NDArray[np.int32],
+        mode: str,
+    ) -> tuple[int, int]:
+        bounds = _bounds(batch)
+        is_small = len(batch) <= SMALL
+        if mode == "insert":
+            await self._copy(transaction, entry, batch, ids, entry.dataset.name)
+            return len(batch), 0
+        if not is_small and await self._is_empty(transaction, entry, batch, ids):
+            try:
+                async with transaction.savepoint():
+                    await self._copy(transaction, entry, batch, ids, entry.dataset.name)
+                return len(batch), 0
+            except DatabaseError as error:
+                if error.sqlstate != "23505":  # somebody else was faster: merge after all
+                    raise
+        params: Params
+        if is_small:
+            params = bounds | _arrays(batch, ids)
+        else:
+            params = bounds
+            await transaction.execute(self._text(entry, "create_stage", False))
+            await self._copy(transaction, entry, batch, ids, None)
+        if mode == "ignore":
+            statement = self._text(entry, "ignore_rows", is_small)
+            return await transaction.execute(statement, params), 0
+        return await self._upsert(transaction, entry, batch, params, is_small)
+
+    async def _upsert(
+        self,
+        transaction: Transaction,
+        entry: Entry,
+        batch: Batch,
+        params: Params,
+        is_small: bool,
+    ) -> tuple[int, int]:
+        server = await self._driver.open()
+        many = self._partitioning.count(entry, batch.ts) > _MANY_PARTITIONS
+        if not many:
+            try:
+                async with transaction.savepoint():
+                    if server.version >= 170000:
+                        statement = self._text(entry, "merge_rows_counted", is_small)
+                        inserted, updated = (await transaction.fetch(statement, params))[0]
+                        return inserted, updated
+                    matched = await self._matched(transaction, entry, params, is_small)
+                    statement = self._text(entry, "merge_rows", is_small)
+                    touched = await transaction.execute(statement, params)
+                    inserted = len(batch) - matched
+                    return inserted, touched - inserted
+            except DatabaseError as error:
+                if error.sqlstate != "23505":
+                    raise
+        matched = await self._matched(transaction, entry, params, is_small)
+        touched = await transaction.execute(self._text(entry, "upsert_rows", is_small), params)
+        inserted = min(len(batch) - matched, touched)
+        return inserted, touched - inserted
+
+    async def _matched(
+        self, transaction: Transaction, entry: Entry, params: Params, is_small: bool
+    ) -> int:
+        rows = await transaction.fetch(self._text(entry, "count_matched", is_small), params)
+        count: int = rows[0][0]
+        return count
+
+    async def _is_empty(
+        self, transaction: Transaction, entry: Entry, batch: Batch, ids: npt.NDArray[np.int32]
+    ) -> bool:
+        starts = np.flatnonzero(np.append(True, batch.series[1:] != batch.series[:-1]))
+        ends = np.append(starts[1:], len(batch)) - 1
+        params = {
+            "ids": ids[batch.series[starts]].tolist(),
+            "lows": [to_datetime(int(t)) for t in batch.ts[starts]],
+            "highs": [to_datetime(int(t)) for t in batch.ts[ends]],
+            **_bounds(batch),
+        }
+        rows = await transaction.fetch(self._text(entry, "probe_empty", False), params)
+        return bool(rows[0][0])
+
+    async def _copy(
+        self,
+        transaction: Transaction,
+        entry: Entry,
+        batch: Batch,
+        ids: npt.NDArray[np.int32],
+        table: str | None,
+    ) -> None:
+        """Copy a batch into the dataset's rows, or (``table`` None) into the stage."""
+        dataset = entry.dataset
+        into = Identifier("toolkit_stage") if table is None else Identifier(entry.schema, table)
+        columns = SQL(", ").join(Identifier(c) for c in (*dataset.key, *dataset.names))
+        statement = SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(into, columns)
+        pieces = encode(batch, ids, dataset.names, with_seq=dataset.has_seq)
+        await transaction.copy(statement.as_bytes(None), pieces)
+
+    async def _log(
+        self, transaction: Transaction, entry: Entry, batch: Batch, ids: npt.NDArray[np.int32]
+    ) -> None:
+        width = entry.dataset.log_step.width
+        assert width is not None
+        found = runs(batch, width, _WEEK // width * width)
+        params = {
+            "ids": ids[found.code].tolist(),
+            "lows": [to_datetime(int(t)) for t in found.lo],
+            "highs": [to_datetime(int(t)) for t in found.hi],
+        }
+        await transaction.execute(self._text(entry, "log_runs", False), params)
+
+    async def delete(self, dataset: str, names: tuple[str, ...], span: Span) -> int:
+        """Delete the points of series in a span, and return how many there were."""
+        entry = await self._directory.entry(dataset)
+        series = await self._directory.series(entry, names)
+        grid = entry.dataset.log_step
+        assert grid.width is not None
+        params: Params = {
+            "ids": [s.id for s in series],
+            "start": to_datetime(span.start),
+            "end": to_datetime(span.end),
+            "width": timedelta(microseconds=grid.width),
+            "origin": to_datetime(grid.origin),
+        }
+        async with self._driver.transaction(timeout=WRITE_TIMEOUT) as transaction:
+            if entry.dataset.changelog == "writer":
+                await transaction.execute(self._text(entry, "log_range", False), params)
+            return await transaction.execute(self._text(entry, "delete_range", False), params)
+
+    def _text(self, entry: Entry, statement: str, is_small: bool) -> bytes:
+        def make() -> bytes:
+            return compose(f"write/{statement}", **_parts(entry, is_small))
+
+        text: bytes = entry.once(("write", statement, is_small), make)
+        return text
+
+
+async def _each(frames: Iterator[object] | AsyncIterator[object]) -> AsyncIterator[object]:
+    if isinstance(frames, AsyncIterator):
+        async for frame in frames:
+            yield frame
+    else:
+        for frame in frames:
+            yield frame
+
+
+def _parts(entry: Entry, is_small: bool) -> dict[str, Composable]:
+    dataset, schema = entry.dataset, entry.schema
+    values = dataset.names
+    key = [Identifier(k) for k in dataset.key]
+    columns = [*key, *(Identifier(c) for c in values)]
+    kinds = {"series_id": "integer", "ts": "timestamptz", "seq": "bigint"}
+    types = {c: kinds.get(c) or STORED[dataset.column(c).base] for c in (*dataset.key, *values)}
+    declared = [SQL("{} {}").format(Identifier(c), _own(t)) for c, t in types.items()]
+    arrays = [SQL("%({})s::{}[]").format(_own(f"c_{c}"), _own(t)) for c, t in types.items()]
+    unnested = SQL("(SELECT * FROM unnest({}) AS n ({}))").format(
+        SQL(", ").join(arrays), SQL(", ").join(columns)
+    )
+
+    def each(before: str, names: Iterable[str]) -> Composed:
+        return SQL(", ").join(Identifier(before, n) for n in names)
+
+    def assign(before: str) -> Composed:
+        pairs = [SQL("{0} = {1}").format(Identifier(c), Identifier(before, c)) for c in values]
+        return SQL(", ").join(pairs)
+
+    return {
+        "points": Identifier(schema, dataset.name),
+        "log": Identifier(schema, f"{dataset.name}_log"),
+        "source": unnested if is_small else Identifier("toolkit_stage"),
+        "same_key": SQL(" AND ").join(
+            SQL("t.{0} = s.{0}").format(Identifier(k)) for k in dataset.key
+        ),
+        "old": each("t", values),
+        "new": each("s", values),
+        "new_excluded": each("excluded", values),
+        "assignments": assign("s"),
+        "excluded": assign("excluded"),
+        "columns": SQL(", ").join(columns),
+        "declared": SQL(", ").join(declared),
+        "values": each("s", (*dataset.key, *values)),
+        "key": each("s", dataset.key),
+        "key_columns": SQL(", ").join(key),
+    }
+
+
+def _own(text: str) -> SQL:
+    return SQL(text)
+
+
+def _bounds(batch: Batch) -> dict[str, Any]:
+    return {
+        "start": to_datetime(int(batch.ts.min())),
+        "end": to_datetime(int(batch.ts.max()) + 1),
+    }
+
+
+def _arrays(batch: Batch, ids: npt.NDArray[np.int32]) -> dict[str, Any]:
+    params: dict[str, Any] = {
+        "c_series_id": ids[batch.series].tolist(),
+        "c_ts": [to_datetime(t) for t in batch.ts.tolist()],
+    }
+    if batch.seq is not None:
+        params["c_seq"] = batch.seq.tolist()
+    for name, values in batch.values.items():
+        params[f"c_{name}"] = _listed(values, batch.categories.get(name))
+    return params
+
+
+def _listed(values: npt.NDArray[Any], names: tuple[str, ...] | None) -> list[Any]:
+    if names is not None:
+        return [None if c == NULL_CODE else names[c] for c in values.tolist()]
+    if values.dtype == np.float64:
+        return [None if v != v else v for v in values.tolist()]
+    if values.dtype == np.int8:
+        return [None if v == NULL_BOOL else bool(v) for v in values.tolist()]
+    return [None if v == NULL_INT else v for v in values.tolist()]
+
+
+def _steps(batch: Batch) -> dict[int, int]:
+    """Return the step of each series whose points are mostly that far apart and never closer."""
+    steps: dict[int, int] = {}
+    starts = np.flatnonzero(np.append(True, batch.series[1:] != batch.series[:-1]))
+    for start, end in zip(starts, np.append(starts[1:], len(batch)), strict=True):
+        apart = np.diff(batch.ts[start:end])
+        apart = apart[apart > 0]
+        if len(apart) < 2:
+            continue
+        least = int(apart.min())
+        if least >= 1_000 and np.count_nonzero(apart == least) >= 0.7 * len(apart):
+            steps[int(batch.series[start])] = least
+    return steps
