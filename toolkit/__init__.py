@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from toolkit.aio import AsyncStore
     from toolkit.catalog import Series
     from toolkit.columns import Columns
@@ -52,6 +54,7 @@ __all__ = [
     "WriteReport",
     "connect",
     "connect_async",
+    "resolve",
 ]
 
 
@@ -65,29 +68,35 @@ def connect(source: str | os.PathLike[str] | Settings | None = None) -> Store:
     """
     from toolkit.store import Store
 
-    return Store(_resolved(source))
+    return Store(resolve(source))
 
 
 def connect_async(source: str | os.PathLike[str] | Settings | None = None) -> AsyncStore:
     """Return the asyncio store; takes what :func:`connect` takes."""
     from toolkit.aio import AsyncStore
 
-    return AsyncStore(_resolved(source))
+    return AsyncStore(resolve(source))
 
 
-def _resolved(source: str | os.PathLike[str] | Settings | None) -> Settings:
+def resolve(
+    source: str | os.PathLike[str] | Settings | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Settings:
+    """Return the settings :func:`connect` works with, the local servers started if need be.
+
+    ``flags`` are settings by key (``{"database.schema": "bars"}``) that win over all others.
+    """
     from dataclasses import replace
 
-    from toolkit.config import load_settings
+    from toolkit.config import environment, load_settings
 
-    settings = load_settings(source)
+    settings = load_settings(source, flags=flags)
     if settings.dsn is not None:
         return settings
+    from toolkit import migrate
     from toolkit.local import LocalServers, default_root
 
-    endpoints = LocalServers(default_root(os.environ)).up()
-    from toolkit import migrate
-
+    endpoints = LocalServers(default_root(environment())).up()
     if not migrate.status(endpoints.dsn, schema=settings.schema).is_current:
         migrate.upgrade(endpoints.dsn, schema=settings.schema)
     return replace(settings, dsn=endpoints.dsn)

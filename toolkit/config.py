@@ -101,7 +101,7 @@ def load_settings(
     """
     if isinstance(source, Settings):
         return source
-    environ = os.environ if environ is None else environ
+    environ = environment() if environ is None else environ
     given: dict[str, tuple[object, str]] = {}
     if isinstance(source, str) and is_conninfo(source):
         file = None
@@ -114,6 +114,11 @@ def load_settings(
     given |= {k: (v, "flag") for k, v in (flags or {}).items() if v is not None}
     values = {key: _typed(key, value, origin) for key, (value, origin) in given.items()}
     return _build(values, {k: origin for k, (_, origin) in given.items()})
+
+
+def environment() -> Mapping[str, str]:
+    """Return the process's environment: the one place that reads it."""
+    return os.environ
 
 
 def is_conninfo(text: str) -> bool:

@@ -361,7 +361,7 @@ class Dataset:
         get avg, min, max, sum and count; text and booleans their last value. The partition
         interval follows the density: some millions of rows each.
         """
-        from toolkit.proposal import propose
+        from toolkit.ingest.proposal import propose
 
         return propose(frame, name)
 

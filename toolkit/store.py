@@ -194,7 +194,7 @@ class Store:
                     return
                 yield piece
         finally:
-            drive(pieces.aclose())  # type: ignore[attr-defined]  # an async generator
+            drive(pieces.aclose())
 
     def delete(self, dataset: str, series: str | Iterable[str], start: object, end: object) -> int:
         """Delete the points of series in ``[start, end)`` and return how many there were."""

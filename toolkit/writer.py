@@ -14,12 +14,12 @@ from psycopg.sql import SQL, Composable, Composed, Identifier
 
 from toolkit.catalog import Entry
 from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT
-from toolkit.copybinary import encode
 from toolkit.ddl import STORED
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Params, Transaction
 from toolkit.errors import DatabaseError, InputError, PartialWrite, QueryError, ToolkitError
-from toolkit.frames import Batch, Numbering, arrange, runs, to_batch
+from toolkit.ingest.copybinary import encode
+from toolkit.ingest.frames import Batch, Numbering, arrange, runs, to_batch
 from toolkit.partitions import Partitioning
 from toolkit.statements import compose
 from toolkit.timegrid import Span, iso, to_datetime
@@ -65,7 +65,7 @@ class WriteReport:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """How a frame is read: see :func:`toolkit.frames.to_batch`."""
+    """How a frame is read: see :func:`toolkit.ingest.frames.to_batch`."""
 
     series: str | None = None
     mapping: Mapping[str, str | None] | None = None

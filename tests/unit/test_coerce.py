@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from toolkit.columns import NULL_INT
 from toolkit.dataset import Column, Dataset
 from toolkit.errors import InputError
-from toolkit.frames import to_batch
+from toolkit.ingest.frames import to_batch
 
 INF = float("inf")
 NAN = float("nan")

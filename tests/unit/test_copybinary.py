@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT
-from toolkit.copybinary import encode
 from toolkit.dataset import CANDLES, TRADES, Aggregate, Column, Dataset
-from toolkit.frames import Batch, arrange, to_batch
+from toolkit.ingest.copybinary import encode
+from toolkit.ingest.frames import Batch, arrange, to_batch
 
 MIXED = Dataset(
     "mixed",

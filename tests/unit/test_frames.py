@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from toolkit.columns import NULL_INT, Columns
 from toolkit.dataset import CANDLES, METRICS, TRADES, Aggregate, Column, Dataset
 from toolkit.errors import InputError
-from toolkit.frames import Arranged, Batch, arrange, runs, to_batch
+from toolkit.ingest.frames import Arranged, Batch, arrange, runs, to_batch
 
 EVERYTHING = Dataset(
     "everything",
@@ -295,7 +295,7 @@ def test_float_columns_are_taken_without_a_copy() -> None:
 
 def test_dicts_of_arrays_need_neither_pandas_nor_arrow() -> None:
     code = (
-        "import sys, numpy as np; from toolkit.frames import to_batch;"
+        "import sys, numpy as np; from toolkit.ingest.frames import to_batch;"
         "from toolkit.dataset import TRADES;"
         "to_batch(TRADES, {'ts': np.array([0], 'M8[us]'), 'price': [1.0], 'side': ['buy']},"
         " series='A'); print(sorted({'pandas', 'polars', 'pyarrow'} & set(sys.modules)))"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from toolkit.dataset import CANDLES
 from toolkit.errors import InputError, QueryError
-from toolkit.frames import to_batch
+from toolkit.ingest.frames import to_batch
 from toolkit.timegrid import EARLIEST, LATEST
 
 

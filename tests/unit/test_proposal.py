@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.dataset import CANDLES, Aggregate, Dataset
 from toolkit.errors import InputError, SchemaError
-from toolkit.frames import to_batch
+from toolkit.ingest.frames import to_batch
 
 
 def frame_of(rows: int, every: str, **columns: object) -> pd.DataFrame:

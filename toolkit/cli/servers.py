@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from toolkit.config import environment
 from toolkit.local import Endpoints, LocalServers, Status, default_root
 
 DOWN = 3
@@ -38,7 +38,7 @@ def _instance_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _servers(root: Path | None, name: str, **options: Any) -> LocalServers:
-    return LocalServers(root or default_root(os.environ), name=name, **options)
+    return LocalServers(root or default_root(environment()), name=name, **options)
 
 
 @click.command()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from toolkit.columns import NULL_INT, Columns, is_null
 from toolkit.errors import InputError, shorten
-from toolkit.forms import (
+from toolkit.ingest.forms import (
     Coded,
     Mask,
     Numbers,
@@ -95,7 +95,7 @@ def plain(column: object, place: str) -> Plain:
     if sys.modules.get("pyarrow"):
         import pyarrow as pa
 
-        from toolkit.arrowsource import from_arrow
+        from toolkit.ingest.arrowsource import from_arrow
 
         if isinstance(column, (pa.Array, pa.ChunkedArray)):
             return from_arrow(column, place)
@@ -237,7 +237,7 @@ def _from_pandas(series: pd.Series, place: str) -> Plain:
     if isinstance(dtype, pd.ArrowDtype) or getattr(dtype, "storage", "") == "pyarrow":
         import pyarrow as pa
 
-        from toolkit.arrowsource import from_arrow
+        from toolkit.ingest.arrowsource import from_arrow
 
         return from_arrow(pa.array(series.array, from_pandas=True), place)
     if isinstance(dtype, np.dtype):
@@ -270,7 +270,7 @@ def _from_polars(series: pl.Series, place: str) -> Plain:
         return Times(counts, dtype.time_unit, "utc" if dtype.time_zone else "none")
     if dtype in (pl.String, pl.Categorical, pl.Enum) or isinstance(dtype, pl.Decimal):
         try:
-            from toolkit.arrowsource import from_arrow
+            from toolkit.ingest.arrowsource import from_arrow
 
             return from_arrow(series.to_arrow(), place)
         except ImportError:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from toolkit.columns import NULL_CODE, NULL_INT
 from toolkit.errors import InputError
-from toolkit.forms import Mask, Numbers, Objects, Plain, Scaled, Times, compacted
+from toolkit.ingest.forms import Mask, Numbers, Objects, Plain, Scaled, Times, compacted
 
 
 def from_arrow(column: pa.Array | pa.ChunkedArray, place: str) -> Plain:

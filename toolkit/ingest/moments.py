@@ -9,10 +9,10 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.coerce import refuse
 from toolkit.columns import NULL_INT
 from toolkit.errors import InputError, QueryError, shorten
-from toolkit.forms import Coded, Mask, Numbers, Objects, Plain, Times, is_missing
+from toolkit.ingest.coerce import refuse
+from toolkit.ingest.forms import Coded, Mask, Numbers, Objects, Plain, Times, is_missing
 from toolkit.timegrid import EARLIEST, LATEST, Instants, to_us, zone
 
 UNITS = ("s", "ms", "us", "ns")

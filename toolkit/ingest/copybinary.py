@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit.columns import InBand, is_null
-from toolkit.frames import Batch
+from toolkit.ingest.frames import Batch
 from toolkit.timegrid import PG_EPOCH
 
 # https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format": signature, flags and

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.coerce import to_series
 from toolkit.dataset import Aggregate, Column, Dataset
 from toolkit.errors import InputError, shorten
-from toolkit.forms import Coded, Numbers, Objects, Plain, Scaled, is_missing, shown
-from toolkit.moments import to_instants
-from toolkit.sources import Frame, open_frame, plain
+from toolkit.ingest.coerce import to_series
+from toolkit.ingest.forms import Coded, Numbers, Objects, Plain, Scaled, is_missing, shown
+from toolkit.ingest.moments import to_instants
+from toolkit.ingest.sources import Frame, open_frame, plain
 from toolkit.timegrid import DAY, SECOND, Instants, Step
 
 if TYPE_CHECKING:

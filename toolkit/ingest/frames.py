@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.coerce import coerce, name_problem, refuse, to_int, to_series
 from toolkit.columns import NULL_INT, Codes, InBand, nulls
 from toolkit.errors import InputError, shorten
-from toolkit.moments import to_instants
-from toolkit.sources import Frame, open_frame, plain
+from toolkit.ingest.coerce import coerce, name_problem, refuse, to_int, to_series
+from toolkit.ingest.moments import to_instants
+from toolkit.ingest.sources import Frame, open_frame, plain
 from toolkit.timegrid import Instants
 
 if TYPE_CHECKING:

@@ -11,7 +11,17 @@ import numpy.typing as npt
 
 from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT, Codes, InBand
 from toolkit.errors import InputError, shorten
-from toolkit.forms import Coded, Mask, Numbers, Objects, Plain, Scaled, Times, is_missing, shown
+from toolkit.ingest.forms import (
+    Coded,
+    Mask,
+    Numbers,
+    Objects,
+    Plain,
+    Scaled,
+    Times,
+    is_missing,
+    shown,
+)
 
 MAX_NAME = 500
 
