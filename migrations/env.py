@@ -35,9 +35,9 @@ def configure(connection: Connection | None) -> None:
         return
     from toolkit.tables import metadata_of
 
-    context.configure(
-        connection=connection, target_metadata=metadata_of(connection, SCHEMA), **options
-    )
+    metadata = metadata_of(connection, SCHEMA)
+    connection.commit()  # in a transaction of ours Alembic would begin and commit none of its own
+    context.configure(connection=connection, target_metadata=metadata, **options)
 
 
 if context.is_offline_mode():

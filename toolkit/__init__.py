@@ -86,20 +86,9 @@ def resolve(
 
     ``flags`` are settings by key (``{"database.schema": "bars"}``) that win over all others.
     """
-    from dataclasses import replace
+    from toolkit import opening
 
-    from toolkit.config import environment, load_settings
-
-    settings = load_settings(source, flags=flags)
-    if settings.dsn is not None:
-        return settings
-    from toolkit import migrate
-    from toolkit.local import LocalServers, default_root
-
-    endpoints = LocalServers(default_root(environment())).up()
-    if not migrate.status(endpoints.dsn, schema=settings.schema).is_current:
-        migrate.upgrade(endpoints.dsn, schema=settings.schema)
-    return replace(settings, dsn=endpoints.dsn)
+    return opening.resolve(source, flags)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from toolkit.columns import Columns
 from toolkit.config import Settings
 from toolkit.dataset import Dataset
 from toolkit.drivers.aio import AsyncDriver
+from toolkit.inspection import DatasetStats
 from toolkit.partitions import Partition
 from toolkit.query import build_query
 from toolkit.refresher import Progress, RefreshReport
@@ -198,6 +199,10 @@ class AsyncStore:
         strongest lock on the dataset for a moment.
         """
         return await self._roads.drop_partitions(dataset, start, end)
+
+    async def describe(self, dataset: str) -> DatasetStats:
+        """Return the server's figures of a dataset: series, rows, bytes, what is unfollowed."""
+        return await self._roads.describe(dataset)
 
     def stats(self) -> dict[str, float]:
         """Return counters of this store: reads by strategy, rows, times, and its pool's."""

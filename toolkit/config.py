@@ -241,7 +241,8 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
 
 
 def _schema(name: str, origins: Mapping[str, str]) -> str:
-    if not name or len(name.encode()) > 63 or "\0" in name or name.startswith("pg_"):
+    # %: what stands in a statement with parameters must not look like one
+    if not name or len(name.encode()) > 63 or set(name) & {"\0", "%"} or name.startswith("pg_"):
         where = origins.get("database.schema", "")
         raise ConfigError(where, "database.schema", f"{name!r} is not a usable schema name")
     return name

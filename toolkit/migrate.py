@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from alembic import command
@@ -21,11 +22,25 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from toolkit.ddl import ident, literal
 from toolkit.drivers.failures import translate
 from toolkit.errors import Busy, SchemaError
 
 _LOCK_TIMEOUT = "2s"
 _TRIES = 20
+# search_path: a role called as the schema has it as its default one, which autogenerate calls None
+_SESSION = """SELECT set_config('timezone', 'UTC', false), set_config('lock_timeout', %s, false),
+       set_config('search_path', 'pg_catalog', false)"""
+# CREATE SCHEMA IF NOT EXISTS asks for the right to create even where there is nothing to do
+_SCHEMA_SQL = """DO $schema$
+BEGIN
+    IF to_regnamespace({text}) IS NULL THEN
+        CREATE SCHEMA {name};
+    END IF;
+END
+$schema$;
+
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +81,7 @@ def _config(schema: str, out: io.StringIO | None = None) -> Config:
 def connected(conninfo: str) -> Iterator[Connection]:
     """Yield a SQLAlchemy connection over psycopg, in UTC, with a lock timeout."""
     engine = create_engine(
-        "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(
-            conninfo, options=f"-c timezone=UTC -c lock_timeout={_LOCK_TIMEOUT}"
-        ),
-        poolclass=NullPool,
+        "postgresql+psycopg://", creator=lambda: _session(conninfo), poolclass=NullPool
     )
     try:
         with engine.connect() as connection:
@@ -83,6 +94,13 @@ def connected(conninfo: str) -> Iterator[Connection]:
         raise
     finally:
         engine.dispose()
+
+
+def _session(conninfo: str) -> psycopg.Connection[Any]:
+    connection = psycopg.connect(conninfo)
+    connection.execute(_SESSION, (_LOCK_TIMEOUT,))
+    connection.commit()
+    return connection
 
 
 def upgrade(
@@ -117,8 +135,7 @@ def downgrade(
         _run(connection, schema, command.downgrade, revision, deadline_s, on_progress)
         status = _status(connection, schema)
         if status.current is None:
-            name = '"' + schema.replace('"', '""') + '"'
-            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}.alembic_version")
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {ident(schema)}.alembic_version")
             connection.commit()
         return status
 
@@ -139,6 +156,8 @@ def history(conninfo: str, *, schema: str = "toolkit") -> tuple[Revision, ...]:
 def sql(*, schema: str = "toolkit", revision: str = "head") -> str:
     """Return the SQL of the migrations without connecting (``"0001:0002"`` for a part)."""
     out = io.StringIO()
+    if ":" not in revision:
+        out.write(_SCHEMA_SQL.format(name=ident(schema), text=literal(ident(schema))))
     try:
         command.upgrade(_config(schema, out), revision, sql=True)
     except CommandError as error:
@@ -225,13 +244,11 @@ def _holder(connection: Connection, key: str) -> str:
 
 
 def _make_schema(connection: Connection, schema: str) -> None:
-    # CREATE SCHEMA IF NOT EXISTS asks for the right to create even where there is nothing to do
     exists = connection.exec_driver_sql(
         "SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)
     ).scalar()
     if not exists:
-        name = '"' + schema.replace('"', '""') + '"'
-        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {name}")
+        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {ident(schema)}")
     connection.commit()
 
 

@@ -16,7 +16,7 @@ from toolkit.partitions import Partitioning
 from toolkit.query import Query
 from toolkit.reader import Reader
 from toolkit.reduce import Table
-from toolkit.shape import unpack
+from toolkit.shape import to_table
 from toolkit.strategy import Plan, compose
 from toolkit.timegrid import EARLIEST, LATEST, Grid, Span, to_datetime
 
@@ -78,7 +78,7 @@ class Newest:
         statement = compose.points_statement(
             entry, tuple(columns), by_labels=False, has_limit=True, descending=True
         )
-        packed = [(c, entry.dataset.column(c).base) for c in columns]
+        packing = compose.packing_of_points(entry, tuple(columns))
         best: dict[int, tuple[Any, ...]] = {}
         left = list(ids)
         for low in await self._window_starts(entry):
@@ -95,7 +95,7 @@ class Newest:
             left = [r[0] for r in rows if r[1] < n]
         rows_in_order: Rows = [best[i] for i in ids if i in best]
         code_of: Mapping[int, int] = {i: k for k, i in enumerate(ids)}
-        table = unpack(rows_in_order, code_of, packed, entry.dataset.has_seq)
+        table = to_table(packing, rows_in_order, code_of)
         # newest first from the server, oldest first in an answer
         return table.take(np.lexsort((np.arange(len(table))[::-1], table.series)))
 

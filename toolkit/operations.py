@@ -41,11 +41,7 @@ class CreateDataset(MigrateOperation):
         cls, operations: Operations, dataset: Dataset | str, *, schema: str = "toolkit", **spec: Any
     ) -> None:
         """Create ``dataset``, or the one that a name and the fields of ``Dataset`` describe."""
-        if isinstance(dataset, str):
-            dataset = Dataset(dataset, **spec)
-        elif spec:
-            raise SchemaError("give either a Dataset or a name with its fields, not both")
-        operations.invoke(cls(dataset, schema))
+        operations.invoke(cls(_declared(dataset, spec), schema))
 
     def reverse(self) -> DropDataset:
         return DropDataset(self.dataset, self.schema)
@@ -61,10 +57,10 @@ class DropDataset(MigrateOperation):
 
     @classmethod
     def drop_dataset(
-        cls, operations: Operations, dataset: Dataset, *, schema: str = "toolkit"
+        cls, operations: Operations, dataset: Dataset | str, *, schema: str = "toolkit", **spec: Any
     ) -> None:
-        """Drop the tables, triggers, rollups and catalog rows of ``dataset``."""
-        operations.invoke(cls(dataset, schema))
+        """Drop the tables, triggers, rollups and catalog rows; takes what create_dataset takes."""
+        operations.invoke(cls(_declared(dataset, spec), schema))
 
     def reverse(self) -> CreateDataset:
         return CreateDataset(self.dataset, self.schema)
@@ -73,18 +69,34 @@ class DropDataset(MigrateOperation):
 @Operations.implementation_for(CreateDataset)
 def _create(operations: Operations, operation: CreateDataset) -> None:
     for statement in ddl.create_dataset(operation.dataset, operation.schema):
-        _execute(operations, statement)
+        execute(operations, statement)
 
 
 @Operations.implementation_for(DropDataset)
 def _drop(operations: Operations, operation: DropDataset) -> None:
     for statement in ddl.drop_dataset(operation.dataset, operation.schema):
-        _execute(operations, statement)
+        execute(operations, statement)
 
 
-def _execute(operations: Operations, statement: str) -> None:
-    # straight to the driver: text() would read colons in JSON and casts as parameters
-    context = operations.migration_context
+def _declared(dataset: Dataset | str, spec: dict[str, Any]) -> Dataset:
+    if isinstance(dataset, Dataset):
+        if spec:
+            raise SchemaError("give either a Dataset or a name with its fields, not both")
+        return dataset
+    try:
+        return Dataset(dataset, **spec)
+    except TypeError as error:
+        raise SchemaError(
+            f"dataset {dataset!r}: {error}; give a Dataset, or a name with the fields of one"
+        ) from None
+
+
+def execute(operations: Any, statement: str) -> None:
+    """Run or print a statement as it is; ``operations`` is a migration's ``op``.
+
+    ``op.execute`` would read colons in JSON and casts as parameters, and prints ``%`` twice.
+    """
+    context = operations.get_context()
     if context.as_sql:
         context.impl.static_output(statement + ";\n")
     else:

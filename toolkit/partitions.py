@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import numpy as np
 
 from toolkit.catalog import Entry
 from toolkit.directory import Directory
-from toolkit.drivers import Driver
+from toolkit.drivers import Driver, Params, Transaction
 from toolkit.errors import DatabaseError
-from toolkit.statements import compose, name
-from toolkit.timegrid import Grid, Instants, Span, Step, to_datetime, to_us
+from toolkit.statements import Part, compose, name
+from toolkit.timegrid import EARLIEST, LATEST, Grid, Instants, Span, Step, to_datetime, to_us
 
 _BOUND = re.compile(r"FROM \('([^']+)'\) TO \('([^']+)'\)")
 
@@ -73,8 +73,9 @@ class NativePartitioning:
         for span in _joined(grid, missing):
             params = {
                 "dataset": entry.dataset.name,
-                "low": to_datetime(span.start),
-                "high": to_datetime(span.end),
+                # the outermost partitions may reach beyond what may be asked for
+                "low": to_datetime(max(span.start, EARLIEST)),
+                "high": to_datetime(min(span.end, LATEST)),
             }
             await self._driver.fetch(statement, params)
         seen.update(missing)
@@ -96,10 +97,23 @@ class NativePartitioning:
             async with self._driver.transaction() as transaction:
                 # the parent first; TRUNCATE fires the trigger that logs what goes
                 await transaction.execute(compose("partition/lock_parent", points=parent))
+                if entry.dataset.changelog == "writer":
+                    await self._log(transaction, entry, table)
                 await transaction.execute(compose("partition/empty_partition", partition=table))
                 await transaction.execute(compose("partition/drop_partition", partition=table))
         self.forget(entry)
         return inside
+
+    async def _log(self, transaction: Transaction, entry: Entry, table: Part) -> None:
+        grid = entry.dataset.log_step
+        assert grid.width is not None
+        params: Params = {
+            "width": timedelta(microseconds=grid.width),
+            "origin": to_datetime(grid.origin),
+        }
+        log = name(entry.schema, f"{entry.dataset.name}_log")
+        statement = compose("partition/log_partition", log=log, partition=table)
+        await transaction.execute(statement, params)
 
     def count(self, entry: Entry, ts: Instants) -> int:
         return _grid(entry).count(Span(int(ts.min()), int(ts.max()) + 1))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from toolkit.errors import QueryError, shorten
-from toolkit.timegrid import Grid, Span, Step
+from toolkit.timegrid import Grid, Span, Step, zone
 
 STRATEGIES = ("auto", "direct", "aggregated", "downsampled")
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "in", "is null", "is not null")
@@ -94,8 +94,8 @@ def build_query(
         raise QueryError("give either series or labels, not both")
     span = Span.between(start, end)
     grid = None if step is None or step == "auto" else Grid(Step.parse(step), tz)
-    if grid is None:
-        Grid(Step(1, "d"), tz)  # an unknown zone is refused whether it is used or not
+    if grid is None and tz != "UTC":
+        zone(tz)  # an unknown zone is refused whether it is used or not
     query = Query(
         dataset=dataset,
         series=names,

@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit import decode, shape
+from toolkit import shape
 from toolkit.catalog import Entry
 from toolkit.columns import Columns
 from toolkit.config import Limits
 from toolkit.dataset import Dataset
+from toolkit.decode import Packing
 from toolkit.directory import Directory
-from toolkit.drivers import Driver, Params, Rows
+from toolkit.drivers import Driver, Params, Rows, Transaction
 from toolkit.errors import QueryError
 from toolkit.query import Query
 from toolkit.reduce import Table, bucket_points, finish, group_series, merge
 from toolkit.strategy import Density, Plan, choose, compose
-from toolkit.strategy.choose import pieces
+from toolkit.strategy.choose import even_edges
 from toolkit.strategy.params import grid_params, range_params, rollup_params, where_params
 from toolkit.timegrid import Grid, Span, Step
 
@@ -43,6 +44,26 @@ class Targets:
     by_labels: bool
     params: Params
     step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A query with all that was looked up for it, and how it will be answered."""
+
+    query: Query
+    entry: Entry
+    targets: Targets
+    plan: Plan
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a source gave: rows, the names of their series codes, and the rows it touched."""
+
+    table: Table
+    names: tuple[str, ...]
+    sources: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,39 +87,11 @@ class Reader:
 
     async def read(self, query: Query) -> Columns:
         """Answer a query; the plan that did it comes along as ``cols.plan``."""
-        started = time.perf_counter()
-        entry, targets, plan = await self.prepare(query)
-        columns = await self.answer(query, entry, targets, plan)
-        assert isinstance(columns.plan, Plan)
-        elapsed = (time.perf_counter() - started) * 1000
-        columns.plan = replace(columns.plan, elapsed_ms=elapsed)
-        return columns
+        return await self.answer(await self.prepare(query))
 
-    async def answer(self, query: Query, entry: Entry, targets: Targets, plan: Plan) -> Columns:
-        """Carry out a plan."""
-        if plan.strategy == "downsampled":
-            table, names, sources = await self._from_rollup(query, entry, targets, plan)
-        elif plan.strategy == "aggregated":
-            table, names, sources = await self._from_buckets(query, entry, targets, plan)
-        else:
-            table, names, sources = await self._from_points(query, entry, targets, plan)
-        done = replace(plan, sources=sources, node=self._driver.node)
-        return await self.finish(query, entry, done, table, names)
-
-    async def plan(self, query: Query) -> Plan:
-        """Return the plan a query would be answered by."""
-        return (await self.prepare(query))[2]
-
-    async def explain(self, query: Query, *, analyze: bool = False) -> tuple[Plan, str, str]:
-        """Return the plan, its statement and what the database's EXPLAIN says of it."""
-        entry, targets, plan = await self.prepare(query)
-        statement, params = self._statement(query, entry, targets, plan)
-        options = b"(ANALYZE, BUFFERS) " if analyze else b""
-        rows = await self._driver.fetch(b"EXPLAIN " + options + statement, params)
-        return plan, statement.decode(), "\n".join(row[0] for row in rows)
-
-    async def prepare(self, query: Query) -> tuple[Entry, Targets, Plan]:
+    async def prepare(self, query: Query) -> Work:
         """Look up what a query names, and choose how to answer it."""
+        started = time.perf_counter()
         entry = await self._directory.entry(query.dataset)
         targets = await self._targets(query, entry)
         density = None
@@ -108,27 +101,49 @@ class Reader:
         plan = choose(query, entry, self._limits, native_step=targets.step, density=density)
         if query.grid is not None and query.grid.step.approximate_us < (targets.step or 0):
             await self._refuse_finer(query, entry, targets)
-        return entry, targets, plan
+        return Work(query, entry, targets, plan, started)
+
+    async def answer(self, work: Work) -> Columns:
+        """Carry out a plan."""
+        if work.plan.strategy == "downsampled":
+            found = await self._from_rollup(work)
+        elif work.plan.strategy == "aggregated":
+            found = await self._from_buckets(work)
+        else:
+            found = await self._from_points(work)
+        return await self.finish(work, found)
+
+    async def explain(self, query: Query, *, analyze: bool = False) -> tuple[Plan, str, str]:
+        """Return the plan, its statement and what the database's EXPLAIN says of it."""
+        work = await self.prepare(query)
+        statement, params = self._statement(work)
+        options = b"(ANALYZE, BUFFERS) " if analyze else b""
+        rows = await self._driver.fetch(b"EXPLAIN " + options + statement, params)
+        return work.plan, statement.decode(), "\n".join(row[0] for row in rows)
 
     async def _targets(self, query: Query, entry: Entry) -> Targets:
-        if query.series is None:
+        if query.series is not None:
+            found = await self._directory.series(entry, query.series)
+        elif query.span.width <= Step.parse(entry.dataset.partition).approximate_us:
+            # in the same statement: one round trip, however many series carry the labels
             labels = json.dumps(dict(query.labels or {}))
             params: Params = {"dataset_id": entry.id, "labels": labels}
             return Targets((), (), True, params, None)
-        found = await self._directory.series(entry, query.series)
+        else:  # a long read is cut into pieces by series and time
+            found = await self._directory.list_series(entry, query.labels)
         steps = [s.step for s in found]
-        step = None if None in steps else min(s for s in steps if s is not None)
-        ids = tuple(s.id for s in found)
-        return Targets(query.series, ids, False, {"ids": list(ids)}, step)
+        step = None if None in steps else min((s for s in steps if s is not None), default=None)
+        ids = tuple([s.id for s in found])
+        return Targets(tuple([s.name for s in found]), ids, False, {"ids": list(ids)}, step)
 
     async def _refuse_finer(self, query: Query, entry: Entry, targets: Targets) -> None:
         # the recorded step may be out of date: look before refusing
         assert query.grid is not None
-        for index, series in enumerate(await self._directory.series(entry, targets.names)):
-            wanted = query.grid.step.approximate_us
+        wanted = query.grid.step.approximate_us
+        for series in await self._directory.series(entry, targets.names):
             if series.step is None or series.step <= wanted:
                 continue
-            finest = await self._finest_distance(query, entry, targets.ids[index])
+            finest = await self._finest_distance(query, entry, series.id)
             if finest is not None and finest < series.step:
                 await self._directory.make_series(entry, {series.name: finest})
             if finest is None or finest > wanted:
@@ -142,8 +157,10 @@ class Reader:
         statement = compose.points_statement(entry, (), by_labels=False, has_limit=True)
         params = {"ids": [series_id], "limit": PIECE, **range_params(query.span)}
         rows = await self._driver.fetch(statement, params, timeout=query.timeout)
-        ts = decode.times([rows[0][2]])
-        return int(np.diff(ts).min()) if len(ts) > 1 else None
+        packing = compose.packing_of_points(entry, ())
+        apart = np.diff(shape.to_table(packing, rows, {series_id: 0}).ts)
+        apart = apart[apart > 0]
+        return int(apart.min()) if len(apart) else None
 
     async def density(self, query: Query, entry: Entry, targets: Targets, cap: int) -> Density:
         """Measure how many points the busiest series has in the range, up to ``cap``."""
@@ -157,63 +174,53 @@ class Reader:
         extent = Span.between(min(lows), max(highs))
         return Density(max(r[1] for r in rows), Span(extent.start, extent.end + 1))
 
-    async def _from_points(
-        self, query: Query, entry: Entry, targets: Targets, plan: Plan
-    ) -> tuple[Table, tuple[str, ...], Mapping[str, int]]:
-        columns = point_columns(query, entry.dataset, plan)
-        statement, params = self._points_statement(query, entry, targets, plan)
-        units = await self._units(query, entry, targets)
-        rows = await self._fetch(query, statement, params, units)
-        table, names = await self.table(
-            entry, targets, rows, [(c, entry.dataset.column(c).base) for c in columns]
-        )
+    async def _from_points(self, work: Work) -> Found:
+        dataset, plan = work.entry.dataset, work.plan
+        packing = compose.packing_of_points(work.entry, point_columns(work.query, dataset, plan))
+        statement, params = self._points_statement(work)
+        rows = await self._fetch(work, statement, params, await self._units(work))
+        table, names = await self.table(work, rows, packing)
         count = len(table)
         if plan.grid is not None:
             table = await self._compute(
-                count, bucket_points, table, plan.states, entry.dataset, plan.grid
+                count, bucket_points, table, plan.states, dataset, plan.grid
             )
-        return table, names, {"points": count}
+        return Found(table, names, {"points": count})
 
-    async def _from_buckets(
-        self, query: Query, entry: Entry, targets: Targets, plan: Plan
-    ) -> tuple[Table, tuple[str, ...], Mapping[str, int]]:
-        statement, params = self._statement(query, entry, targets, plan)
-        rows = await self._driver.fetch(statement, params, timeout=query.timeout)
+    async def _from_buckets(self, work: Work) -> Found:
+        statement, params = self._statement(work)
+        rows = await self._driver.fetch(statement, params, timeout=work.query.timeout)
+        packing = compose.packing_of_states(work.plan.states)
         touched = sum(r[2] or 0 for r in rows)
-        packed = [(s.name, compose.packing_of(s)) for s in plan.states]
-        table, names = await self.table(
-            entry, targets, [(r[0], r[1], *r[3:]) for r in rows], packed
-        )
-        return table, names, {"points": touched}
+        packed = [(r[0], r[1], *r[3:]) for r in rows]
+        return Found(*await self.table(work, packed, packing), {"points": touched})
 
-    async def _from_rollup(
-        self, query: Query, entry: Entry, targets: Targets, plan: Plan
-    ) -> tuple[Table, tuple[str, ...], Mapping[str, int]]:
-        statement, params = self._statement(query, entry, targets, plan)
-        rows = await self._driver.fetch(statement, params, timeout=query.timeout)
-        width = 2 + len(plan.states)  # id and count, then ts and the states
-        clean = [(r[0], r[1], *r[2 : width + 1]) for r in rows]
-        fresh = [(r[0], r[width + 1], *r[width + 3 :]) for r in rows]
-        sources = {
-            "rollup": sum(r[1] for r in clean),
-            "points": sum(r[width + 2] or 0 for r in rows),
-        }
-        packed = [(s.name, compose.packing_of(s)) for s in plan.states]
-        both = clean if not any(r[1] for r in fresh) else [*clean, *fresh]
-        table, names = await self.table(entry, targets, both, packed)
-        if both is not clean:
-            table = table.take(np.lexsort((table.ts, table.series)))
+    async def _from_rollup(self, work: Work) -> Found:
+        plan = work.plan
         assert plan.rollup is not None
         assert plan.grid is not None
+        statement, params = self._statement(work)
+        rows = await self._driver.fetch(statement, params, timeout=work.query.timeout)
+        packing = compose.packing_of_states(plan.states)
+        # a row is: id; count and columns from the rollup; count, touched and columns from points
+        at = 2 + packing.width
+        clean = [r[:at] for r in rows]
+        fresh = [(r[0], r[at], *r[at + 2 :]) for r in rows if r[at]]
+        table, names = await self.table(work, [*clean, *fresh], packing)
+        if fresh:
+            table = table.take(np.lexsort((table.ts, table.series)))
         if plan.grid != plan.rollup.grid:
             table = await self._compute(len(table), merge, table, plan.states, plan.grid)
-        return table, names, sources
+        sources = {
+            "rollup": sum(r[1] for r in rows),
+            "points": sum(r[at + 1] or 0 for r in rows),
+        }
+        return Found(table, names, sources)
 
-    def _statement(
-        self, query: Query, entry: Entry, targets: Targets, plan: Plan
-    ) -> tuple[bytes, Params]:
+    def _statement(self, work: Work) -> tuple[bytes, Params]:
+        query, entry, targets, plan = work.query, work.entry, work.targets, work.plan
         if plan.strategy == "direct":
-            statement, params = self._points_statement(query, entry, targets, plan)
+            statement, params = self._points_statement(work)
             return statement, {**params, **range_params(query.span)}
         assert plan.grid is not None
         params = {**targets.params, **range_params(query.span)}
@@ -236,125 +243,122 @@ class Reader:
         params |= where_params(query.where, entry) | grid_params(plan.grid, query.span)
         return statement, params | ({"limit": query.limit} if has_limit else {})
 
-    def _points_statement(
-        self, query: Query, entry: Entry, targets: Targets, plan: Plan
-    ) -> tuple[bytes, Params]:
+    def _points_statement(self, work: Work) -> tuple[bytes, Params]:
+        query, plan = work.query, work.plan
         has_limit = query.limit is not None and plan.grid is None
         statement = compose.points_statement(
-            entry,
-            point_columns(query, entry.dataset, plan),
-            by_labels=targets.by_labels,
+            work.entry,
+            point_columns(query, work.entry.dataset, plan),
+            by_labels=work.targets.by_labels,
             where=query.where,
             has_limit=has_limit,
             descending=query.descending and plan.grid is None,
         )
-        params = {**targets.params, **where_params(query.where, entry)}
+        params = {**work.targets.params, **where_params(query.where, work.entry)}
         return statement, params | ({"limit": query.limit} if has_limit else {})
 
-    async def _units(self, query: Query, entry: Entry, targets: Targets) -> list[Unit]:
+    async def _units(self, work: Work) -> list[Unit]:
         """Cut a read of points into statements of some ten thousand points each."""
-        whole = [Unit(query.span, targets.ids)]
+        query, targets = work.query, work.targets
+        span, each, ids = query.span, targets.step, targets.ids
+        whole = [Unit(span, ids)]
         if targets.by_labels or query.limit is not None:
             return whole
-        span, each = query.span, targets.step
-        if each is None:
-            interval = Grid(Step.parse(entry.dataset.partition))
-            if span.width <= interval.step.approximate_us:
-                return whole
-        elif span.width // each * len(targets.ids) <= PIECE:
+        if each is not None and span.width // each * len(ids) <= PIECE:
             return whole
-        density = await self.density(query, entry, targets, PIECE + 1 if each is None else 1)
-        span = density.extent
-        if each is None:
-            if density.count <= PIECE:
-                return _grouped(query.span, targets.ids, density.count)
-            spans = query.span.cut(Grid(Step.parse(entry.dataset.partition)).edges(span))
-        else:
-            count = span.width // each
-            if count <= PIECE // 2:
-                return _grouped(query.span, targets.ids, count)
-            spans = pieces(span, each, PIECE)
-            # what lies outside the extent now may be written before the snapshot is taken
-            spans[0], spans[-1] = replace(spans[0], start=query.span.start), spans[-1]
-            spans[-1] = replace(spans[-1], end=query.span.end)
-        if query.descending and query.is_native:
+        partition = Grid(Step.parse(work.entry.dataset.partition))
+        if each is None and span.width <= partition.step.approximate_us:
+            return whole
+        cap = PIECE + 1 if each is None else 1
+        density = await self.density(query, work.entry, targets, cap)
+        extent = density.extent
+        count = density.count if each is None else extent.width // each
+        if count <= PIECE:
+            size = max(1, PIECE // max(count, 1))
+            return [Unit(span, ids[i : i + size]) for i in range(0, len(ids), size)] or whole
+        # what lies outside the extent now may be written before the snapshot is taken
+        edges = partition.edges(extent) if each is None else even_edges(extent, each, PIECE)
+        spans = span.cut(edges)
+        if query.descending and work.plan.grid is None:
             spans.reverse()
-        return [Unit(piece, (one,)) for one in targets.ids for piece in spans]
+        return [Unit(piece, (one,)) for one in ids for piece in spans]
 
     async def _fetch(
-        self, query: Query, statement: bytes, params: Params, units: Sequence[Unit]
+        self, work: Work, statement: bytes, params: Params, units: Sequence[Unit]
     ) -> Rows:
         """Run a statement for every unit, several at once, all in one snapshot."""
+        timeout = work.query.timeout
         if len(units) == 1:
             mine = {**params, **range_params(units[0].span)}
-            return await self._driver.fetch(statement, mine, timeout=query.timeout)
+            return await self._driver.fetch(statement, mine, timeout=timeout)
         answers: list[Rows] = [[] for _ in units]
         queue = iter(range(len(units)))
 
-        async def work(transaction: Any) -> None:
+        async def run(transaction: Transaction) -> None:
             for number in queue:
                 unit = units[number]
                 mine = {**params, **range_params(unit.span), "ids": list(unit.ids)}
                 answers[number] = await transaction.fetch(statement, mine)
 
         async with self._driver.transaction(
-            repeatable=True, read_only=True, timeout=query.timeout
+            repeatable=True, read_only=True, timeout=timeout
         ) as leader:
-            rows = await leader.fetch(b"SELECT pg_export_snapshot()")
+            snapshot = (await leader.fetch(b"SELECT pg_export_snapshot()"))[0][0]
 
             async def follow() -> None:
                 async with self._driver.transaction(
-                    snapshot=rows[0][0], read_only=True, timeout=query.timeout
+                    snapshot=snapshot, read_only=True, timeout=timeout
                 ) as follower:
-                    await work(follower)
+                    await run(follower)
 
-            jobs: list[Callable[[], Any]] = [lambda: work(leader)]
+            jobs: list[Callable[[], Any]] = [lambda: run(leader)]
             jobs += [follow] * (min(self._parallel, len(units)) - 1)
             await self._driver.gather(jobs)
         return [row for answer in answers for row in answer]
 
     async def table(
-        self, entry: Entry, targets: Targets, rows: Rows, packed: Sequence[tuple[str, str]]
+        self, work: Work, rows: Rows, packing: Packing
     ) -> tuple[Table, tuple[str, ...]]:
         """Return packed rows as a table, and the names that its series codes stand for."""
-        if targets.by_labels:
+        if work.targets.by_labels:
             ids = list(dict.fromkeys(r[0] for r in rows))
-            by_id = await self._directory.names(entry, ids)
-            names, code_of = tuple(by_id[i] for i in ids), {i: k for k, i in enumerate(ids)}
+            by_id = await self._directory.names(work.entry, ids)
+            names = tuple(by_id[i] for i in ids)
         else:
-            names, code_of = targets.names, {i: k for k, i in enumerate(targets.ids)}
-        has_seq = entry.dataset.has_seq
-        total = sum(r[1] for r in rows)
-        table = await self._compute(total, shape.unpack, rows, code_of, packed, has_seq)
-        return table, names
+            ids, names = list(work.targets.ids), work.targets.names
+        code_of = {series_id: code for code, series_id in enumerate(ids)}
+        total = sum([r[1] for r in rows])
+        return await self._compute(total, shape.to_table, packing, rows, code_of), names
 
-    async def finish(
-        self, query: Query, entry: Entry, plan: Plan, table: Table, names: tuple[str, ...]
-    ) -> Columns:
-        """Turn a table into the answer: groups, picture, averages, order."""
-        dataset = entry.dataset
+    async def finish(self, work: Work, found: Found) -> Columns:
+        """Turn what was found into the answer: groups, picture, averages, order."""
+        query, plan, dataset = work.query, work.plan, work.entry.dataset
+        table, names = found.table, found.names
         if query.group_by is not None:
-            names, groups = await self._groups(entry, query.group_by, names)
+            names, groups = await self._groups(work.entry, query.group_by, names)
             table = group_series(table, plan.states, groups)
         if query.points is not None:
             points = query.points
             table = await self._compute(len(table), shape.picked, table, plan, dataset, points)
+        seq = None
         if plan.grid is None:
-            values = {c: table.values[c] for c in plan.columns}
+            values: Mapping[str, Any] = {c: table.values[c] for c in plan.columns}
             types = {c: dataset.column(c).type for c in plan.columns}
-            categories = {c: table.categories[c] for c in plan.columns if c in table.categories}
+            categories: Mapping[str, tuple[str, ...]] = table.categories
             seq = table.values.get("seq")
         else:
             values, categories = finish(table, plan.aggregates, dataset)
             types = {a.name: dataset.answer_type(a) for a in plan.aggregates}
-            seq = None
         series, ts = table.series, table.ts
         rows = shape.ordered(query, plan, series, len(ts))
         if rows is not None:
             series, ts = series[rows], ts[rows]
             values = {n: v[rows] for n, v in values.items()}
             seq = seq[rows] if seq is not None else None
-        return Columns(names, series, ts, values, types, categories, seq, plan)
+        elapsed = (time.perf_counter() - work.started) * 1000
+        node = self._driver.node
+        done = replace(plan, sources=found.sources, node=node, elapsed_ms=elapsed)
+        return Columns(names, series, ts, values, types, categories, seq, done)
 
     async def _groups(
         self, entry: Entry, label: str, names: tuple[str, ...]
@@ -369,18 +373,13 @@ class Reader:
                 f"they have {', '.join(map(repr, known)) or 'no labels'}"
             )
         groups = sorted(set(values))
-        codes = np.array([groups.index(v) for v in values], dtype=np.int32)
-        return tuple(groups), codes
+        code_of = {group: code for code, group in enumerate(groups)}
+        return tuple(groups), np.array([code_of[v] for v in values], dtype=np.int32)
 
     async def _compute(self, rows: int, function: Callable[..., Any], *args: Any) -> Any:
         if rows < _OFF_LOOP:
             return function(*args)
         return await self._driver.compute(function, *args)
-
-
-def _grouped(span: Span, ids: tuple[int, ...], each: int) -> list[Unit]:
-    size = max(1, PIECE // max(each, 1))
-    return [Unit(span, ids[i : i + size]) for i in range(0, len(ids), size)]
 
 
 def point_columns(query: Query, dataset: Dataset, plan: Plan) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from toolkit.dataset import Dataset
 from toolkit.directory import Directory
 from toolkit.drivers import Driver
 from toolkit.errors import QueryError
+from toolkit.inspection import DatasetStats, describe
 from toolkit.newest import Newest
 from toolkit.partitions import NativePartitioning, Partition
 from toolkit.query import Query, build_query
@@ -183,6 +184,9 @@ class Roads:
     async def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
         entry = await self.directory.entry(dataset)
         return await self.partitioning.drop(entry, Span.between(start, end))
+
+    async def describe(self, dataset: str) -> DatasetStats:
+        return await describe(self.driver, await self.directory.entry(dataset))
 
     def stats(self) -> dict[str, float]:
         return {**self.counters.shown(), **self.driver.stats()}

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from toolkit import decode
 from toolkit.columns import NULL_INT
 from toolkit.dataset import Dataset
+from toolkit.decode import Packing, unpack
 from toolkit.drivers import Rows
 from toolkit.query import Query
 from toolkit.reduce import Table
 from toolkit.strategy import Plan, pick
-from toolkit.timegrid import Instants
 
 
-def unpack(
-    rows: Rows, code_of: Mapping[int, int], packed: Sequence[tuple[str, str]], has_seq: bool
-) -> Table:
-    """Return the arrays of packed rows: (series id, count, ts, [seq,] columns …) each."""
-    counts = np.fromiter((r[1] for r in rows), np.int64, len(rows))
-    codes = np.fromiter((code_of[r[0]] for r in rows), np.int32, len(rows))
-    total = int(counts.sum())
-    series = np.repeat(codes, counts) if len(rows) != 1 else np.full(total, codes[0], np.int32)
-    ts: Instants = decode.times([r[2] for r in rows])
-    decode.check_length("ts", ts, total)
-    values: dict[str, Any] = {}
-    categories: dict[str, tuple[str, ...]] = {}
-    width = len(rows[0]) if rows else 0
-    all_packed = [("seq", "int"), *packed] if has_seq and width == len(packed) + 4 else packed
-    for at, (name, kind) in enumerate(all_packed, 3):
-        values[name], known = decode.column(kind, [r[at] for r in rows])
-        decode.check_length(name, values[name], total)
-        if kind == "category":
-            categories[name] = known
-    return Table(series, ts, values, categories)
+def to_table(packing: Packing, rows: Rows, code_of: Mapping[int, int]) -> Table:
+    """Return packed rows (series id, count, wide, narrow …) as one table, in their order."""
+    unpacked = unpack(packing, [r[1:] for r in rows])
+    if len(code_of) == 1:
+        series = np.zeros(len(unpacked.ts), np.int32)
+    else:
+        codes = np.fromiter((code_of[r[0]] for r in rows), np.int32, len(rows))
+        series = np.repeat(codes, [r[1] for r in rows])
+    return Table(series, unpacked.ts, unpacked.values, unpacked.categories)
 
 
 def picked(table: Table, plan: Plan, dataset: Dataset, points: int) -> Table:

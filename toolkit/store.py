@@ -12,6 +12,7 @@ from toolkit.config import Settings
 from toolkit.dataset import Dataset
 from toolkit.drivers import drive
 from toolkit.drivers.blocking import BlockingDriver
+from toolkit.inspection import DatasetStats
 from toolkit.partitions import Partition
 from toolkit.query import build_query
 from toolkit.refresher import Progress, RefreshReport
@@ -232,6 +233,10 @@ class Store:
         strongest lock on the dataset for a moment.
         """
         return drive(self._roads.drop_partitions(dataset, start, end))
+
+    def describe(self, dataset: str) -> DatasetStats:
+        """Return the server's figures of a dataset: series, rows, bytes, what is unfollowed."""
+        return drive(self._roads.describe(dataset))
 
     def stats(self) -> dict[str, float]:
         """Return counters of this store: reads by strategy, rows, times, and its pool's."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from toolkit.catalog import Entry
 from toolkit.columns import Columns
 from toolkit.config import Limits
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Transaction
 from toolkit.drivers.inside import InsideDriver
 from toolkit.query import Query
-from toolkit.reader import Reader, Targets, point_columns
+from toolkit.reader import Found, Reader, point_columns
 from toolkit.strategy import compose
 from toolkit.strategy.params import range_params, where_params
-from toolkit.timegrid import Span, to_datetime
+from toolkit.timegrid import to_datetime
 
 
 class Streamer:
@@ -51,11 +50,12 @@ class Streamer:
         self, transaction: Transaction, reader: Reader, query: Query, rows: int
     ) -> AsyncIterator[Columns]:
         """Go on after the last key of the piece before: any density, any gap."""
-        entry, targets, plan = await reader.prepare(query)
-        columns = point_columns(query, entry.dataset, plan)
-        packed = [(c, entry.dataset.column(c).base) for c in columns]
+        work = await reader.prepare(query)
+        entry = work.entry
+        columns = point_columns(query, entry.dataset, work.plan)
+        packing = compose.packing_of_points(entry, columns)
         params: dict[str, object] = {
-            **targets.params,
+            **work.targets.params,
             **where_params(query.where, entry),
             **range_params(query.span),
             "limit": rows,
@@ -70,10 +70,9 @@ class Streamer:
                 after="after_ts" in params,
             )
             answer = await transaction.fetch(statement, params)
-            table, names = await reader.table(entry, targets, answer, packed)
+            table, names = await reader.table(work, answer, packing)
             if len(table):
-                done = replace(plan, sources={"points": len(table)}, node=self._driver.node)
-                yield await reader.finish(query, entry, done, table, names)
+                yield await reader.finish(work, Found(table, names, {"points": len(table)}))
             if len(table) < rows:
                 return
             # the last key as start too: the planner leaves out the partitions before it
@@ -83,17 +82,15 @@ class Streamer:
 
     async def _bars(self, reader: Reader, query: Query, rows: int) -> AsyncIterator[Columns]:
         assert query.grid is not None
-        entry, targets, plan = await reader.prepare(query)
-        extent = await self._extent(reader, query, entry, targets)
+        work = await reader.prepare(query)
+        # the series may have points in a small part of the range only
+        density = await reader.density(query, work.entry, work.targets, cap=1)
+        extent = density.extent
         if extent.is_empty:
             return
-        if plan.strategy == "direct":
-            plan = replace(plan, strategy="aggregated")
+        if work.plan.strategy == "direct":
+            work = replace(work, plan=replace(work.plan, strategy="aggregated"))
         for span in extent.cut(query.grid.edges(extent)[::rows]):
-            piece = await reader.answer(replace(query, span=span), entry, targets, plan)
+            piece = await reader.answer(replace(work, query=replace(query, span=span)))
             if len(piece):
                 yield piece
-
-    async def _extent(self, reader: Reader, query: Query, entry: Entry, targets: Targets) -> Span:
-        """Return where the series has points: a range may be much longer."""
-        return (await reader.density(query, entry, targets, cap=1)).extent

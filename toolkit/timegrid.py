@@ -72,21 +72,27 @@ def to_us(value: object, what: str = "time") -> int:
 
 
 def _parse_iso(text: str, what: str) -> datetime:
-    stripped = text.strip()
-    candidate = re.sub(r"^(\d{4}-\d{2}-\d{2})(Z|[+-]\d{2}:?\d{2})$", r"\1T00:00\2", stripped)
-    candidate = re.sub(r"(\.\d{6})\d+", r"\1", candidate)  # floor what is finer than microseconds
     try:
-        parsed = datetime.fromisoformat(candidate)
+        parsed = datetime.fromisoformat(text)  # floors what is finer than microseconds
+    except ValueError:
+        parsed = _parse_date(text, what)
+    if parsed.tzinfo is None:
+        raise QueryError(
+            f"{what}: {shorten(text)} has no time zone; write {text.strip()}Z for UTC "
+            "or add an offset like +01:00"
+        )
+    return parsed
+
+
+def _parse_date(text: str, what: str) -> datetime:
+    """Read what fromisoformat does not: a bare date with an offset, blanks around."""
+    stripped = re.sub(r"^(\d{4}-\d{2}-\d{2})(Z|[+-]\d{2}:?\d{2})$", r"\1T00:00\2", text.strip())
+    try:
+        return datetime.fromisoformat(stripped)
     except ValueError:
         raise QueryError(
             f"{what}: {shorten(text)} is not ISO 8601 time; write for instance 2024-01-31T09:30:00Z"
         ) from None
-    if parsed.tzinfo is None:
-        raise QueryError(
-            f"{what}: {shorten(text)} has no time zone; write {stripped}Z for UTC "
-            "or add an offset like +01:00"
-        )
-    return parsed
 
 
 def to_datetime(us: int) -> datetime:

@@ -253,7 +253,7 @@ class Writer:
                     matched = await self._matched(transaction, entry, params, is_small)
                     statement = self._text(entry, "merge_rows", is_small)
                     touched = await transaction.execute(statement, params)
-                    inserted = len(batch) - matched
+                    inserted = min(len(batch) - matched, touched)
                     return inserted, touched - inserted
             except DatabaseError as error:
                 if error.sqlstate != "23505":
@@ -328,7 +328,9 @@ class Writer:
         }
         async with self._driver.transaction(timeout=WRITE_TIMEOUT) as transaction:
             if entry.dataset.changelog == "writer":
-                await transaction.execute(self._text(entry, "log_range", False), params)
+                statement = self._text(entry, "delete_range_logged", False)
+                count: int = (await transaction.fetch(statement, params))[0][0]
+                return count
             return await transaction.execute(self._text(entry, "delete_range", False), params)
 
     def _text(self, entry: Entry, statement: str, is_small: bool) -> bytes:

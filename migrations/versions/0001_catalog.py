@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from alembic import context, op
 
+from toolkit.ddl import literal
+from toolkit.operations import execute
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -75,7 +78,7 @@ DECLARE
     high timestamptz;
     part text;
     made integer := 0;
-    seen integer := 0;
+    wanted integer;
     event text;
 BEGIN
     IF wanted_from < '1900-01-01' OR wanted_to > '2100-01-01' OR NOT isfinite(wanted_from)
@@ -87,8 +90,14 @@ BEGIN
         index := floor(((extract(year FROM wanted_from) - 1970) * 12
                         + extract(month FROM wanted_from) - 1) / months) * months;
         low := origin + make_interval(months => index);
+        wanted := extract(epoch FROM wanted_to - low) / 2629746 / months;
     ELSE
         low := date_bin(stride, wanted_from, origin);
+        wanted := extract(epoch FROM wanted_to - low) / 86400 / days;
+    END IF;
+    IF wanted > 1500 THEN
+        RAISE EXCEPTION 'more than 1500 partitions of % from % to %: is a timestamp wrong?',
+            parent, wanted_from, wanted_to USING ERRCODE = 'program_limit_exceeded';
     END IF;
     WHILE low < wanted_to LOOP
         IF months > 0 THEN
@@ -97,42 +106,38 @@ BEGIN
         ELSE
             high := low + stride;
         END IF;
-        seen := seen + 1;
-        IF seen > 1500 THEN
-            RAISE EXCEPTION 'more than 1500 partitions of % from % to %: is a timestamp wrong?',
-                parent, wanted_from, wanted_to USING ERRCODE = 'program_limit_exceeded';
-        END IF;
         part := parent || '_p' || to_char(low, 'YYYYMMDD');
-        IF to_regclass(format('%I.%I', '{schema}', part)) IS NULL THEN
-            EXECUTE format('LOCK TABLE %I.%I IN SHARE UPDATE EXCLUSIVE MODE', '{schema}', parent);
-            IF to_regclass(format('%I.%I', '{schema}', part)) IS NULL THEN
+        IF to_regclass(format('%I.%I', {schema_text}, part)) IS NULL THEN
+            EXECUTE format(
+                'LOCK TABLE %I.%I IN SHARE UPDATE EXCLUSIVE MODE', {schema_text}, parent);
+            IF to_regclass(format('%I.%I', {schema_text}, part)) IS NULL THEN
                 EXECUTE format(
                     'CREATE TABLE %1$I.%2$I (LIKE %1$I.%3$I INCLUDING DEFAULTS '
                     'INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE) '
                     'WITH (autovacuum_vacuum_insert_scale_factor = 0.02)',
-                    '{schema}', part, parent);
+                    {schema_text}, part, parent);
                 FOREACH event IN ARRAY CASE WHEN log_function IS NULL THEN '{{}}'::text[]
                                             ELSE '{{INSERT,UPDATE,DELETE}}' END LOOP
                     EXECUTE format(
                         'CREATE TRIGGER %I AFTER %s ON %I.%I REFERENCING %s '
                         'FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()',
-                        'log_' || lower(event), event, '{schema}', part,
+                        'log_' || lower(event), event, {schema_text}, part,
                         CASE event WHEN 'INSERT' THEN 'NEW TABLE AS new_rows'
                                    WHEN 'DELETE' THEN 'OLD TABLE AS old_rows'
                                    ELSE 'OLD TABLE AS old_rows NEW TABLE AS new_rows' END,
-                        '{schema}', log_function);
+                        {schema_text}, log_function);
                 END LOOP;
                 IF log_function IS NOT NULL THEN
                     EXECUTE format(
                         'CREATE TRIGGER log_truncate BEFORE TRUNCATE ON %I.%I '
                         'FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()',
-                        '{schema}', part, '{schema}',
+                        {schema_text}, part, {schema_text},
                         replace(log_function, '_changed_v', '_truncated_v'));
                 END IF;
                 EXECUTE format(
                     'ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I '
                     'FOR VALUES FROM (%4$L) TO (%5$L)',
-                    '{schema}', parent, part, low, high);
+                    {schema_text}, parent, part, low, high);
                 made := made + 1;
             END IF;
         END IF;
@@ -168,20 +173,25 @@ COMMENT ON FUNCTION "{schema}".ensure_partitions(text, timestamptz, timestamptz)
 """
 
 
+DROP = """
+DROP FUNCTION "{schema}".ensure_partitions(text, timestamptz, timestamptz);
+DROP FUNCTION "{schema}".add_partitions_v1(text, text, timestamptz, timestamptz, text);
+DROP TABLE "{schema}".rollup;
+DROP TABLE "{schema}".series;
+DROP TABLE "{schema}".dataset
+"""
+
+
 def upgrade() -> None:
-    schema = context.config.attributes["schema"]
     for part in (TABLES, ADD_PARTITIONS, ENSURE_PARTITIONS):
-        op.execute(part.format(schema=schema.replace('"', '""')))
+        _run(part)
 
 
 def downgrade() -> None:
-    schema = context.config.attributes["schema"].replace('"', '""')
-    op.execute(
-        f"""
-        DROP FUNCTION "{schema}".ensure_partitions(text, timestamptz, timestamptz);
-        DROP FUNCTION "{schema}".add_partitions_v1(text, text, timestamptz, timestamptz, text);
-        DROP TABLE "{schema}".rollup;
-        DROP TABLE "{schema}".series;
-        DROP TABLE "{schema}".dataset;
-        """
-    )
+    _run(DROP)
+
+
+def _run(text: str) -> None:
+    schema = context.config.attributes["schema"]
+    filled = text.format(schema=schema.replace('"', '""'), schema_text=literal(schema))
+    execute(op, filled.strip().rstrip(";"))

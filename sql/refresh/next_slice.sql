@@ -2,17 +2,19 @@
 -- Params: rollup, after_series, after_lo, most (interval), width, origin.
 -- Columns: last series, last lo, first bucket, end of the last bucket, years touched, log rows.
 WITH pending AS (
-    SELECT DISTINCT l.series_id, l.lo, l.hi
+    -- one row a key: a slice that ended between two rows of one (series, lo) would lose the longer
+    SELECT l.series_id, l.lo, max(l.hi) AS hi
     FROM {log} AS l, {rollup} AS r
     WHERE r.id = %(rollup)s
       AND (l.series_id, l.lo) > (%(after_series)s, %(after_lo)s)
       AND l.xid >= pg_snapshot_xmin(r.cursor)
       AND NOT pg_visible_in_snapshot(l.xid, r.cursor)
       AND pg_visible_in_snapshot(l.xid, r.pass_to)
-    ORDER BY l.series_id, l.lo, l.hi
+    GROUP BY l.series_id, l.lo
+    ORDER BY l.series_id, l.lo
     LIMIT 50000
 ), summed AS (
-    SELECT p.*, sum(p.hi - p.lo) OVER (ORDER BY p.series_id, p.lo, p.hi) AS total
+    SELECT p.*, sum(p.hi - p.lo) OVER (ORDER BY p.series_id, p.lo) AS total
     FROM pending AS p
 ), slice AS (
     SELECT s.* FROM summed AS s WHERE s.total - (s.hi - s.lo) < %(most)s
@@ -27,5 +29,5 @@ FROM slice AS s
 CROSS JOIN edge AS e
 CROSS JOIN LATERAL generate_series(
     extract(year FROM date_bin(%(width)s, s.lo, %(origin)s))::integer,
-    extract(year FROM s.hi)::integer) AS y (year)
+    extract(year FROM s.hi - interval '1 microsecond')::integer) AS y (year)
 GROUP BY e.series_id, e.lo

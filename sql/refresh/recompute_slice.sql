@@ -38,7 +38,7 @@ WITH work AS (
     INSERT INTO {relation} AS g (series_id, ts{columns})
     SELECT f.series_id, f.ts{fresh_columns} FROM fresh AS f ORDER BY f.series_id, f.ts
     ON CONFLICT (series_id, ts) DO UPDATE SET {assignments}
-    WHERE ROW({old_columns}) IS DISTINCT FROM ROW({new_columns})
+    WHERE ROW({old_columns})::record *<> ROW({new_columns})::record
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM fresh), (SELECT count(*) FROM put), (SELECT count(*) FROM gone)

@@ -3,4 +3,4 @@
 INSERT INTO {points} AS t ({columns})
 SELECT {values} FROM {source} AS s ORDER BY {key}
 ON CONFLICT ({key_columns}) DO UPDATE SET {excluded}
-WHERE ROW({old}) IS DISTINCT FROM ROW({new_excluded})
+WHERE ROW({old})::record *<> ROW({new_excluded})::record

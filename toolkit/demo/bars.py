@@ -56,9 +56,7 @@ class DailyBars:
         """Return a frame as :meth:`toolkit.Store.write` takes it: a bar is stamped 00:00 UTC."""
         return pd.DataFrame(
             {
-                "series": pd.Categorical.from_codes(
-                    np.zeros(len(self), np.int8), categories=[self.ticker]
-                ),
+                "series": pd.Categorical([self.ticker]).repeat(len(self)),
                 "ts": pd.DatetimeIndex(self.days.astype("M8[us]"), tz="UTC"),
                 "open": self.open,
                 "high": self.high,

@@ -41,7 +41,8 @@ class Chunk:
     @property
     def last(self) -> np.datetime64:
         """The time of its last bar."""
-        return session_starts(self.daily.days[-1:])[0] + np.timedelta64(SESSION - 1, "m")
+        opened: np.datetime64 = session_starts(self.daily.days[-1:])[0]
+        return opened + np.timedelta64(SESSION - 1, "m")
 
 
 def series_name(ticker: str) -> str:
@@ -81,9 +82,7 @@ def minute_bars(chunk: Chunk, seed: int = SEED) -> pd.DataFrame:
     ts = session_starts(daily.days)[:, None] + minutes
     return pd.DataFrame(
         {
-            "series": pd.Categorical.from_codes(
-                np.zeros(chunk.rows, np.int8), categories=[chunk.series]
-            ),
+            "series": pd.Categorical([chunk.series]).repeat(chunk.rows),
             "ts": pd.DatetimeIndex(ts.ravel(), tz="UTC"),
             "open": first.ravel(),
             "high": high.ravel(),

@@ -87,7 +87,7 @@ class AsyncDriver:
                 self._server = await self._greet()
                 pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
                     self._conninfo,
-                    kwargs=session.arguments(self._options),
+                    kwargs=session.arguments(self._conninfo, self._options),
                     min_size=self._options.min_size,
                     max_size=self._options.max_size,
                     max_idle=self._options.max_idle,
@@ -110,7 +110,7 @@ class AsyncDriver:
                 return Server(*row)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        arguments = session.arguments(self._options)
+        arguments = session.arguments(self._conninfo, self._options)
         connection = await psycopg.AsyncConnection.connect(self._conninfo, **arguments)
         await self._configure(connection)
         return connection

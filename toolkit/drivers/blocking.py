@@ -83,7 +83,7 @@ class BlockingDriver:
                 self._server = self._greet()
                 self._pool = ConnectionPool(
                     self._conninfo,
-                    kwargs=session.arguments(self._options),
+                    kwargs=session.arguments(self._conninfo, self._options),
                     min_size=self._options.min_size,
                     max_size=self._options.max_size,
                     max_idle=self._options.max_idle,
@@ -105,7 +105,7 @@ class BlockingDriver:
             return Server(*row)
 
     def _connect(self) -> psycopg.Connection[Any]:
-        arguments = session.arguments(self._options)
+        arguments = session.arguments(self._conninfo, self._options)
         connection = psycopg.connect(self._conninfo, **arguments)
         self._configure(connection)
         return connection

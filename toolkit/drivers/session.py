@@ -5,21 +5,29 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from psycopg import Error
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Literal
 
 from toolkit.config import PoolOptions
 from toolkit.drivers import Params
+from toolkit.errors import ConfigError
 from toolkit.statements import compose
 
 
-def arguments(options: PoolOptions) -> dict[str, Any]:
-    """Return the keyword arguments of a new connection; the conninfo's own settings win."""
-    return {
-        "autocommit": True,
+@lru_cache
+def arguments(conninfo: str, options: PoolOptions) -> dict[str, Any]:
+    """Return the keyword arguments of a new connection; what the conninfo says itself wins."""
+    ours = {
         "connect_timeout": max(1, round(options.connect_timeout)),
         "application_name": options.application_name,
         "keepalives_idle": 30,
     }
+    try:
+        theirs = conninfo_to_dict(conninfo)
+    except Error as error:
+        raise ConfigError("dsn", "", f"not a conninfo: {str(error).strip()}") from None
+    return {"autocommit": True, **{k: v for k, v in ours.items() if k not in theirs}}
 
 
 @lru_cache

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+
+import numpy as np
 
 from toolkit.catalog import Entry, Rollup
 from toolkit.config import Limits
 from toolkit.dataset import Aggregate, Dataset, State
 from toolkit.errors import QueryError, UnknownName
 from toolkit.query import Query
-from toolkit.timegrid import Grid, Span, Step
+from toolkit.timegrid import Grid, Instants, Span, Step
 
 # steps a person would pick for a chart, finest first
 _ROUND_STEPS = tuple(
@@ -289,14 +290,11 @@ def _rollup_for(
     return None, f"{grid.step} buckets in {grid.tz} are not made of whole ladder steps ({steps})"
 
 
-def pieces(span: Span, native_step: int | None, rows: int) -> list[Span]:
-    """Cut a range of regular points into equal spans of about ``rows`` points.
+def even_edges(span: Span, native_step: int, rows: int) -> Instants:
+    """Return where to cut a range of regular points into spans of about ``rows`` points.
 
-    >>> [str(s) for s in pieces(Span(0, 4_000_000), 1_000_000, 2)]
-    ['[1970-01-01T00:00Z, 1970-01-01T00:00:02Z)', '[1970-01-01T00:00:02Z, 1970-01-01T00:00:04Z)']
+    >>> even_edges(Span(0, 4_000_000), 1_000_000, 2).tolist()
+    [2000000]
     """
-    if native_step is None or span.is_empty:
-        return [span]
     count = -(-span.width // (native_step * rows))
-    bounds = [span.start + span.width * i // count for i in range(count + 1)]
-    return [Span(a, b) for a, b in pairwise(bounds)]
+    return span.start + np.arange(1, count, dtype=np.int64) * (span.width // count)

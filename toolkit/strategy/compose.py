@@ -8,6 +8,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from toolkit.catalog import Entry, Rollup
 from toolkit.dataset import Dataset, State
+from toolkit.decode import Packing
 from toolkit.query import Condition
 from toolkit.statements import NOTHING, compose
 from toolkit.timegrid import Grid
@@ -20,36 +21,49 @@ _NULLS = {
     "decimal": "'-9223372036854775808'::bigint",
     "sum": f"'{EMPTY_SUM}'::float8",
 }
-_SENDERS = {"float": "float8send", "int": "int8send", "decimal": "int8send", "sum": "float8send"}
 
 
-def _pack(column: str, kind: str) -> Composed:
-    """Return the expression that packs a column of ``q`` into one bytea, NULLs in the band."""
+def _packed(packing: Packing) -> Composed:
+    """Return the expressions that pack the columns of ``q`` into bytea, NULLs in the band."""
+    wide = SQL(" || ").join(_sent(name, kind) for name, kind in packing.wide)
+    parts = [wide, *(_sent(name, kind) for name, kind in packing.narrow)]
+    return SQL(", ").join(SQL("string_agg({}, ''::bytea)").format(p) for p in parts)
+
+
+def _sent(column: str, kind: str) -> Composed:
     name = Identifier("q", column)
-    if kind == "time":
-        body = SQL("coalesce(timestamptz_send({}), '\\x8000000000000000')").format(name)
-    elif kind == "bool":
-        body = SQL("coalesce(boolsend({}), '\\x02')").format(name)
-    elif kind == "category":
-        # text holds no zero byte and no 0xff
-        body = SQL("coalesce(textsend({}), '\\xff') || '\\x00'").format(name)
-    else:
-        body = SQL("{}(coalesce({}, {}))").format(
-            SQL(_SENDERS[kind]),
-            name,
-            SQL(_NULLS[kind]),
-        )
-    return SQL("string_agg({}, ''::bytea)").format(body)
+    match kind:
+        case "time":
+            return SQL("coalesce(timestamptz_send({}), '\\x8000000000000000')").format(name)
+        case "bool":
+            return SQL("coalesce(boolsend({}), '\\x02')").format(name)
+        case "category":  # text holds no zero byte and no 0xff
+            return SQL("coalesce(textsend({}), '\\xff') || '\\x00'").format(name)
+        case _:
+            sender = SQL("int8send" if kind in ("int", "decimal") else "float8send")
+            return SQL("{}(coalesce({}, {}))").format(sender, name, SQL(_NULLS[kind]))
 
 
 def packing_of(state: State) -> str:
-    """Return how a state travels: as its type, but float sums tell no values from NaN."""
+    """Return the kind a state travels as: its type's, but a float sum of nothing is not NaN."""
     base = state.type.partition("(")[0]
     return "sum" if state.kind in ("sum", "pv", "v") and base == "float" else base
 
 
-def _packed(columns: Iterable[tuple[str, str]]) -> Composed:
-    return SQL(", ").join(_pack(name, kind) for name, kind in columns)
+def packing_of_points(entry: Entry, columns: tuple[str, ...]) -> Packing:
+    """Return how points with the given value columns travel."""
+
+    def make() -> Packing:
+        seq = [("seq", "int")] if entry.dataset.has_seq else []
+        return Packing.of([*seq, *((c, entry.dataset.column(c).base) for c in columns)])
+
+    packing: Packing = entry.once(("packing of points", columns), make)
+    return packing
+
+
+def packing_of_states(states: Sequence[State]) -> Packing:
+    """Return how buckets of states travel."""
+    return Packing.of([(s.name, packing_of(s)) for s in states])
 
 
 def series_source(entry: Entry, by_labels: bool) -> Composable:
@@ -79,12 +93,10 @@ def points_statement(
         dataset = entry.dataset
         key = dataset.key[1:]
         direction = SQL(" DESC") if descending else NOTHING
-        packed = [("ts", "time"), *((k, "int") for k in key[1:])]
-        packed += [(c, dataset.column(c).base) for c in columns]
         return compose(
             "read/fetch_points",
             series=series_source(entry, by_labels),
-            packed=_packed(packed),
+            packed=_packed(packing_of_points(entry, columns)),
             columns=SQL(", ").join(Identifier("t", c) for c in (*key, *columns)),
             points=Identifier(entry.schema, dataset.name),
             where=_where(where, dataset) + (_after(dataset) if after else NOTHING),
@@ -114,7 +126,7 @@ def buckets_statement(
         return compose(
             "read/fetch_buckets",
             series=series_source(entry, by_labels),
-            packed=_packed([("ts", "time"), *((s.name, packing_of(s)) for s in states)]),
+            packed=_packed(packing_of_states(states)),
             bucket=_bucket(fixed),
             states=_leading_comma(state_of_points(s, entry.dataset) for s in states),
             points=Identifier(entry.schema, entry.dataset.name),
@@ -145,7 +157,7 @@ def rollup_statement(
             log=Identifier(entry.schema, f"{dataset.name}_log"),
             relation=Identifier(entry.schema, rollup.relation),
             points=Identifier(entry.schema, dataset.name),
-            packed=_packed([("ts", "time"), *((s.name, packing_of(s)) for s in states)]),
+            packed=_packed(packing_of_states(states)),
             stored=_leading_comma(Identifier("t", s.name) for s in states),
             states=_leading_comma(state_of_points(s, dataset) for s in states),
             inputs=SQL(", ").join(Identifier("c", c) for c in (*dataset.key[1:], *inputs)),

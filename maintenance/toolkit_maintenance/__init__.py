@@ -1,0 +1,1 @@
+"""Maintenance jobs: each a small, idempotent run that returns a report of counts."""

@@ -1,0 +1,62 @@
+"""The refresh job: brings rollups up to now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from toolkit.refresher import RefreshReport
+from toolkit.store import Store
+
+Progress = Callable[[str, str, int], None]
+"""Called with a dataset, a step and the buckets computed so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run did, in buckets of all levels; ``refreshed`` has it by dataset and level."""
+
+    refreshed: tuple[RefreshReport, ...] = ()
+
+    @property
+    def computed(self) -> int:
+        return sum(level.computed for r in self.refreshed for level in r.levels)
+
+    @property
+    def written(self) -> int:
+        return sum(level.written for r in self.refreshed for level in r.levels)
+
+    @property
+    def removed(self) -> int:
+        return sum(level.removed for r in self.refreshed for level in r.levels)
+
+    @property
+    def pruned(self) -> int:
+        """Change-log rows that nobody needs any more."""
+        return sum(r.pruned for r in self.refreshed)
+
+    @property
+    def seconds(self) -> float:
+        return sum(r.seconds for r in self.refreshed)
+
+
+def run(
+    store: Store,
+    datasets: Iterable[str] | None = None,
+    *,
+    on_progress: Progress = lambda dataset, step, buckets: None,
+) -> Report:
+    """Refresh the rollups of ``datasets`` (all of them by default), one after the other.
+
+    Idempotent, and safe beside other runs: each transaction holds its rollup's state row, and
+    what a killed run leaves unfinished the next one goes on with.
+    """
+    names = [d.name for d in store.datasets()] if datasets is None else list(datasets)
+    reports = []
+    for name in names:
+
+        def progress(step: str, buckets: int, name: str = name) -> None:
+            on_progress(name, step, buckets)
+
+        reports.append(store.refresh(name, progress))
+    return Report(tuple(reports))

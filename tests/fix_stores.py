@@ -1,0 +1,137 @@
+"""Fixtures: one test body for both stores, and a dataset that has every type of column."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from fix_servers import Database
+
+import toolkit
+from toolkit import ddl
+from toolkit.dataset import Aggregate, Column, Dataset
+
+COLOURS = ("blocking", "asyncio")
+
+
+def _every(column: str, *kinds: str) -> tuple[Aggregate, ...]:
+    return tuple(Aggregate(f"{column}_{kind}", kind, (column,)) for kind in kinds)
+
+
+READINGS = Dataset(
+    "readings",
+    (
+        Column("level"),
+        Column("hits", "int"),
+        Column("is_open", "bool"),
+        Column("mood", "category"),
+        Column("cost", "decimal(4)"),
+    ),
+    (
+        *_every("level", "first", "last", "min", "max", "sum", "count", "avg"),
+        *_every("hits", "first", "last", "min", "max", "sum", "count", "avg"),
+        *_every("is_open", "first", "last", "count"),
+        *_every("mood", "first", "last", "count"),
+        *_every("cost", "first", "last", "min", "max", "sum", "count", "avg"),
+        Aggregate("worth", "vwap", ("level", "cost"), "hits"),
+    ),
+    ladder=("1m", "15m", "1h", "1d"),
+    partition="1M",
+    has_seq=True,
+    chart="level",
+)
+
+
+class Awaited:
+    """An AsyncStore that is called like a Store: each call runs on one loop that stays open."""
+
+    def __init__(self, store: toolkit.AsyncStore, runner: asyncio.Runner) -> None:
+        self.store = store
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.store, name)
+        if not callable(found):
+            return found
+
+        def call(*args: Any, **options: Any) -> Any:
+            result = found(*args, **options)
+            if inspect.isawaitable(result):
+                return self.run(result)
+            return self._pieces(result) if isinstance(result, AsyncIterator) else result
+
+        return call
+
+    def run(self, awaitable: Any) -> Any:
+        async def wait() -> Any:
+            return await awaitable
+
+        return self._runner.run(wait())
+
+    def _pieces(self, pieces: AsyncIterator[Any]) -> Iterator[Any]:
+        try:
+            while True:
+                try:
+                    piece = self.run(anext(pieces))
+                except StopAsyncIteration:
+                    return
+                yield piece
+        finally:
+            self.run(pieces.aclose())  # type: ignore[attr-defined]  # an async generator
+
+
+@contextmanager
+def open_store(colour: str, source: Any) -> Iterator[Any]:
+    """Yield a store of either colour that is called without await."""
+    if colour == "blocking":
+        with toolkit.connect(source) as store:
+            yield store
+        return
+    with asyncio.Runner() as runner:
+        awaited = Awaited(toolkit.connect_async(source), runner)
+        try:
+            yield awaited
+        finally:
+            awaited.close()
+
+
+def create(database: Database, *datasets: Dataset) -> None:
+    """Create datasets beside those that ship."""
+    with psycopg.connect(database.dsn) as connection:
+        for dataset in datasets:
+            for statement in ddl.create_dataset(dataset, "toolkit"):
+                connection.execute(statement)
+
+
+@pytest.fixture(params=COLOURS)
+def store(request: pytest.FixtureRequest, database: Database) -> Iterator[Any]:
+    """A store on the test's own database; each test that asks runs with both."""
+    with open_store(request.param, database.dsn) as store:
+        yield store
+
+
+@pytest.fixture
+def blocking(database: Database) -> Iterator[toolkit.Store]:
+    """A blocking store, for tests of what lies below both."""
+    with toolkit.connect(database.dsn) as store:
+        yield store
+
+
+@pytest.fixture
+def other_store(database: Database) -> Callable[[], AbstractContextManager[Any]]:
+    """Opens a second store on the same database, which remembers nothing of the first."""
+    return lambda: open_store("blocking", database.dsn)
+
+
+@pytest.fixture
+def sql(database: Database) -> Iterator[psycopg.Connection]:
+    """A client that has never heard of the toolkit, in autocommit."""
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("SET timezone = 'America/New_York'")
+        connection.execute("SET search_path = toolkit")
+        yield connection

@@ -1,0 +1,671 @@
+DO $schema$
+BEGIN
+    IF to_regnamespace('"toolkit"') IS NULL THEN
+        CREATE SCHEMA "toolkit";
+    END IF;
+END
+$schema$;
+
+BEGIN;
+
+CREATE TABLE toolkit.alembic_version (
+    version_num VARCHAR(32) NOT NULL, 
+    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+
+-- Running upgrade  -> 0001
+
+CREATE TABLE "toolkit".dataset (
+    id integer GENERATED ALWAYS AS IDENTITY CONSTRAINT dataset_pkey PRIMARY KEY,
+    name text NOT NULL CONSTRAINT dataset_name_key UNIQUE,
+    spec jsonb NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE "toolkit".dataset IS
+    'families of series with the same columns; spec is the declaration';
+
+CREATE TABLE "toolkit".series (
+    id integer GENERATED ALWAYS AS IDENTITY CONSTRAINT series_pkey PRIMARY KEY,
+    dataset_id integer NOT NULL
+        CONSTRAINT series_dataset_id_fkey REFERENCES "toolkit".dataset (id),
+    name text NOT NULL CONSTRAINT series_name_fits CHECK (length(name) BETWEEN 1 AND 500),
+    labels jsonb NOT NULL DEFAULT '{}'
+        CONSTRAINT series_labels_are_an_object CHECK (jsonb_typeof(labels) = 'object'),
+    step interval,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT series_dataset_id_name_key UNIQUE (dataset_id, name)
+);
+COMMENT ON COLUMN "toolkit".series.step IS
+    'distance between neighbouring points where it is regular, else NULL';
+CREATE INDEX series_labels ON "toolkit".series USING gin (labels jsonb_path_ops);
+
+CREATE TABLE "toolkit".rollup (
+    id integer GENERATED ALWAYS AS IDENTITY CONSTRAINT rollup_pkey PRIMARY KEY,
+    dataset_id integer NOT NULL
+        CONSTRAINT rollup_dataset_id_fkey REFERENCES "toolkit".dataset (id),
+    step text NOT NULL,
+    relation text NOT NULL,
+    width interval NOT NULL,
+    cursor pg_snapshot NOT NULL DEFAULT '1:1:',
+    sysid bigint,
+    pass_to pg_snapshot,
+    pass_series integer,
+    pass_lo timestamptz,
+    refreshed_at timestamptz,
+    CONSTRAINT rollup_dataset_id_step_key UNIQUE (dataset_id, step)
+);
+COMMENT ON COLUMN "toolkit".rollup.cursor IS
+    'what of the change log this rollup has followed: the rows visible in this snapshot';
+COMMENT ON COLUMN "toolkit".rollup.pass_to IS
+    'where an unfinished refresh is going; it goes on after (pass_series, pass_lo)';
+
+
+CREATE FUNCTION "toolkit".add_partitions_v1(
+    parent text, every text, wanted_from timestamptz, wanted_to timestamptz, log_function text
+) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '5s' AS $add$
+DECLARE
+    n integer := substring(every FROM '^[0-9]+')::integer;
+    unit text := right(every, 1);
+    months integer := CASE unit WHEN 'M' THEN n WHEN 'y' THEN 12 * n ELSE 0 END;
+    days integer := CASE unit WHEN 'd' THEN n WHEN 'w' THEN 7 * n ELSE 0 END;
+    stride interval := make_interval(days => days);
+    origin timestamptz := CASE unit WHEN 'w' THEN '1970-01-05' ELSE '1970-01-01' END;
+    index integer;
+    low timestamptz;
+    high timestamptz;
+    part text;
+    made integer := 0;
+    wanted integer;
+    event text;
+BEGIN
+    IF wanted_from < '1900-01-01' OR wanted_to > '2100-01-01' OR NOT isfinite(wanted_from)
+       OR NOT isfinite(wanted_to) OR wanted_from IS NULL OR wanted_to IS NULL THEN
+        RAISE EXCEPTION 'partitions of % from % to %: outside 1900 to 2100',
+            parent, wanted_from, wanted_to USING ERRCODE = 'datetime_field_overflow';
+    END IF;
+    IF months > 0 THEN
+        index := floor(((extract(year FROM wanted_from) - 1970) * 12
+                        + extract(month FROM wanted_from) - 1) / months) * months;
+        low := origin + make_interval(months => index);
+        wanted := extract(epoch FROM wanted_to - low) / 2629746 / months;
+    ELSE
+        low := date_bin(stride, wanted_from, origin);
+        wanted := extract(epoch FROM wanted_to - low) / 86400 / days;
+    END IF;
+    IF wanted > 1500 THEN
+        RAISE EXCEPTION 'more than 1500 partitions of % from % to %: is a timestamp wrong?',
+            parent, wanted_from, wanted_to USING ERRCODE = 'program_limit_exceeded';
+    END IF;
+    WHILE low < wanted_to LOOP
+        IF months > 0 THEN
+            index := index + months;
+            high := origin + make_interval(months => index);
+        ELSE
+            high := low + stride;
+        END IF;
+        part := parent || '_p' || to_char(low, 'YYYYMMDD');
+        IF to_regclass(format('%I.%I', 'toolkit', part)) IS NULL THEN
+            EXECUTE format(
+                'LOCK TABLE %I.%I IN SHARE UPDATE EXCLUSIVE MODE', 'toolkit', parent);
+            IF to_regclass(format('%I.%I', 'toolkit', part)) IS NULL THEN
+                EXECUTE format(
+                    'CREATE TABLE %1$I.%2$I (LIKE %1$I.%3$I INCLUDING DEFAULTS '
+                    'INCLUDING CONSTRAINTS INCLUDING INDEXES INCLUDING STORAGE) '
+                    'WITH (autovacuum_vacuum_insert_scale_factor = 0.02)',
+                    'toolkit', part, parent);
+                FOREACH event IN ARRAY CASE WHEN log_function IS NULL THEN '{}'::text[]
+                                            ELSE '{INSERT,UPDATE,DELETE}' END LOOP
+                    EXECUTE format(
+                        'CREATE TRIGGER %I AFTER %s ON %I.%I REFERENCING %s '
+                        'FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()',
+                        'log_' || lower(event), event, 'toolkit', part,
+                        CASE event WHEN 'INSERT' THEN 'NEW TABLE AS new_rows'
+                                   WHEN 'DELETE' THEN 'OLD TABLE AS old_rows'
+                                   ELSE 'OLD TABLE AS old_rows NEW TABLE AS new_rows' END,
+                        'toolkit', log_function);
+                END LOOP;
+                IF log_function IS NOT NULL THEN
+                    EXECUTE format(
+                        'CREATE TRIGGER log_truncate BEFORE TRUNCATE ON %I.%I '
+                        'FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()',
+                        'toolkit', part, 'toolkit',
+                        replace(log_function, '_changed_v', '_truncated_v'));
+                END IF;
+                EXECUTE format(
+                    'ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I '
+                    'FOR VALUES FROM (%4$L) TO (%5$L)',
+                    'toolkit', parent, part, low, high);
+                made := made + 1;
+            END IF;
+        END IF;
+        low := high;
+    END LOOP;
+    RETURN made;
+END
+$add$;
+REVOKE EXECUTE ON FUNCTION
+    "toolkit".add_partitions_v1(text, text, timestamptz, timestamptz, text) FROM PUBLIC;
+
+
+CREATE FUNCTION "toolkit".ensure_partitions(
+    dataset text, wanted_from timestamptz, wanted_to timestamptz
+) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $ensure$
+DECLARE
+    declared jsonb;
+BEGIN
+    SELECT d.spec INTO declared FROM "toolkit".dataset AS d WHERE d.name = dataset;
+    IF declared IS NULL THEN
+        RAISE EXCEPTION 'no dataset %', quote_literal(dataset) USING ERRCODE = 'undefined_object';
+    END IF;
+    RETURN "toolkit".add_partitions_v1(
+        dataset, declared ->> 'partition', wanted_from, wanted_to,
+        CASE declared ->> 'changelog' WHEN 'trigger' THEN dataset || '_changed_v1' END);
+END
+$ensure$;
+COMMENT ON FUNCTION "toolkit".ensure_partitions(text, timestamptz, timestamptz) IS
+    'adds the partitions a dataset lacks in [from, to); returns how many';
+
+
+INSERT INTO toolkit.alembic_version (version_num) VALUES ('0001') RETURNING toolkit.alembic_version.version_num;
+
+COMMIT;
+
+BEGIN;
+
+-- Running upgrade 0001 -> 0002
+
+INSERT INTO "toolkit"."dataset" (name, spec)
+VALUES ('candles', '{"name": "candles", "columns": [{"name": "open", "type": "float"}, {"name": "high", "type": "float"}, {"name": "low", "type": "float"}, {"name": "close", "type": "float"}, {"name": "volume", "type": "float"}], "aggregates": [{"name": "open", "kind": "first", "of": ["open"]}, {"name": "high", "kind": "max", "of": ["high"]}, {"name": "low", "kind": "min", "of": ["low"]}, {"name": "close", "kind": "last", "of": ["close"]}, {"name": "volume", "kind": "sum", "of": ["volume"]}, {"name": "vwap", "kind": "vwap", "of": ["high", "low", "close"], "by": "volume"}], "ladder": ["5m", "1h", "1d"], "partition": "1M", "has_seq": false, "chart": "close", "indexes": [], "changelog": "trigger"}'::jsonb);
+
+
+CREATE TABLE "toolkit"."candles" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL CONSTRAINT ts_is_finite CHECK (isfinite(ts)),
+    "open" double precision CONSTRAINT "open_is_not_nan" CHECK ("open" <> 'NaN'),
+    "high" double precision CONSTRAINT "high_is_not_nan" CHECK ("high" <> 'NaN'),
+    "low" double precision CONSTRAINT "low_is_not_nan" CHECK ("low" <> 'NaN'),
+    "close" double precision CONSTRAINT "close_is_not_nan" CHECK ("close" <> 'NaN'),
+    "volume" double precision CONSTRAINT "volume_is_not_nan" CHECK ("volume" <> 'NaN'),
+    CONSTRAINT "candles_pkey" PRIMARY KEY ("series_id", "ts") INCLUDE ("open", "high", "low", "close", "volume")
+) PARTITION BY RANGE (ts);
+
+
+CREATE TABLE "toolkit"."candles_log" (
+    series_id integer NOT NULL,
+    lo timestamptz NOT NULL,
+    hi timestamptz NOT NULL,
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.02);
+
+
+CREATE INDEX "candles_log_series" ON "toolkit"."candles_log" (series_id, lo) INCLUDE (hi, xid);
+
+
+CREATE INDEX "candles_log_xid" ON "toolkit"."candles_log" (xid);
+
+
+CREATE FUNCTION "toolkit"."candles_changed_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM new_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM old_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSE
+        INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    END IF;
+    RETURN NULL;
+END
+$changed$;
+
+
+CREATE FUNCTION "toolkit"."candles_truncated_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $truncated$
+BEGIN
+    EXECUTE format($log$
+        INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM %I.%I) AS touched) AS numbered
+        GROUP BY series_id, cell, run
+    $log$, TG_TABLE_SCHEMA, TG_TABLE_NAME);
+    RETURN NULL;
+END
+$truncated$;
+
+
+CREATE TRIGGER "log_insert" AFTER INSERT ON "toolkit"."candles"
+REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT
+EXECUTE FUNCTION "toolkit"."candles_changed_v1"();
+
+
+CREATE TRIGGER "log_update" AFTER UPDATE ON "toolkit"."candles"
+REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT
+EXECUTE FUNCTION "toolkit"."candles_changed_v1"();
+
+
+CREATE TRIGGER "log_delete" AFTER DELETE ON "toolkit"."candles"
+REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT
+EXECUTE FUNCTION "toolkit"."candles_changed_v1"();
+
+
+CREATE TABLE "toolkit"."candles_5m" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL,
+    "open_first" double precision,
+    "open_first_ts" timestamptz,
+    "high_max" double precision,
+    "low_min" double precision,
+    "close_last" double precision,
+    "close_last_ts" timestamptz,
+    "volume_sum" double precision,
+    "vwap_pv" double precision,
+    "vwap_v" double precision,
+    CONSTRAINT "candles_5m_pkey" PRIMARY KEY (series_id, ts) INCLUDE ("open_first", "open_first_ts", "high_max", "low_min", "close_last", "close_last_ts", "volume_sum", "vwap_pv", "vwap_v")
+) PARTITION BY RANGE (ts);
+
+
+INSERT INTO "toolkit"."rollup" (dataset_id, step, relation, width)
+SELECT id, '5m', 'candles_5m', interval '300 seconds'
+FROM "toolkit"."dataset" WHERE name = 'candles';
+
+
+CREATE TABLE "toolkit"."candles_1h" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL,
+    "open_first" double precision,
+    "open_first_ts" timestamptz,
+    "high_max" double precision,
+    "low_min" double precision,
+    "close_last" double precision,
+    "close_last_ts" timestamptz,
+    "volume_sum" double precision,
+    "vwap_pv" double precision,
+    "vwap_v" double precision,
+    CONSTRAINT "candles_1h_pkey" PRIMARY KEY (series_id, ts) INCLUDE ("open_first", "open_first_ts", "high_max", "low_min", "close_last", "close_last_ts", "volume_sum", "vwap_pv", "vwap_v")
+) PARTITION BY RANGE (ts);
+
+
+INSERT INTO "toolkit"."rollup" (dataset_id, step, relation, width)
+SELECT id, '1h', 'candles_1h', interval '3600 seconds'
+FROM "toolkit"."dataset" WHERE name = 'candles';
+
+
+CREATE TABLE "toolkit"."candles_1d" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL,
+    "open_first" double precision,
+    "open_first_ts" timestamptz,
+    "high_max" double precision,
+    "low_min" double precision,
+    "close_last" double precision,
+    "close_last_ts" timestamptz,
+    "volume_sum" double precision,
+    "vwap_pv" double precision,
+    "vwap_v" double precision,
+    CONSTRAINT "candles_1d_pkey" PRIMARY KEY (series_id, ts) INCLUDE ("open_first", "open_first_ts", "high_max", "low_min", "close_last", "close_last_ts", "volume_sum", "vwap_pv", "vwap_v")
+) PARTITION BY RANGE (ts);
+
+
+INSERT INTO "toolkit"."rollup" (dataset_id, step, relation, width)
+SELECT id, '1d', 'candles_1d', interval '86400 seconds'
+FROM "toolkit"."dataset" WHERE name = 'candles';
+
+
+INSERT INTO "toolkit"."dataset" (name, spec)
+VALUES ('trades', '{"name": "trades", "columns": [{"name": "price", "type": "float"}, {"name": "size", "type": "float"}, {"name": "side", "type": "category"}], "aggregates": [{"name": "open", "kind": "first", "of": ["price"]}, {"name": "high", "kind": "max", "of": ["price"]}, {"name": "low", "kind": "min", "of": ["price"]}, {"name": "close", "kind": "last", "of": ["price"]}, {"name": "volume", "kind": "sum", "of": ["size"]}, {"name": "vwap", "kind": "vwap", "of": ["price"], "by": "size"}], "ladder": ["1m", "5m", "1h", "1d"], "partition": "1w", "has_seq": true, "chart": "price", "indexes": [], "changelog": "trigger"}'::jsonb);
+
+
+CREATE TABLE "toolkit"."trades" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL CONSTRAINT ts_is_finite CHECK (isfinite(ts)),
+    seq bigint NOT NULL DEFAULT 0,
+    "price" double precision CONSTRAINT "price_is_not_nan" CHECK ("price" <> 'NaN'),
+    "size" double precision CONSTRAINT "size_is_not_nan" CHECK ("size" <> 'NaN'),
+    "side" text CONSTRAINT "side_fits" CHECK (length("side") <= 500),
+    CONSTRAINT "trades_pkey" PRIMARY KEY ("series_id", "ts", "seq") INCLUDE ("price", "size", "side")
+) PARTITION BY RANGE (ts);
+
+
+CREATE TABLE "toolkit"."trades_log" (
+    series_id integer NOT NULL,
+    lo timestamptz NOT NULL,
+    hi timestamptz NOT NULL,
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.02);
+
+
+CREATE INDEX "trades_log_series" ON "toolkit"."trades_log" (series_id, lo) INCLUDE (hi, xid);
+
+
+CREATE INDEX "trades_log_xid" ON "toolkit"."trades_log" (xid);
+
+
+CREATE FUNCTION "toolkit"."trades_changed_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '60 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
+                    FROM new_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '60 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
+                    FROM old_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSE
+        INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '60 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
+                    FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    END IF;
+    RETURN NULL;
+END
+$changed$;
+
+
+CREATE FUNCTION "toolkit"."trades_truncated_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $truncated$
+BEGIN
+    EXECUTE format($log$
+        INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '60 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
+                    FROM %I.%I) AS touched) AS numbered
+        GROUP BY series_id, cell, run
+    $log$, TG_TABLE_SCHEMA, TG_TABLE_NAME);
+    RETURN NULL;
+END
+$truncated$;
+
+
+CREATE TRIGGER "log_insert" AFTER INSERT ON "toolkit"."trades"
+REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT
+EXECUTE FUNCTION "toolkit"."trades_changed_v1"();
+
+
+CREATE TRIGGER "log_update" AFTER UPDATE ON "toolkit"."trades"
+REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT
+EXECUTE FUNCTION "toolkit"."trades_changed_v1"();
+
+
+CREATE TRIGGER "log_delete" AFTER DELETE ON "toolkit"."trades"
+REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT
+EXECUTE FUNCTION "toolkit"."trades_changed_v1"();
+
+
+CREATE TABLE "toolkit"."trades_1m" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL,
+    "price_first" double precision,
+    "price_first_ts" timestamptz,
+    "price_max" double precision,
+    "price_min" double precision,
+    "price_last" double precision,
+    "price_last_ts" timestamptz,
+    "size_sum" double precision,
+    "vwap_pv" double precision,
+    "vwap_v" double precision,
+    CONSTRAINT "trades_1m_pkey" PRIMARY KEY (series_id, ts) INCLUDE ("price_first", "price_first_ts", "price_max", "price_min", "price_last", "price_last_ts", "size_sum", "vwap_pv", "vwap_v")
+) PARTITION BY RANGE (ts);
+
+
+INSERT INTO "toolkit"."rollup" (dataset_id, step, relation, width)
+SELECT id, '1m', 'trades_1m', interval '60 seconds'
+FROM "toolkit"."dataset" WHERE name = 'trades';
+
+
+CREATE TABLE "toolkit"."trades_5m" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL,
+    "price_first" double precision,
+    "price_first_ts" timestamptz,
+    "price_max" double precision,
+    "price_min" double precision,
+    "price_last" double precision,
+    "price_last_ts" timestamptz,
+    "size_sum" double precision,
+    "vwap_pv" double precision,
+    "vwap_v" double precision,
+    CONSTRAINT "trades_5m_pkey" PRIMARY KEY (series_id, ts) INCLUDE ("price_first", "price_first_ts", "price_max", "price_min", "price_last", "price_last_ts", "size_sum", "vwap_pv", "vwap_v")
+) PARTITION BY RANGE (ts);
+
+
+INSERT INTO "toolkit"."rollup" (dataset_id, step, relation, width)
+SELECT id, '5m', 'trades_5m', interval '300 seconds'
+FROM "toolkit"."dataset" WHERE name = 'trades';
+
+
+CREATE TABLE "toolkit"."trades_1h" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL,
+    "price_first" double precision,
+    "price_first_ts" timestamptz,
+    "price_max" double precision,
+    "price_min" double precision,
+    "price_last" double precision,
+    "price_last_ts" timestamptz,
+    "size_sum" double precision,
+    "vwap_pv" double precision,
+    "vwap_v" double precision,
+    CONSTRAINT "trades_1h_pkey" PRIMARY KEY (series_id, ts) INCLUDE ("price_first", "price_first_ts", "price_max", "price_min", "price_last", "price_last_ts", "size_sum", "vwap_pv", "vwap_v")
+) PARTITION BY RANGE (ts);
+
+
+INSERT INTO "toolkit"."rollup" (dataset_id, step, relation, width)
+SELECT id, '1h', 'trades_1h', interval '3600 seconds'
+FROM "toolkit"."dataset" WHERE name = 'trades';
+
+
+CREATE TABLE "toolkit"."trades_1d" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL,
+    "price_first" double precision,
+    "price_first_ts" timestamptz,
+    "price_max" double precision,
+    "price_min" double precision,
+    "price_last" double precision,
+    "price_last_ts" timestamptz,
+    "size_sum" double precision,
+    "vwap_pv" double precision,
+    "vwap_v" double precision,
+    CONSTRAINT "trades_1d_pkey" PRIMARY KEY (series_id, ts) INCLUDE ("price_first", "price_first_ts", "price_max", "price_min", "price_last", "price_last_ts", "size_sum", "vwap_pv", "vwap_v")
+) PARTITION BY RANGE (ts);
+
+
+INSERT INTO "toolkit"."rollup" (dataset_id, step, relation, width)
+SELECT id, '1d', 'trades_1d', interval '86400 seconds'
+FROM "toolkit"."dataset" WHERE name = 'trades';
+
+
+INSERT INTO "toolkit"."dataset" (name, spec)
+VALUES ('metrics', '{"name": "metrics", "columns": [{"name": "value", "type": "float"}], "aggregates": [{"name": "value", "kind": "avg", "of": ["value"]}, {"name": "value_min", "kind": "min", "of": ["value"]}, {"name": "value_max", "kind": "max", "of": ["value"]}, {"name": "value_sum", "kind": "sum", "of": ["value"]}, {"name": "value_count", "kind": "count", "of": ["value"]}, {"name": "value_first", "kind": "first", "of": ["value"]}, {"name": "value_last", "kind": "last", "of": ["value"]}], "ladder": ["5m", "1h", "1d"], "partition": "1w", "has_seq": false, "chart": "value", "indexes": [], "changelog": "trigger"}'::jsonb);
+
+
+CREATE TABLE "toolkit"."metrics" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL CONSTRAINT ts_is_finite CHECK (isfinite(ts)),
+    "value" double precision CONSTRAINT "value_is_not_nan" CHECK ("value" <> 'NaN'),
+    CONSTRAINT "metrics_pkey" PRIMARY KEY ("series_id", "ts") INCLUDE ("value")
+) PARTITION BY RANGE (ts);
+
+
+CREATE TABLE "toolkit"."metrics_log" (
+    series_id integer NOT NULL,
+    lo timestamptz NOT NULL,
+    hi timestamptz NOT NULL,
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.02);
+
+
+CREATE INDEX "metrics_log_series" ON "toolkit"."metrics_log" (series_id, lo) INCLUDE (hi, xid);
+
+
+CREATE INDEX "metrics_log_xid" ON "toolkit"."metrics_log" (xid);
+
+
+CREATE FUNCTION "toolkit"."metrics_changed_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM new_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM old_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSE
+        INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    END IF;
+    RETURN NULL;
+END
+$changed$;
+
+
+CREATE FUNCTION "toolkit"."metrics_truncated_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $truncated$
+BEGIN
+    EXECUTE format($log$
+        INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM %I.%I) AS touched) AS numbered
+        GROUP BY series_id, cell, run
+    $log$, TG_TABLE_SCHEMA, TG_TABLE_NAME);
+    RETURN NULL;
+END
+$truncated$;
+
+
+CREATE TRIGGER "log_insert" AFTER INSERT ON "toolkit"."metrics"
+REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT
+EXECUTE FUNCTION "toolkit"."metrics_changed_v1"();
+
+
+CREATE TRIGGER "log_update" AFTER UPDATE ON "toolkit"."metrics"
+REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT
+EXECUTE FUNCTION "toolkit"."metrics_changed_v1"();
+
+
+CREATE TRIGGER "log_delete" AFTER DELETE ON "toolkit"."metrics"
+REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT
+EXECUTE FUNCTION "toolkit"."metrics_changed_v1"();
+
+
+CREATE TABLE "toolkit"."metrics_5m" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL,
+    "value_sum" double precision,
+    "value_count" bigint,
+    "value_min" double precision,
+    "value_max" double precision,
+    "value_first" double precision,
+    "value_first_ts" timestamptz,
+    "value_last" double precision,
+    "value_last_ts" timestamptz,
+    CONSTRAINT "metrics_5m_pkey" PRIMARY KEY (series_id, ts) INCLUDE ("value_sum", "value_count", "value_min", "value_max", "value_first", "value_first_ts", "value_last", "value_last_ts")
+) PARTITION BY RANGE (ts);
+
+
+INSERT INTO "toolkit"."rollup" (dataset_id, step, relation, width)
+SELECT id, '5m', 'metrics_5m', interval '300 seconds'
+FROM "toolkit"."dataset" WHERE name = 'metrics';
+
+
+CREATE TABLE "toolkit"."metrics_1h" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL,
+    "value_sum" double precision,
+    "value_count" bigint,
+    "value_min" double precision,
+    "value_max" double precision,
+    "value_first" double precision,
+    "value_first_ts" timestamptz,
+    "value_last" double precision,
+    "value_last_ts" timestamptz,
+    CONSTRAINT "metrics_1h_pkey" PRIMARY KEY (series_id, ts) INCLUDE ("value_sum", "value_count", "value_min", "value_max", "value_first", "value_first_ts", "value_last", "value_last_ts")
+) PARTITION BY RANGE (ts);
+
+
+INSERT INTO "toolkit"."rollup" (dataset_id, step, relation, width)
+SELECT id, '1h', 'metrics_1h', interval '3600 seconds'
+FROM "toolkit"."dataset" WHERE name = 'metrics';
+
+
+CREATE TABLE "toolkit"."metrics_1d" (
+    series_id integer NOT NULL,
+    ts timestamptz NOT NULL,
+    "value_sum" double precision,
+    "value_count" bigint,
+    "value_min" double precision,
+    "value_max" double precision,
+    "value_first" double precision,
+    "value_first_ts" timestamptz,
+    "value_last" double precision,
+    "value_last_ts" timestamptz,
+    CONSTRAINT "metrics_1d_pkey" PRIMARY KEY (series_id, ts) INCLUDE ("value_sum", "value_count", "value_min", "value_max", "value_first", "value_first_ts", "value_last", "value_last_ts")
+) PARTITION BY RANGE (ts);
+
+
+INSERT INTO "toolkit"."rollup" (dataset_id, step, relation, width)
+SELECT id, '1d', 'metrics_1d', interval '86400 seconds'
+FROM "toolkit"."dataset" WHERE name = 'metrics';
+
+
+UPDATE toolkit.alembic_version SET version_num='0002' WHERE toolkit.alembic_version.version_num = '0001';
+
+COMMIT;
+

@@ -1,0 +1,147 @@
+"""The ground all cases stand on: a server of its own, with the bars they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+from psycopg.sql import SQL, Identifier
+
+from toolkit import migrate
+from toolkit.bench.peers import Peers
+from toolkit.config import Settings, load_settings
+from toolkit.dataset import CANDLES
+from toolkit.ddl import create_dataset
+from toolkit.local import LocalServers
+from toolkit.store import Store
+from toolkit.timegrid import to_us
+
+SCHEMA = "toolkit_bench"  # on a database that was named; dropped at the end
+SEED = 7
+START = "2023-01-01T00:00Z"
+MINUTE = 60_000_000
+NOISY = replace(CANDLES, name="noisy")  # candles with a long change log
+WRITTEN = replace(CANDLES, name="written")  # what the write cases fill
+LONG = replace(CANDLES, name="long")  # what the memory case streams in its full form
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of everything: the defaults take some minutes, a test shrinks them."""
+
+    series: int = 4
+    minutes: int = 525_600
+    small_read: int = 1_000
+    large_read: int = 500_000
+    buckets: int = 1_000
+    log_rows: int = 1_000_000
+    log_series: int = 1_000
+    written_rows: int = 1_000_000
+    written_series: int = 10
+    to_sql_rows: int = 10_000
+    streamed_rows: int = 2_000_000
+    turns: int = 200
+    large_turns: int = 10
+    write_turns: int = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ground:
+    """A loaded database and the ways into it; the blocking store is ours."""
+
+    dsn: str
+    schema: str
+    settings: Settings
+    store: Store
+    peers: Peers
+    sizes: Sizes
+    is_full: bool
+
+    def names(self) -> list[str]:
+        return [f"B{number}" for number in range(self.sizes.series)]
+
+    def id_of(self, dataset: str, series: str) -> int:
+        """Return a series' id: peers know no names."""
+        return next(s.id for s in self.store.series(dataset) if s.name == series)
+
+    def execute(self, statement: str, **names: str) -> None:
+        """Run a statement with table names of our schema filled in, by itself."""
+        tables = {key: Identifier(self.schema, table) for key, table in names.items()}
+        text = SQL(statement).format(**tables)  # type: ignore[arg-type]  # our own text
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute(text)
+
+
+@contextmanager
+def local_servers(root: Path, say: Say) -> Iterator[str]:
+    """Yield the address of a server of our own; its data is gone afterwards."""
+    servers = LocalServers(root, name="bench")
+    servers.reset()
+    say("starting PostgreSQL")
+    try:
+        yield servers.up().dsn
+    finally:
+        servers.reset()
+
+
+@contextmanager
+def prepared(
+    dsn: str, schema: str, sizes: Sizes, say: Say, *, is_full: bool = False
+) -> Iterator[Ground]:
+    """Migrate, load, and yield the ground."""
+    say("migrating")
+    migrate.upgrade(dsn, schema=schema)
+    settings = replace(load_settings(dsn), dsn=dsn, schema=schema)
+    with ExitStack() as stack:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            for dataset in (NOISY, WRITTEN, LONG):
+                for statement in create_dataset(dataset, schema):
+                    connection.execute(statement)  # type: ignore[arg-type]  # our own DDL
+        store = stack.enter_context(Store(settings))
+        peers = stack.enter_context(Peers(dsn, schema))
+        ground = Ground(dsn, schema, settings, store, peers, sizes, is_full)
+        say(f"loading {sizes.series * sizes.minutes:,} bars")
+        for number, name in enumerate(ground.names()):
+            store.write("candles", bars(sizes.minutes, number), series=name)
+        say("refreshing rollups")
+        store.refresh("candles")
+        say("vacuuming")
+        ground.execute("VACUUM (ANALYZE) {points}", points="candles")
+        for step in CANDLES.ladder:
+            ground.execute("VACUUM (ANALYZE) {rollup}", rollup=f"candles_{step}")
+        yield ground
+
+
+def drop_schema(dsn: str, schema: str) -> None:
+    """Remove everything that was loaded."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(Identifier(schema)))
+
+
+def bars(minutes: int, number: int, start: str = START) -> dict[str, Any]:
+    """Return regular minute bars as a dict of arrays: a random walk in cents."""
+    generator = np.random.default_rng([SEED, number])
+    close = np.round(100 + np.cumsum(generator.normal(0, 0.02, minutes)), 2)
+    opening = np.append(close[:1], close[:-1])
+    wick = np.abs(np.round(generator.normal(0, 0.02, (2, minutes)), 2))
+    return {
+        "ts": (to_us(start) + MINUTE * np.arange(minutes)).view("M8[us]"),
+        "open": opening,
+        "high": np.maximum(opening, close) + wick[0],
+        "low": np.minimum(opening, close) - wick[1],
+        "close": close,
+        "volume": np.floor(generator.exponential(1_000.0, minutes)),
+    }
+
+
+def at(minute: int) -> str:
+    """Return the time of a minute of the bars, as ISO 8601."""
+    ts = np.datetime64(to_us(START) + MINUTE * minute, "us")
+    return f"{ts}Z"

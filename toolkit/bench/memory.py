@@ -1,0 +1,102 @@
+"""The memory case: how far streaming many rows lifts a process above its idle self."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+
+from toolkit.bench.ground import LONG, MINUTE, START, Ground, at
+from toolkit.bench.measure import Result, Timing
+from toolkit.store import Store
+from toolkit.timegrid import iso, to_us
+
+_LONG_SERIES = 10
+_LONG_MINUTES = 1_000_000
+_FULL_ROWS = _LONG_SERIES * _LONG_MINUTES
+_MB = 1 << 20
+
+
+def stream_memory(ground: Ground) -> Result:
+    """Stream rows in a process of its own, and take its peak above what it needed when idle."""
+    if ground.is_full:
+        _make_long(ground)
+        dataset, rows, end = LONG.name, _FULL_ROWS, _LONG_MINUTES
+    else:
+        dataset, end = "candles", ground.sizes.minutes
+        rows = min(ground.sizes.streamed_rows, ground.sizes.series * end)
+    task = {
+        "dsn": ground.dsn,
+        "schema": ground.schema,
+        "dataset": dataset,
+        "rows": rows,
+        "end": at(end),
+    }
+    # by standard input: a conninfo on a command line is there for all to see
+    done = subprocess.run(  # this program
+        [sys.executable, "-m", "toolkit.bench.memory"],
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer = json.loads(done.stdout)
+    assert answer["rows"] >= rows, answer
+    taken = Timing("stream", 1, answer["more_mb"], answer["more_mb"])
+    what = f"memory to stream {answer['rows']:,} rows, above idle"
+    return Result("stream_memory", what, answer["rows"], taken, unit="MB", ceiling=150.0)
+
+
+def measure(task: dict[str, object]) -> dict[str, float]:
+    """Stream until there were enough rows; return how many, and the megabytes above idle."""
+    from dataclasses import replace
+
+    from toolkit.config import load_settings
+
+    dsn, dataset, rows = str(task["dsn"]), str(task["dataset"]), int(str(task["rows"]))
+    settings = replace(load_settings(dsn), dsn=dsn, schema=str(task["schema"]))
+    with Store(settings) as store:
+        names = [s.name for s in store.series(dataset)]
+        store.read(dataset, names[0], START, at(10))  # connected, everything imported
+        idle = _resident("VmRSS")
+        count, total = 0, 0.0
+        for piece in store.stream(dataset, names, START, str(task["end"])):
+            count += len(piece)
+            total += float(np.sum(piece.raw("close")))  # type: ignore[arg-type]  # floats
+            if count >= rows:
+                break
+        return {"rows": count, "sum": total, "more_mb": (_resident("VmHWM") - idle) / _MB}
+
+
+def _resident(field: str) -> int:
+    """Return the process's resident bytes now (VmRSS) or at their most (VmHWM)."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        line = next(line for line in status if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def _make_long(ground: Ground) -> None:
+    """Make ten million rows on the server."""
+    for number in range(_LONG_SERIES):
+        name = f"L{number}"
+        first = {"ts": [at(0)], "close": [1.0]}
+        ground.store.write(LONG.name, first, series=name)
+    ends = np.arange(0, _LONG_MINUTES, 10_000)  # a point in each partition makes it
+    marks = (to_us(START) + MINUTE * ends).view("M8[us]")
+    ground.store.write(LONG.name, {"ts": marks, "close": np.ones(len(ends))}, series="L0")
+    for number in range(_LONG_SERIES):
+        series_id = ground.id_of(LONG.name, f"L{number}")
+        ground.execute(
+            f"""INSERT INTO {{points}} (series_id, ts, open, high, low, close, volume)
+                SELECT {series_id}, timestamptz '{iso(to_us(START))}' + n * interval '1 minute',
+                       100, 101, 99, 100 + n % 7, 1000
+                FROM generate_series(0, {_LONG_MINUTES - 1}) AS n
+                ON CONFLICT DO NOTHING""",  # noqa: S608  # our own numbers
+            points=LONG.name,
+        )
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(json.loads(sys.stdin.read()))))

@@ -1,0 +1,84 @@
+"""What a run found, as a table for people and as JSON for machines."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from rich.table import Table
+
+from toolkit.bench.measure import Comparison, Result
+
+_PACKAGES = ("psycopg", "pandas", "sqlalchemy", "pyarrow", "adbc-driver-postgresql", "numpy")
+
+
+def table(results: Sequence[Result]) -> Table:
+    """Return the table: a line a case, below it one for each peer."""
+    shown = Table(
+        title="ratio: how many times faster ours is; with ≤ what it costs against the peer",
+        title_justify="left",
+    )
+    shown.add_column("case", overflow="fold")
+    shown.add_column("against", overflow="fold")
+    for name in ("p50", "p99", "points/s", "ratio", "target", "met"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for result in results:
+        ours = result.ours
+        rate = f"{result.points_per_s:,.0f}" if result.points_per_s else ""
+        ceiling, met = "", ""
+        if result.ceiling is not None:
+            ceiling = f"≤ {result.ceiling:,.0f} {result.unit}"
+            met = _verdict(ours.p50 <= result.ceiling)
+        p50, p99 = (f"{value:,.2f} {result.unit}" for value in (ours.p50, ours.p99))
+        shown.add_row(
+            f"[bold]{result.case}[/]: {result.what}", "", p50, p99, rate, "", ceiling, met
+        )
+        for comparison in result.comparisons:
+            shown.add_row("", *_peer(comparison, result))
+        shown.add_section()
+    return shown
+
+
+def _peer(comparison: Comparison, result: Result) -> tuple[str, ...]:
+    peer, sign = comparison.peer, "≤ " if comparison.is_cost else ""
+    rate = f"{result.points / peer.p50 * 1000:,.0f}"
+    target = f"{sign}{comparison.target:g} ×" if comparison.target is not None else ""
+    return (
+        peer.name,
+        f"{peer.p50:,.2f} ms",
+        f"{peer.p99:,.2f} ms",
+        rate,
+        f"{comparison.ratio:,.2f} ×",
+        target,
+        _verdict(comparison.is_met),
+    )
+
+
+def _verdict(is_met: bool | None) -> str:
+    if is_met is None:
+        return ""
+    return "[green]yes[/]" if is_met else "[red]no[/]"
+
+
+def to_mapping(results: Sequence[Result], server: str) -> dict[str, Any]:
+    """Return all of it, JSON-ready, with what it ran on."""
+    return {
+        "machine": {
+            "cpus": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "postgresql": server,
+            "packages": {name: _version(name) for name in _PACKAGES},
+        },
+        "cases": [r.to_mapping() for r in results],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
