@@ -8,6 +8,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 import toolkit.operations as operations
+from toolkit.catalog import VERSION_TABLE
 
 config = context.config
 SCHEMA: str = config.attributes.get("schema") or context.get_x_argument(as_dictionary=True).get(
@@ -23,6 +24,7 @@ def include_name(name: str | None, type_: str, parents: Any) -> bool:
 
 def configure(connection: Connection | None) -> None:
     options: dict[str, Any] = {
+        "version_table": VERSION_TABLE,
         "version_table_schema": SCHEMA,
         "include_schemas": True,
         "include_name": include_name,

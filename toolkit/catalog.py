@@ -16,6 +16,10 @@ from toolkit.timegrid import Grid, Step
 REVISION = "0002"
 """The migration this version works with; a test holds it against the newest one."""
 
+VERSION_TABLE = "toolkit_version"
+"""Where Alembic keeps the schema's revision: not under its own default name, which would be a
+service's where the service's role is called as the schema."""
+
 _MAX_SERIES = 200_000
 
 

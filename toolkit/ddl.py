@@ -41,6 +41,7 @@ def literal(text: str) -> str:
 def create_dataset(dataset: Dataset, schema: str) -> Iterator[str]:
     """Yield the statements that make a dataset: catalog row, rows, change log and rollups."""
     points, log = ident(schema, dataset.name), ident(schema, f"{dataset.name}_log")
+    yield _check_owner(schema)
     yield (
         f"INSERT INTO {ident(schema, 'dataset')} (name, spec)\n"
         f"VALUES ({literal(dataset.name)}, {literal(json.dumps(dataset.to_mapping()))}::jsonb)"
@@ -116,6 +117,23 @@ def create_trigger(dataset: Dataset, schema: str, table: str, event: str) -> str
         f"ON {ident(schema, table)}\n{tables[event]} FOR EACH STATEMENT\n"
         f"EXECUTE FUNCTION {ident(schema, changed_function(dataset.name))}()"
     )
+
+
+def _check_owner(schema: str) -> str:
+    # ensure_partitions works with the rights of its owner: it must have those of the tables' owner
+    function = f"{ident(schema)}.add_partitions_v1(text, text, timestamptz, timestamptz, text)"
+    return f"""DO $check$
+DECLARE
+    maker oid := (SELECT proowner FROM pg_proc WHERE oid = to_regprocedure({literal(function)}));
+BEGIN
+    IF maker IS NULL THEN
+        RAISE EXCEPTION 'schema % is not migrated; run: toolkit migrate up', {literal(schema)};
+    ELSIF NOT pg_has_role(maker, current_user, 'USAGE') THEN
+        RAISE EXCEPTION 'a dataset must be created as role %, which owns the functions of '
+            'schema %; SET ROLE to it before, RESET ROLE after', maker::regrole, {literal(schema)};
+    END IF;
+END
+$check$"""
 
 
 def _points_table(dataset: Dataset, points: str) -> str:

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 
-from toolkit.catalog import REVISION, Catalog, Entry, Series
+from toolkit.catalog import REVISION, VERSION_TABLE, Catalog, Entry, Series
 from toolkit.drivers import Driver, Params, Rows, Server
 from toolkit.errors import QueryError, SchemaError, UnknownName
 from toolkit.statements import Part, compose, name
+
+_MAX_AGE = 60.0  # seconds
 
 
 class Directory:
     """The names of one schema on one server; safe to share as its parts are."""
 
     def __init__(
-        self, driver: Driver, catalog: Catalog, schema: str, *, allow_newer_schema: bool = False
+        self,
+        driver: Driver,
+        catalog: Catalog,
+        schema: str,
+        *,
+        allow_newer_schema: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.driver = driver
         self.catalog = catalog
         self.schema = schema
         self._allow_newer = allow_newer_schema
+        self._clock = clock
+        self._loaded_at = clock()
 
     async def entry(self, dataset: str) -> Entry:
-        """Return a dataset's entry, or say which datasets there are."""
+        """Return a dataset's entry, or say which datasets there are.
+
+        What is remembered is read again once a minute: a dataset may have been dropped and
+        made anew by somebody else.
+        """
         found = self.catalog.entry(dataset)
-        if found is None:
+        if found is None or self._clock() - self._loaded_at > _MAX_AGE:
             await self.load()
             found = self.catalog.known(dataset)
         return found
@@ -37,6 +52,7 @@ class Directory:
         server = await self.driver.open()
         await self._check_revision()
         rows = await self.run("catalog/list_datasets", "dataset", "rollup")
+        self._loaded_at = self._clock()
         self.catalog.remember(
             Entry.from_row((row[0], row[1], row[2]), self.schema, server.sysid) for row in rows
         )
@@ -44,7 +60,7 @@ class Directory:
 
     async def _check_revision(self) -> None:
         try:
-            rows = await self.run("catalog/read_version", "alembic_version")
+            rows = await self.run("catalog/read_version", VERSION_TABLE)
         except SchemaError:
             rows = []
         revision = rows[0][0] if rows else None

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from toolkit.catalog import VERSION_TABLE
 from toolkit.ddl import ident, literal
 from toolkit.drivers.failures import translate
 from toolkit.errors import Busy, SchemaError
@@ -135,7 +136,7 @@ def downgrade(
         _run(connection, schema, command.downgrade, revision, deadline_s, on_progress)
         status = _status(connection, schema)
         if status.current is None:
-            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {ident(schema)}.alembic_version")
+            connection.exec_driver_sql(f"DROP TABLE IF EXISTS {ident(schema, VERSION_TABLE)}")
             connection.commit()
         return status
 
@@ -253,7 +254,8 @@ def _make_schema(connection: Connection, schema: str) -> None:
 
 
 def _current(connection: Connection, schema: str) -> str | None:
-    context = MigrationContext.configure(connection, opts={"version_table_schema": schema})
+    options = {"version_table": VERSION_TABLE, "version_table_schema": schema}
+    context = MigrationContext.configure(connection, opts=options)
     current = context.get_current_revision()
     connection.commit()
     return current

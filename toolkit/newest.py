@@ -76,7 +76,7 @@ class Newest:
         self, entry: Entry, ids: Sequence[int], n: int, columns: Sequence[str]
     ) -> Table:
         statement = compose.points_statement(
-            entry, tuple(columns), by_labels=False, has_limit=True, descending=True
+            entry, tuple(columns), source="many", has_limit=True, descending=True
         )
         packing = compose.packing_of_points(entry, tuple(columns))
         best: dict[int, tuple[Any, ...]] = {}

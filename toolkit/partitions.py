@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,10 +13,11 @@ import numpy as np
 from toolkit.catalog import Entry
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Params, Transaction
-from toolkit.errors import DatabaseError
+from toolkit.errors import Busy, DatabaseError
 from toolkit.statements import Part, compose, name
 from toolkit.timegrid import EARLIEST, LATEST, Grid, Instants, Span, Step, to_datetime, to_us
 
+_TRIES = 5
 _BOUND = re.compile(r"FROM \('([^']+)'\) TO \('([^']+)'\)")
 
 
@@ -77,8 +79,18 @@ class NativePartitioning:
                 "low": to_datetime(max(span.start, EARLIEST)),
                 "high": to_datetime(min(span.end, LATEST)),
             }
-            await self._driver.fetch(statement, params)
+            await self._patiently(statement, params)
         seen.update(missing)
+
+    async def _patiently(self, statement: bytes, params: Params) -> None:
+        for attempt in range(1, _TRIES + 1):
+            try:
+                await self._driver.fetch(statement, params)
+                return
+            except Busy:
+                if attempt == _TRIES:
+                    raise
+                await self._driver.pause(random.uniform(0.05, 0.2) * attempt)  # noqa: S311
 
     async def ranges(self, entry: Entry) -> list[Partition]:
         parent = name(entry.schema, entry.dataset.name).as_string(None)
@@ -96,6 +108,7 @@ class NativePartitioning:
             table = name(entry.schema, partition.name)
             async with self._driver.transaction() as transaction:
                 # the parent first; TRUNCATE fires the trigger that logs what goes
+                await transaction.execute(compose("partition/set_lock_timeout"))
                 await transaction.execute(compose("partition/lock_parent", points=parent))
                 if entry.dataset.changelog == "writer":
                     await self._log(transaction, entry, table)

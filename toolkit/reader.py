@@ -20,7 +20,7 @@ from toolkit.dataset import Dataset
 from toolkit.decode import Packing
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Params, Rows, Transaction
-from toolkit.errors import QueryError
+from toolkit.errors import QueryError, QueryTimeout, Unavailable
 from toolkit.query import Query
 from toolkit.reduce import Table, bucket_points, finish, group_series, merge
 from toolkit.strategy import Density, Plan, choose, compose
@@ -29,6 +29,7 @@ from toolkit.strategy.params import grid_params, range_params, rollup_params, wh
 from toolkit.timegrid import Grid, Span, Step
 
 PIECE = 65_536  # points a statement: below it one statement, above it several at once
+_PATIENCE = 0.05  # seconds to wait for a second connection
 _OFF_LOOP = 10_000  # rows whose decoding is worth a thread
 
 
@@ -41,7 +42,7 @@ class Targets:
 
     names: tuple[str, ...]
     ids: tuple[int, ...]
-    by_labels: bool
+    source: compose.Source
     params: Params
     step: int | None
 
@@ -95,9 +96,13 @@ class Reader:
         entry = await self._directory.entry(query.dataset)
         targets = await self._targets(query, entry)
         density = None
-        if query.is_auto or query.points is not None:
-            cap = self._limits.aggregated if query.is_auto else self._limits.chart_points
-            density = await self.density(query, entry, targets, cap + 1)
+        if query.is_auto:
+            density = await self.density(query, entry, targets, self._limits.aggregated + 1)
+        elif query.points is not None and targets.step is not None:  # no need to count them
+            density = await self.density(query, entry, targets, 1)
+            density = replace(density, count=density.extent.width // targets.step)
+        elif query.points is not None:
+            density = await self.density(query, entry, targets, self._limits.chart_points + 1)
         plan = choose(query, entry, self._limits, native_step=targets.step, density=density)
         if query.grid is not None and query.grid.step.approximate_us < (targets.step or 0):
             await self._refuse_finer(query, entry, targets)
@@ -128,13 +133,14 @@ class Reader:
             # in the same statement: one round trip, however many series carry the labels
             labels = json.dumps(dict(query.labels or {}))
             params: Params = {"dataset_id": entry.id, "labels": labels}
-            return Targets((), (), True, params, None)
+            return Targets((), (), "labels", params, None)
         else:  # a long read is cut into pieces by series and time
             found = await self._directory.list_series(entry, query.labels)
         steps = [s.step for s in found]
         step = None if None in steps else min((s for s in steps if s is not None), default=None)
         ids = tuple([s.id for s in found])
-        return Targets(tuple([s.name for s in found]), ids, False, {"ids": list(ids)}, step)
+        names = tuple([s.name for s in found])
+        return Targets(names, ids, compose.source_of(ids), compose.ids_params(ids), step)
 
     async def _refuse_finer(self, query: Query, entry: Entry, targets: Targets) -> None:
         # the recorded step may be out of date: look before refusing
@@ -154,8 +160,8 @@ class Reader:
                 )
 
     async def _finest_distance(self, query: Query, entry: Entry, series_id: int) -> int | None:
-        statement = compose.points_statement(entry, (), by_labels=False, has_limit=True)
-        params = {"ids": [series_id], "limit": PIECE, **range_params(query.span)}
+        statement = compose.points_statement(entry, (), source="one", has_limit=True)
+        params = {"id": series_id, "limit": PIECE, **range_params(query.span)}
         rows = await self._driver.fetch(statement, params, timeout=query.timeout)
         packing = compose.packing_of_points(entry, ())
         apart = np.diff(shape.to_table(packing, rows, {series_id: 0}).ts)
@@ -164,7 +170,7 @@ class Reader:
 
     async def density(self, query: Query, entry: Entry, targets: Targets, cap: int) -> Density:
         """Measure how many points the busiest series has in the range, up to ``cap``."""
-        statement = compose.probe_statement(entry, by_labels=targets.by_labels)
+        statement = compose.probe_statement(entry, source=targets.source)
         params = {**targets.params, **range_params(query.span), "cap": cap}
         rows = await self._driver.fetch(statement, params, timeout=query.timeout)
         lows = [r[2] for r in rows if r[2] is not None]
@@ -177,8 +183,7 @@ class Reader:
     async def _from_points(self, work: Work) -> Found:
         dataset, plan = work.entry.dataset, work.plan
         packing = compose.packing_of_points(work.entry, point_columns(work.query, dataset, plan))
-        statement, params = self._points_statement(work)
-        rows = await self._fetch(work, statement, params, await self._units(work))
+        rows = await self._fetch(work, await self._units(work))
         table, names = await self.table(work, rows, packing)
         count = len(table)
         if plan.grid is not None:
@@ -220,14 +225,13 @@ class Reader:
     def _statement(self, work: Work) -> tuple[bytes, Params]:
         query, entry, targets, plan = work.query, work.entry, work.targets, work.plan
         if plan.strategy == "direct":
-            statement, params = self._points_statement(work)
-            return statement, {**params, **range_params(query.span)}
+            return self._points_statement(work, Unit(query.span, targets.ids))
         assert plan.grid is not None
         params = {**targets.params, **range_params(query.span)}
         if plan.strategy == "downsampled":
             assert plan.rollup is not None
             statement = compose.rollup_statement(
-                entry, plan.states, plan.rollup, by_labels=targets.by_labels
+                entry, plan.states, plan.rollup, source=targets.source
             )
             return statement, params | rollup_params(plan.rollup.id, plan.rollup.grid, query.span)
         has_limit = query.limit is not None and query.group_by is None
@@ -235,7 +239,7 @@ class Reader:
             entry,
             plan.states,
             plan.grid,
-            by_labels=targets.by_labels,
+            source=targets.source,
             where=query.where,
             has_limit=has_limit,
             descending=query.descending,
@@ -243,18 +247,24 @@ class Reader:
         params |= where_params(query.where, entry) | grid_params(plan.grid, query.span)
         return statement, params | ({"limit": query.limit} if has_limit else {})
 
-    def _points_statement(self, work: Work) -> tuple[bytes, Params]:
-        query, plan = work.query, work.plan
+    def _points_statement(self, work: Work, unit: Unit) -> tuple[bytes, Params]:
+        query, plan, targets = work.query, work.plan, work.targets
         has_limit = query.limit is not None and plan.grid is None
+        by_labels = targets.source == "labels"
         statement = compose.points_statement(
             work.entry,
             point_columns(query, work.entry.dataset, plan),
-            by_labels=work.targets.by_labels,
+            source="labels" if by_labels else compose.source_of(unit.ids),
             where=query.where,
             has_limit=has_limit,
             descending=query.descending and plan.grid is None,
         )
-        params = {**work.targets.params, **where_params(query.where, work.entry)}
+        params = {
+            **(targets.params if by_labels else compose.ids_params(unit.ids)),
+            **range_params(unit.span),
+        }
+        if query.where:
+            params |= where_params(query.where, work.entry)
         return statement, params | ({"limit": query.limit} if has_limit else {})
 
     async def _units(self, work: Work) -> list[Unit]:
@@ -262,7 +272,7 @@ class Reader:
         query, targets = work.query, work.targets
         span, each, ids = query.span, targets.step, targets.ids
         whole = [Unit(span, ids)]
-        if targets.by_labels or query.limit is not None:
+        if targets.source == "labels" or query.limit is not None:
             return whole
         if each is not None and span.width // each * len(ids) <= PIECE:
             return whole
@@ -283,22 +293,21 @@ class Reader:
             spans.reverse()
         return [Unit(piece, (one,)) for one in ids for piece in spans]
 
-    async def _fetch(
-        self, work: Work, statement: bytes, params: Params, units: Sequence[Unit]
-    ) -> Rows:
-        """Run a statement for every unit, several at once, all in one snapshot."""
+    async def _fetch(self, work: Work, units: Sequence[Unit]) -> Rows:
+        """Run the statement of every unit, several at once, all in one snapshot."""
         timeout = work.query.timeout
         if len(units) == 1:
-            mine = {**params, **range_params(units[0].span)}
-            return await self._driver.fetch(statement, mine, timeout=timeout)
+            statement, params = self._points_statement(work, units[0])
+            return await self._driver.fetch(statement, params, timeout=timeout)
         answers: list[Rows] = [[] for _ in units]
         queue = iter(range(len(units)))
 
         async def run(transaction: Transaction) -> None:
             for number in queue:
-                unit = units[number]
-                mine = {**params, **range_params(unit.span), "ids": list(unit.ids)}
-                answers[number] = await transaction.fetch(statement, mine)
+                if timeout is not None and time.perf_counter() - work.started > timeout:
+                    raise QueryTimeout(f"not done after {timeout} s", "57014")
+                statement, params = self._points_statement(work, units[number])
+                answers[number] = await transaction.fetch(statement, params)
 
         async with self._driver.transaction(
             repeatable=True, read_only=True, timeout=timeout
@@ -306,10 +315,18 @@ class Reader:
             snapshot = (await leader.fetch(b"SELECT pg_export_snapshot()"))[0][0]
 
             async def follow() -> None:
-                async with self._driver.transaction(
-                    snapshot=snapshot, read_only=True, timeout=timeout
-                ) as follower:
-                    await run(follower)
+                is_running = False
+                try:
+                    async with self._driver.transaction(
+                        snapshot=snapshot, read_only=True, timeout=timeout, patience=_PATIENCE
+                    ) as follower:
+                        is_running = True
+                        await run(follower)
+                except Unavailable:
+                    # no connection to spare: waiting for one while holding one could wait for
+                    # others that do the same, so the leader goes on alone
+                    if is_running:
+                        raise
 
             jobs: list[Callable[[], Any]] = [lambda: run(leader)]
             jobs += [follow] * (min(self._parallel, len(units)) - 1)
@@ -320,7 +337,7 @@ class Reader:
         self, work: Work, rows: Rows, packing: Packing
     ) -> tuple[Table, tuple[str, ...]]:
         """Return packed rows as a table, and the names that its series codes stand for."""
-        if work.targets.by_labels:
+        if work.targets.source == "labels":
             ids = list(dict.fromkeys(r[0] for r in rows))
             by_id = await self._directory.names(work.entry, ids)
             names = tuple(by_id[i] for i in ids)

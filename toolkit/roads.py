@@ -15,7 +15,7 @@ from toolkit.config import Settings
 from toolkit.dataset import Dataset
 from toolkit.directory import Directory
 from toolkit.drivers import Driver
-from toolkit.errors import QueryError
+from toolkit.errors import QueryError, SchemaError
 from toolkit.inspection import DatasetStats, describe
 from toolkit.newest import Newest
 from toolkit.partitions import NativePartitioning, Partition
@@ -102,7 +102,12 @@ class Roads:
         self.newest = Newest(driver, self.directory, self.partitioning, self.reader)
 
     async def read(self, query: Query) -> Columns:
-        columns = await self.reader.read(query)
+        try:
+            columns = await self.reader.read(query)
+        except SchemaError:
+            # a table we remember is gone: look again, and ask once more
+            self.directory.catalog.forget()
+            columns = await self.reader.read(query)
         assert isinstance(columns.plan, Plan)
         self.counters.add_read(columns.plan, len(columns))
         return columns

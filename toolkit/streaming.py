@@ -64,7 +64,7 @@ class Streamer:
             statement = compose.points_statement(
                 entry,
                 columns,
-                by_labels=False,
+                source="one",
                 where=query.where,
                 has_limit=True,
                 after="after_ts" in params,

@@ -1,2 +1,2 @@
 -- What: the migration the schema is at. Columns: revision.
-SELECT version_num FROM {alembic_version}
+SELECT version_num FROM {toolkit_version}

@@ -8,9 +8,9 @@ $schema$;
 
 BEGIN;
 
-CREATE TABLE toolkit.alembic_version (
+CREATE TABLE toolkit.toolkit_version (
     version_num VARCHAR(32) NOT NULL, 
-    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+    CONSTRAINT toolkit_version_pkc PRIMARY KEY (version_num)
 );
 
 -- Running upgrade  -> 0001
@@ -170,13 +170,27 @@ COMMENT ON FUNCTION "toolkit".ensure_partitions(text, timestamptz, timestamptz) 
     'adds the partitions a dataset lacks in [from, to); returns how many';
 
 
-INSERT INTO toolkit.alembic_version (version_num) VALUES ('0001') RETURNING toolkit.alembic_version.version_num;
+INSERT INTO toolkit.toolkit_version (version_num) VALUES ('0001') RETURNING toolkit.toolkit_version.version_num;
 
 COMMIT;
 
 BEGIN;
 
 -- Running upgrade 0001 -> 0002
+
+DO $check$
+DECLARE
+    maker oid := (SELECT proowner FROM pg_proc WHERE oid = to_regprocedure('"toolkit".add_partitions_v1(text, text, timestamptz, timestamptz, text)'));
+BEGIN
+    IF maker IS NULL THEN
+        RAISE EXCEPTION 'schema % is not migrated; run: toolkit migrate up', 'toolkit';
+    ELSIF NOT pg_has_role(maker, current_user, 'USAGE') THEN
+        RAISE EXCEPTION 'a dataset must be created as role %, which owns the functions of '
+            'schema %; SET ROLE to it before, RESET ROLE after', maker::regrole, 'toolkit';
+    END IF;
+END
+$check$;
+
 
 INSERT INTO "toolkit"."dataset" (name, spec)
 VALUES ('candles', '{"name": "candles", "columns": [{"name": "open", "type": "float"}, {"name": "high", "type": "float"}, {"name": "low", "type": "float"}, {"name": "close", "type": "float"}, {"name": "volume", "type": "float"}], "aggregates": [{"name": "open", "kind": "first", "of": ["open"]}, {"name": "high", "kind": "max", "of": ["high"]}, {"name": "low", "kind": "min", "of": ["low"]}, {"name": "close", "kind": "last", "of": ["close"]}, {"name": "volume", "kind": "sum", "of": ["volume"]}, {"name": "vwap", "kind": "vwap", "of": ["high", "low", "close"], "by": "volume"}], "ladder": ["5m", "1h", "1d"], "partition": "1M", "has_seq": false, "chart": "close", "indexes": [], "changelog": "trigger"}'::jsonb);
@@ -334,6 +348,20 @@ CREATE TABLE "toolkit"."candles_1d" (
 INSERT INTO "toolkit"."rollup" (dataset_id, step, relation, width)
 SELECT id, '1d', 'candles_1d', interval '86400 seconds'
 FROM "toolkit"."dataset" WHERE name = 'candles';
+
+
+DO $check$
+DECLARE
+    maker oid := (SELECT proowner FROM pg_proc WHERE oid = to_regprocedure('"toolkit".add_partitions_v1(text, text, timestamptz, timestamptz, text)'));
+BEGIN
+    IF maker IS NULL THEN
+        RAISE EXCEPTION 'schema % is not migrated; run: toolkit migrate up', 'toolkit';
+    ELSIF NOT pg_has_role(maker, current_user, 'USAGE') THEN
+        RAISE EXCEPTION 'a dataset must be created as role %, which owns the functions of '
+            'schema %; SET ROLE to it before, RESET ROLE after', maker::regrole, 'toolkit';
+    END IF;
+END
+$check$;
 
 
 INSERT INTO "toolkit"."dataset" (name, spec)
@@ -514,6 +542,20 @@ SELECT id, '1d', 'trades_1d', interval '86400 seconds'
 FROM "toolkit"."dataset" WHERE name = 'trades';
 
 
+DO $check$
+DECLARE
+    maker oid := (SELECT proowner FROM pg_proc WHERE oid = to_regprocedure('"toolkit".add_partitions_v1(text, text, timestamptz, timestamptz, text)'));
+BEGIN
+    IF maker IS NULL THEN
+        RAISE EXCEPTION 'schema % is not migrated; run: toolkit migrate up', 'toolkit';
+    ELSIF NOT pg_has_role(maker, current_user, 'USAGE') THEN
+        RAISE EXCEPTION 'a dataset must be created as role %, which owns the functions of '
+            'schema %; SET ROLE to it before, RESET ROLE after', maker::regrole, 'toolkit';
+    END IF;
+END
+$check$;
+
+
 INSERT INTO "toolkit"."dataset" (name, spec)
 VALUES ('metrics', '{"name": "metrics", "columns": [{"name": "value", "type": "float"}], "aggregates": [{"name": "value", "kind": "avg", "of": ["value"]}, {"name": "value_min", "kind": "min", "of": ["value"]}, {"name": "value_max", "kind": "max", "of": ["value"]}, {"name": "value_sum", "kind": "sum", "of": ["value"]}, {"name": "value_count", "kind": "count", "of": ["value"]}, {"name": "value_first", "kind": "first", "of": ["value"]}, {"name": "value_last", "kind": "last", "of": ["value"]}], "ladder": ["5m", "1h", "1d"], "partition": "1w", "has_seq": false, "chart": "value", "indexes": [], "changelog": "trigger"}'::jsonb);
 
@@ -665,7 +707,7 @@ SELECT id, '1d', 'metrics_1d', interval '86400 seconds'
 FROM "toolkit"."dataset" WHERE name = 'metrics';
 
 
-UPDATE toolkit.alembic_version SET version_num='0002' WHERE toolkit.alembic_version.version_num = '0001';
+UPDATE toolkit.toolkit_version SET version_num='0002' WHERE toolkit.toolkit_version.version_num = '0001';
 
 COMMIT;
 

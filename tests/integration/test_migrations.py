@@ -135,7 +135,7 @@ def test_offline_sql_makes_the_same_schema(empty_database: Database, database: D
     for query in (
         "SELECT name, spec FROM toolkit.dataset ORDER BY id",
         "SELECT step, relation, width, cursor::text FROM toolkit.rollup ORDER BY id",
-        "SELECT * FROM toolkit.alembic_version",
+        "SELECT * FROM toolkit.toolkit_version",
     ):
         assert rows(empty_database.dsn, query) == rows(database.dsn, query)
 
@@ -154,9 +154,7 @@ def test_offline_sql_of_a_part_goes_on_from_there(empty_database: Database) -> N
 
 
 def test_released_migrations_print_the_same_sql_as_ever() -> None:
-    # to regenerate after adding a migration:
-    #   python -c "from toolkit import migrate; print(migrate.sql(), end='')" > tests/golden/schema.sql
-    # and look at the diff: it may only add lines at the end
+    # CONTRIBUTING.md says how to regenerate it; the diff may only add lines at the end
     assert migrate.sql() == GOLDEN.read_text("utf-8")
 
 
@@ -346,7 +344,7 @@ def test_a_database_behind_says_both_revisions(empty_database: Database) -> None
 
 
 def test_a_database_ahead_asks_for_a_newer_package(database: Database) -> None:
-    rows(database.dsn, "UPDATE toolkit.alembic_version SET version_num = '9999'")
+    rows(database.dsn, "UPDATE toolkit.toolkit_version SET version_num = '9999'")
     with pytest.raises(SchemaError, match="9999, newer than this version knows"):
         open_store(database)
     open_store(database, allow_newer_schema=True)

@@ -261,9 +261,9 @@ def test_a_change_is_logged_once_whatever_table_it_names(
 
 
 def test_copy_into_a_partition_is_logged(january: str) -> None:
-    with psycopg.connect(january) as connection:
-        with connection.cursor().copy(f"COPY {PART} (series_id, ts) FROM STDIN") as copy:
-            copy.write("9\t2024-01-31T23:59:59Z\n")
+    statement = f"COPY {PART} (series_id, ts) FROM STDIN"
+    with psycopg.connect(january) as connection, connection.cursor().copy(statement) as copy:
+        copy.write("9\t2024-01-31T23:59:59Z\n")
     assert logged(january) == [(9, "2024-01-31 23:55:00+00", "2024-02-01 00:00:00+00")]
 
 

@@ -99,7 +99,7 @@ def test_an_unknown_mode_is_refused_with_the_known_ones(store: Any) -> None:
 # -- identical reloads and duplicates (trap 15) ---------------------------------------------------
 
 
-@pytest.mark.parametrize("size", (500, 20_000))
+@pytest.mark.parametrize("size", [500, 20_000])
 def test_an_identical_reload_writes_no_wal_and_logs_no_change(
     store: Any, sql: psycopg.Connection, size: int
 ) -> None:
@@ -127,7 +127,7 @@ def test_of_equal_keys_in_a_batch_the_last_wins(store: Any, size: int) -> None:
     assert np.array_equal(read(store)["value"], frame["value"] + 100.0)
 
 
-@pytest.mark.parametrize("size", (5, SMALL + 1))
+@pytest.mark.parametrize("size", [5, SMALL + 1])
 def test_minus_zero_replaces_zero_bit_for_bit(store: Any, size: int) -> None:
     frame = metrics(size)
     frame["value"][:] = 0.0
@@ -137,7 +137,7 @@ def test_minus_zero_replaces_zero_bit_for_bit(store: Any, size: int) -> None:
     assert np.signbit(read(store)["value"]).all()
 
 
-@pytest.mark.parametrize("size", (5, SMALL + 1))
+@pytest.mark.parametrize("size", [5, SMALL + 1])
 def test_infinities_and_nan_come_back_as_they_were(store: Any, size: int) -> None:
     frame = metrics(size)
     frame["value"][:5] = [np.inf, -np.inf, -0.0, np.nan, 5e-324]
@@ -148,7 +148,7 @@ def test_infinities_and_nan_come_back_as_they_were(store: Any, size: int) -> Non
 # -- trades ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", (6, 3 * SMALL))
+@pytest.mark.parametrize("size", [6, 3 * SMALL])
 def test_trades_without_seq_are_numbered_in_frame_order(store: Any, size: int) -> None:
     ts = metrics(size // 3)["ts"].repeat(3)
     prices = np.arange(size, dtype=float)
@@ -196,7 +196,7 @@ def test_a_bad_first_chunk_is_an_ordinary_error(store: Any) -> None:
 # -- all or nothing -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", (100, SMALL + 1))
+@pytest.mark.parametrize("size", [100, SMALL + 1])
 def test_a_row_that_the_database_refuses_takes_the_whole_frame_with_it(
     store: Any, sql: psycopg.Connection, size: int
 ) -> None:
@@ -220,7 +220,7 @@ def test_implausible_times_make_no_partition(database: Database, sql: psycopg.Co
         assert store.partitions("metrics") == []
 
 
-@pytest.mark.parametrize("moment", ("1900-01-01T00:00:00", "2099-12-31T23:59:59.999999"))
+@pytest.mark.parametrize("moment", ["1900-01-01T00:00:00", "2099-12-31T23:59:59.999999"])
 def test_the_first_and_last_moments_are_stored_and_rolled_up(store: Any, moment: str) -> None:
     # sentinels like 2099-12-31T23:59:59 must not stop the refresh of everything else
     for dataset, column in (("metrics", "value"), ("trades", "price"), ("candles", "close")):
@@ -282,7 +282,7 @@ def test_many_writers_may_make_the_same_series_and_partitions_at_once(
         assert sum(counts(report)[1:]) == report.received
 
 
-@pytest.mark.parametrize("size", (300, SMALL * 2))
+@pytest.mark.parametrize("size", [300, SMALL * 2])
 def test_threads_that_upsert_the_same_new_keys_all_succeed(
     database: Database, blocking: toolkit.Store, size: int
 ) -> None:
@@ -323,7 +323,7 @@ def test_dropping_partitions_takes_only_those_wholly_inside(store: Any) -> None:
     assert store.write("metrics", metrics(60 * 24 * 30), series="a").inserted == 14 * 1440
 
 
-@pytest.mark.parametrize("size", (100, SMALL + 100))
+@pytest.mark.parametrize("size", [100, SMALL + 100])
 def test_a_batch_over_very_many_partitions_is_upserted(store: Any, size: int) -> None:
     # trap 26: not through MERGE, which would plan them all
     days = np.datetime64("2022-01-01", "us") + np.arange(size) * np.timedelta64(86_400, "s")
@@ -448,7 +448,7 @@ def test_a_store_that_logs_itself_logs_what_its_delete_really_removes(
 # -- all types ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", (50, SMALL + 1))
+@pytest.mark.parametrize("size", [50, SMALL + 1])
 def test_every_type_comes_back_as_it_was_written(store: Any, database: Database, size: int) -> None:
     create(database, READINGS)
     random = np.random.default_rng(size)

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import numpy as np
 import psycopg
-from psycopg.sql import SQL, Identifier
+from psycopg.sql import SQL, Identifier, Literal
 
 from toolkit import migrate
 from toolkit.bench.peers import Peers
+from toolkit.bench.questions import Questions, compose
 from toolkit.config import Settings, load_settings
 from toolkit.dataset import CANDLES
 from toolkit.ddl import create_dataset
@@ -71,12 +72,16 @@ class Ground:
         """Return a series' id: peers know no names."""
         return next(s.id for s in self.store.series(dataset) if s.name == series)
 
-    def execute(self, statement: str, **names: str) -> None:
-        """Run a statement with table names of our schema filled in, by itself."""
-        tables = {key: Identifier(self.schema, table) for key, table in names.items()}
-        text = SQL(statement).format(**tables)  # type: ignore[arg-type]  # our own text
+    def questions(self, dataset: str, series: str) -> Questions:
+        """Return what peers are asked about a series."""
+        return Questions(self.schema, dataset, self.id_of(dataset, series))
+
+    def execute(self, statement: LiteralString, table: str, **values: float | str) -> None:
+        """Run a statement by itself, with ``{table}`` of our schema and values filled in."""
+        literals = {name: Literal(value) for name, value in values.items()}
+        text = compose(statement, table=Identifier(self.schema, table), **literals)
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            connection.execute(text)
+            connection.execute(text.encode())
 
 
 @contextmanager
@@ -103,7 +108,7 @@ def prepared(
         with psycopg.connect(dsn, autocommit=True) as connection:
             for dataset in (NOISY, WRITTEN, LONG):
                 for statement in create_dataset(dataset, schema):
-                    connection.execute(statement)  # type: ignore[arg-type]  # our own DDL
+                    connection.execute(statement.encode())
         store = stack.enter_context(Store(settings))
         peers = stack.enter_context(Peers(dsn, schema))
         ground = Ground(dsn, schema, settings, store, peers, sizes, is_full)
@@ -113,9 +118,9 @@ def prepared(
         say("refreshing rollups")
         store.refresh("candles")
         say("vacuuming")
-        ground.execute("VACUUM (ANALYZE) {points}", points="candles")
+        ground.execute("VACUUM (ANALYZE) {table}", "candles")
         for step in CANDLES.ladder:
-            ground.execute("VACUUM (ANALYZE) {rollup}", rollup=f"candles_{step}")
+            ground.execute("VACUUM (ANALYZE) {table}", f"candles_{step}")
         yield ground
 
 

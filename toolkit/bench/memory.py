@@ -11,7 +11,7 @@ import numpy as np
 from toolkit.bench.ground import LONG, MINUTE, START, Ground, at
 from toolkit.bench.measure import Result, Timing
 from toolkit.store import Store
-from toolkit.timegrid import iso, to_us
+from toolkit.timegrid import to_us
 
 _LONG_SERIES = 10
 _LONG_MINUTES = 1_000_000
@@ -64,7 +64,7 @@ def measure(task: dict[str, object]) -> dict[str, float]:
         count, total = 0, 0.0
         for piece in store.stream(dataset, names, START, str(task["end"])):
             count += len(piece)
-            total += float(np.sum(piece.raw("close")))  # type: ignore[arg-type]  # floats
+            total += float(np.sum(piece.raw("close")))
             if count >= rows:
                 break
         return {"rows": count, "sum": total, "more_mb": (_resident("VmHWM") - idle) / _MB}
@@ -89,12 +89,16 @@ def _make_long(ground: Ground) -> None:
     for number in range(_LONG_SERIES):
         series_id = ground.id_of(LONG.name, f"L{number}")
         ground.execute(
-            f"""INSERT INTO {{points}} (series_id, ts, open, high, low, close, volume)
-                SELECT {series_id}, timestamptz '{iso(to_us(START))}' + n * interval '1 minute',
-                       100, 101, 99, 100 + n % 7, 1000
-                FROM generate_series(0, {_LONG_MINUTES - 1}) AS n
-                ON CONFLICT DO NOTHING""",  # noqa: S608  # our own numbers
-            points=LONG.name,
+            """
+            INSERT INTO {table} (series_id, ts, open, high, low, close, volume)
+            SELECT {series}, {first}::timestamptz + n * interval '1 minute',
+                   100, 101, 99, 100 + n % 7, 1000
+            FROM generate_series(0, {last}) AS n
+            ON CONFLICT DO NOTHING""",
+            LONG.name,
+            series=series_id,
+            first=START,
+            last=_LONG_MINUTES - 1,
         )
 
 

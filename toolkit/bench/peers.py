@@ -50,39 +50,6 @@ class Peers:
         self._engine.dispose()
         self.psycopg.close()
 
-    def points_sql(self, dataset: str, series_id: int, start: str, end: str) -> str:
-        """Return what anybody would write for a series' bars in a range."""
-        return (
-            "SELECT ts, open, high, low, close, volume "
-            f'FROM "{self.schema}".{dataset} '  # our own names
-            f"WHERE series_id = {series_id} AND ts >= '{start}' AND ts < '{end}' ORDER BY ts"
-        )
-
-    def hourly_sql(self, dataset: str, series_id: int, start: str, end: str) -> str:
-        """Return what anybody would write for hourly bars from points."""
-        return (
-            "SELECT date_bin('1 hour', ts, '1970-01-01Z') AS hour, "
-            "(array_agg(open ORDER BY ts))[1], max(high), min(low), "
-            "(array_agg(close ORDER BY ts DESC))[1], sum(volume), "
-            "sum((high + low + close) / 3 * volume) / nullif(sum(volume), 0) "
-            f'FROM "{self.schema}".{dataset} '  # our own names
-            f"WHERE series_id = {series_id} AND ts >= '{start}' AND ts < '{end}' "
-            "GROUP BY 1 ORDER BY 1"
-        )
-
-    def packed_rollup_sql(
-        self, dataset: str, step: str, series_id: int, start: str, end: str
-    ) -> str:
-        """Return the least a rollup read can be: its buckets, packed, nothing asked of changes."""
-        states = ("open_first", "high_max", "low_min", "close_last", "volume_sum")
-        columns = (*states, "vwap_pv", "vwap_v")
-        packed = ", ".join(f"string_agg(float8send({c}), ''::bytea)" for c in columns)
-        return (
-            f"SELECT count(*), string_agg(timestamptz_send(ts), ''::bytea), {packed} FROM ("  # noqa: S608
-            f'SELECT ts, {", ".join(columns)} FROM "{self.schema}"."{dataset}_{step}" '
-            f"WHERE series_id = {series_id} AND ts >= '{start}' AND ts < '{end}' ORDER BY ts) AS q"
-        )
-
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Fetch as a list of tuples, in the binary protocol."""
         with self.psycopg.cursor(binary=True) as cursor:

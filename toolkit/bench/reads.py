@@ -78,9 +78,8 @@ def read_large(ground: Ground) -> Result:
 def read_hours(ground: Ground) -> Result:
     """Read a year of minutes as hourly bars, from the rollup."""
     start, end = at(0), at(ground.sizes.minutes)
-    series_id = ground.id_of("candles", _SERIES)
-    from_points = ground.peers.hourly_sql("candles", series_id, start, end)
-    packed = ground.peers.packed_rollup_sql("candles", "1h", series_id, start, end)
+    questions = ground.questions("candles", _SERIES)
+    from_points, packed = questions.hours(start, end), questions.packed_hours(start, end)
 
     def read(strategy: str) -> Callable[[int], object]:
         return lambda turn: ground.store.read(
@@ -112,7 +111,7 @@ def read_behind_log(ground: Ground) -> Result:
     ground.store.refresh(NOISY.name)
     _fill_log(ground)
     for table in ("noisy", "noisy_log", "noisy_1h"):
-        ground.execute("VACUUM (ANALYZE) {table}", table=table)
+        ground.execute("VACUUM (ANALYZE) {table}", table)
     start, end = at(0), at(min(minutes, sizes.minutes))
 
     def read(dataset: str) -> Callable[[int], object]:
@@ -139,8 +138,8 @@ def _windows(
     last = ground.sizes.minutes - points
     firsts = generator.integers(0, last + 1, ground.sizes.turns)
     ranges = [(at(int(f)), at(int(f) + points)) for f in firsts]
-    series_id = ground.id_of("candles", _SERIES)
-    texts = [ground.peers.points_sql("candles", series_id, *r) for r in ranges]
+    questions = ground.questions("candles", _SERIES)
+    texts = [questions.points(*r) for r in ranges]
     return lambda turn: texts[turn], lambda turn: ranges[turn]
 
 
@@ -151,17 +150,24 @@ def _fill_log(ground: Ground) -> None:
     """
     first = iso(to_us(at(0)) - _HOURS_OF_LOG // 2 * 60 * MINUTE)
     ids = [ground.id_of(NOISY.name, name) for name in ground.names()]
-    low = max(ids)
     rows = ground.sizes.log_rows // _LOG_COMMITS
     for commit in range(_LOG_COMMITS):
         ground.execute(
-            f"""INSERT INTO {{log}} (series_id, lo, hi)
-                SELECT s.id, t.lo, t.lo + interval '5 minutes'
-                FROM (SELECT setseed({commit / _LOG_COMMITS})) AS seed,
-                     generate_series(1, {rows}) AS n,
-                     LATERAL (SELECT {low} + 1 - {len(ids)} + n %% {ground.sizes.log_series} AS id) AS s,
-                     LATERAL (SELECT timestamptz '{first}'
-                              + interval '5 minutes' * floor(random() * {_HOURS_OF_LOG * 12}) AS lo
-                              WHERE n IS NOT NULL) AS t""".replace("%%", "%"),  # noqa: S608
-            log="noisy_log",
+            """
+            INSERT INTO {table} (series_id, lo, hi)
+            SELECT {low} + n % {series}, lo, lo + interval '5 minutes'
+            FROM (SELECT setseed({seed})) AS seed
+            CROSS JOIN generate_series(1, {rows}) AS n
+            CROSS JOIN LATERAL (
+                SELECT {first}::timestamptz
+                       + interval '5 minutes' * floor(random() * {cells}) AS lo
+                WHERE n IS NOT NULL
+            ) AS t""",
+            "noisy_log",
+            low=min(ids),
+            series=ground.sizes.log_series,
+            seed=commit / _LOG_COMMITS,
+            rows=rows,
+            first=first,
+            cells=_HOURS_OF_LOG * 12,
         )

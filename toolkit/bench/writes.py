@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OURS = "store.write"
-_ELSEWHERE = "2022-06-01T00:00Z"  # where to_sql writes its few rows
 
 
 def insert(ground: Ground) -> Result:

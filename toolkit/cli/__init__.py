@@ -13,26 +13,44 @@ from toolkit import __version__
 from toolkit.cli.choice import Choice
 from toolkit.cli.failing import failing
 
-# name → (module, what `toolkit --help` says); a test holds the texts to the commands' own
+# name → (where it is, what `toolkit --help` says); a test holds the texts to the commands' own
 COMMANDS = {
-    "init": ("settings", "Write a commented toolkit.toml."),
-    "config": ("settings", "Show the settings, and where each comes from."),
-    "up": ("servers", "Start the local PostgreSQL and Valkey, making them the first time."),
-    "down": ("servers", "Stop the local servers; their data stays."),
-    "status": ("servers", "Show what runs, and where."),
-    "reset": ("servers", "Stop the local servers and delete their data."),
-    "migrate": ("schema", "Bring the database's schema up or down, and say where it is."),
-    "datasets": ("schema", "List the datasets, show one, or propose one for a file."),
-    "series": ("reading", "List the series of a dataset."),
-    "label": ("reading", "Give a series labels, or take some away."),
-    "load": ("writing", "Load CSV, Parquet or Feather files into a dataset."),
-    "query": ("reading", "Read points, or bars of a step, between two times."),
-    "explain": ("reading", "Say how a query would be answered, without answering it."),
-    "latest": ("reading", "Show the newest points, or bars, of each series."),
-    "delete": ("writing", "Delete the points of series between two times."),
-    "refresh": ("writing", "Bring the rollups up to now."),
-    "stats": ("settings", "Show how large the datasets are, and what is unfollowed."),
-    "demo": ("writing", "Take the two-minute tour: real servers, real bars, charts."),
+    "init": ("toolkit.cli.settings:init", "Write a commented toolkit.toml."),
+    "config": ("toolkit.cli.settings:config", "Show the settings, and where each comes from."),
+    "up": (
+        "toolkit.cli.servers:up",
+        "Start the local PostgreSQL and Valkey, making them the first time.",
+    ),
+    "down": ("toolkit.cli.servers:down", "Stop the local servers; their data stays."),
+    "status": ("toolkit.cli.servers:status", "Show what runs, and where."),
+    "reset": ("toolkit.cli.servers:reset", "Stop the local servers and delete their data."),
+    "migrate": (
+        "toolkit.cli.schema:migrate",
+        "Bring the database's schema up or down, and say where it is.",
+    ),
+    "datasets": (
+        "toolkit.cli.schema:datasets",
+        "List the datasets, show one, or propose one for a file.",
+    ),
+    "series": ("toolkit.cli.reading:series", "List the series of a dataset."),
+    "label": ("toolkit.cli.reading:label", "Give a series labels, or take some away."),
+    "load": ("toolkit.cli.writing:load", "Load CSV, Parquet or Feather files into a dataset."),
+    "query": ("toolkit.cli.reading:query", "Read points, or bars of a step, between two times."),
+    "explain": (
+        "toolkit.cli.reading:explain",
+        "Say how a query would be answered, without answering it.",
+    ),
+    "latest": ("toolkit.cli.reading:latest", "Show the newest points, or bars, of each series."),
+    "delete": ("toolkit.cli.writing:delete", "Delete the points of series between two times."),
+    "refresh": ("toolkit.cli.writing:refresh", "Bring the rollups up to now."),
+    "stats": (
+        "toolkit.cli.settings:stats",
+        "Show how large the datasets are, and what is unfollowed.",
+    ),
+    "demo": (
+        "toolkit.demo.tour:main",
+        "Take the two-minute tour: real servers, real bars, charts.",
+    ),
 }
 _TAKE_A_VALUE = ("--dsn", "--config", "--schema")
 
@@ -46,8 +64,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"toolkit.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

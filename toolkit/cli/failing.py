@@ -23,7 +23,7 @@ class Failure(click.ClickException):
 
     def __init__(self, sentence: str, exit_code: int = FAILED) -> None:
         super().__init__(sentence)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # click's own subclasses do so, too
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"Error: {self.message}", file=file, err=True)

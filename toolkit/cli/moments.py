@@ -71,10 +71,13 @@ def _in_zone(local: datetime, tz: str, text: str, what: str, *, is_exact: bool) 
     """Return the instant at which clocks in ``tz`` show ``local``.
 
     An hour that a clock change repeats or removes is refused where it was typed; a midnight
-    that only a date or a distance means is the first instant of the day.
+    that only a date or a distance means is where the day's bucket begins (``timegrid.Grid``).
     """
     where = zone(tz)
-    early, late = (local.replace(tzinfo=where, fold=f).astimezone(UTC) for f in (0, 1))
+    try:
+        early, late = (local.replace(tzinfo=where, fold=f).astimezone(UTC) for f in (0, 1))
+    except OverflowError:
+        raise QueryError(f"{what}: {text!r} is out of range") from None
     if early == late:
         return early
     if is_exact:
@@ -83,4 +86,4 @@ def _in_zone(local: datetime, tz: str, text: str, what: str, *, is_exact: bool) 
             f"{what}: clocks in {tz} showed {text} {often}, when they were changed; "
             "give it with an offset like +01:00, or in UTC"
         )
-    return min(early, late) if early < late else late
+    return max(early, late)

@@ -64,8 +64,13 @@ class Driver(Protocol):
         repeatable: bool = False,
         read_only: bool = False,
         timeout: float | None = None,
+        patience: float | None = None,
     ) -> AbstractAsyncContextManager[Transaction]:
-        """Open a transaction; ``snapshot`` is one that another transaction exported."""
+        """Open a transaction.
+
+        ``snapshot`` is one that another transaction exported; ``timeout`` bounds each statement
+        and ``patience`` the wait for a connection, in seconds.
+        """
 
     async def gather(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
         """Run jobs at the same time and return their results in order."""

@@ -124,29 +124,35 @@ class AsyncDriver:
             await pool.close()
 
     @asynccontextmanager
-    async def _checked_out(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async def _checked_out(
+        self, patience: float | None = None
+    ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         pool = self._pool
         if pool is None or self._owner != os.getpid():
             pool = await self._open()
-        connection = await self._getconn(pool)
+        connection = await self._getconn(pool, patience)
         try:
             yield connection
         finally:
             await pool.putconn(connection)
 
     async def _getconn(
-        self, pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]]
+        self,
+        pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
+        patience: float | None,
     ) -> psycopg.AsyncConnection[Any]:
+        if patience is not None:
+            return await pool.getconn(patience)
         until = time.monotonic() + self._options.pool_timeout
-        patience = min(1.0, self._options.pool_timeout)
+        slot = min(1.0, self._options.pool_timeout)
         while True:
             try:
-                return await pool.getconn(patience)
+                return await pool.getconn(slot)
             except PoolTimeout:
                 # all busy, or nobody there? one connection beside the pool tells at once
                 await (await self._connect()).close()
-                patience = until - time.monotonic()
-                if patience <= 0:
+                slot = until - time.monotonic()
+                if slot <= 0:
                     raise
 
     async def fetch(
@@ -178,9 +184,10 @@ class AsyncDriver:
         repeatable: bool = False,
         read_only: bool = False,
         timeout: float | None = None,
+        patience: float | None = None,
     ) -> AsyncIterator[AsyncTransaction]:
         with _translated(self.node):
-            async with self._checked_out() as connection, connection.transaction():
+            async with self._checked_out(patience) as connection, connection.transaction():
                 for statement in session.begin(snapshot, repeatable, read_only, timeout):
                     await connection.execute(statement)
                 yield AsyncTransaction(connection, self.node)

@@ -125,27 +125,31 @@ class BlockingDriver:
             threads.shutdown()
 
     @contextmanager
-    def _checked_out(self) -> Iterator[psycopg.Connection[Any]]:
+    def _checked_out(self, patience: float | None = None) -> Iterator[psycopg.Connection[Any]]:
         pool = self._pool
         if pool is None or self._owner != os.getpid():
             pool = self._open()
-        connection = self._getconn(pool)
+        connection = self._getconn(pool, patience)
         try:
             yield connection
         finally:
             pool.putconn(connection)
 
-    def _getconn(self, pool: ConnectionPool[psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
+    def _getconn(
+        self, pool: ConnectionPool[psycopg.Connection[Any]], patience: float | None
+    ) -> psycopg.Connection[Any]:
+        if patience is not None:
+            return pool.getconn(patience)
         until = time.monotonic() + self._options.pool_timeout
-        patience = min(1.0, self._options.pool_timeout)
+        slot = min(1.0, self._options.pool_timeout)
         while True:
             try:
-                return pool.getconn(patience)
+                return pool.getconn(slot)
             except PoolTimeout:
                 # all busy, or nobody there? one connection beside the pool tells at once
                 self._connect().close()
-                patience = until - time.monotonic()
-                if patience <= 0:
+                slot = until - time.monotonic()
+                if slot <= 0:
                     raise
 
     async def fetch(
@@ -176,8 +180,9 @@ class BlockingDriver:
         repeatable: bool = False,
         read_only: bool = False,
         timeout: float | None = None,
+        patience: float | None = None,
     ) -> AsyncIterator[BlockingTransaction]:
-        with _translated(self.node), self._checked_out() as connection:
+        with _translated(self.node), self._checked_out(patience) as connection:
             begin = session.begin(snapshot, repeatable, read_only, timeout)
             with connection.transaction():
                 for statement in begin:

@@ -87,7 +87,7 @@ class Source:
                 f"times that are integers ({value}) need --time-unit s, ms, us or ns: what they "
                 f"count since 1970; these look like {guess}"
             )
-        if self.clock.tz is None and _is_naive(value):
+        if self.clock.tz is None and not isinstance(value, int) and _is_naive(value):
             raise InputError(
                 f"the times ({value}) carry no time zone: whose clock shows them? "
                 "Give --tz UTC, or a name like --tz Europe/Berlin"
@@ -130,7 +130,7 @@ def open_source(
     delimiter: str | None = None,
 ) -> Source:
     """Open a file and match its columns."""
-    kind = format or _kind(path)
+    kind = format or format_of(path)
     file: File
     if kind == "csv":
         stem = path.with_suffix("") if path.suffix == ".gz" else path
@@ -188,13 +188,12 @@ def _renamed(error: InputError, columns: Mapping[str, str]) -> InputError:
     return InputError(text)
 
 
-def _kind(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """Return a file's format by its ending."""
     suffix = path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
     if suffix.lower() in _SUFFIXES:
         return _SUFFIXES[suffix.lower()]
-    raise QueryError(
-        f"{path}: what format is it? Give --format csv, parquet or feather"
-    )
+    raise QueryError(f"{path}: what format is it? Give --format csv, parquet or feather")
 
 
 def _decoded(column: Any) -> Any:

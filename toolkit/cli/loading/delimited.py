@@ -1,4 +1,4 @@
-"""Reads CSV a block at a time, through Arrow where it is installed, with the file's line numbers."""
+"""Reads CSV a block at a time, through Arrow where it is installed; errors name their line."""
 
 from __future__ import annotations
 

@@ -36,8 +36,9 @@ def read_wish(
 ) -> Wish:
     """Read ``--map`` values: ``close=last_price`` renames, ``-id`` leaves a file column out.
 
-    >>> read_wish(["close=last price", "-id"])
-    Wish(given={'close': 'last price'}, left_out=frozenset({'id'}), ignores_extra=False, series=None)
+    >>> wish = read_wish(["close=last price", "-id"])
+    >>> wish.given, wish.left_out
+    ({'close': 'last price'}, frozenset({'id'}))
     """
     given: dict[str, str] = {}
     left_out = set()
@@ -127,7 +128,8 @@ def _check_key(names: Sequence[str], taken: Mapping[str, str], wish: Wish) -> No
         )
     if wish.series is not None and source is not None:
         raise InputError(
-            f"--series was given, and there is a column {source!r}; leave it out with --map -{source}"
+            f"--series was given, and there is a column {source!r}; "
+            f"leave it out with --map -{source}"
         )
 
 

@@ -1,0 +1,248 @@
+"""The commands about the database's schema: `migrate` and `datasets`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from toolkit.cli.choice import Choice, dataset_of
+from toolkit.cli.failing import FAILED
+
+if TYPE_CHECKING:
+    from toolkit.dataset import Dataset
+    from toolkit.migrate import Status
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_wait = click.option(
+    "--wait",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for another migration to end.",
+)
+
+
+@click.group()
+def migrate() -> None:
+    """Bring the database's schema up or down, and say where it is."""
+
+
+@migrate.command()
+@click.argument("revision", default="head")
+@_wait
+@_json
+@click.pass_obj
+def up(choice: Choice, revision: str, wait: float, as_json: bool) -> None:
+    """Apply the migrations that are missing.
+
+    Up to REVISION; by default all.
+    """
+    from toolkit import migrate as migrations
+    from toolkit.cli.render import working
+
+    settings = choice.resolved(migrates=False)
+    with working("migrating") as say:
+        status = migrations.upgrade(
+            settings.dsn or "",
+            schema=settings.schema,
+            revision=revision,
+            deadline_s=wait,
+            on_progress=say,
+        )
+    _show(status, settings.schema, as_json)
+
+
+@migrate.command()
+@click.argument("revision", default="-1")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_wait
+@_json
+@click.pass_obj
+def down(choice: Choice, revision: str, yes: bool, wait: float, as_json: bool) -> None:
+    """Take back migrations.
+
+    Down to REVISION: one by default, all with `base`. What a migration made is dropped with all its data.
+    """
+    from toolkit import migrate as migrations
+    from toolkit.cli.render import confirmed, working
+
+    settings = choice.resolved(migrates=False)
+    before = migrations.status(settings.dsn or "", schema=settings.schema)
+    where = (
+        f"from {before.current or 'nothing'} to {'one before' if revision == '-1' else revision}"
+    )
+    confirmed(
+        f"Take schema {settings.schema!r} {where}? What those migrations made is dropped, "
+        "with its data.",
+        is_sure=yes,
+    )
+    with working("migrating") as say:
+        status = migrations.downgrade(
+            settings.dsn or "",
+            schema=settings.schema,
+            revision=revision,
+            deadline_s=wait,
+            on_progress=say,
+        )
+    _show(status, settings.schema, as_json)
+
+
+@migrate.command()
+@_json
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    """Say where the database is.
+
+    Exits 1 if a migration is missing, or the database has one that is not known.
+    """
+    from toolkit import migrate as migrations
+
+    settings = context.obj.resolved(migrates=False)
+    found = migrations.status(settings.dsn or "", schema=settings.schema)
+    _show(found, settings.schema, as_json)
+    context.exit(0 if found.is_current else FAILED)
+
+
+@migrate.command()
+@_json
+@click.pass_obj
+def history(choice: Choice, as_json: bool) -> None:
+    """List all migrations.
+
+    Oldest first, and which of them the database has.
+    """
+    from toolkit import migrate as migrations
+    from toolkit.cli.render import echo_json, echo_table
+
+    settings = choice.resolved(migrates=False)
+    found = migrations.history(settings.dsn or "", schema=settings.schema)
+    if as_json:
+        echo_json(found)
+    else:
+        echo_table(
+            ("revision", "title", "applied"),
+            [(r.id, r.title, r.is_applied) for r in found],
+            cell=90,
+        )
+
+
+@migrate.command("sql")
+@click.argument("revision", default="head")
+@_json
+@click.pass_obj
+def sql(choice: Choice, revision: str, as_json: bool) -> None:
+    """Print the SQL of the migrations.
+
+    Needs no database. REVISION is the last one, or a range like 0001:0002.
+    """
+    from toolkit import migrate as migrations
+    from toolkit.cli.render import echo_json
+
+    text = migrations.sql(schema=choice.settings().schema, revision=revision)
+    if as_json:
+        echo_json({"revision": revision, "sql": text})
+    else:
+        click.echo(text, nl=False)
+
+
+def _show(status: Status, schema: str, as_json: bool) -> None:
+    from toolkit.cli.render import echo_json
+
+    is_ahead = not status.is_current and not status.pending
+    if as_json:
+        echo_json(
+            {
+                "schema": schema,
+                "current": status.current,
+                "head": status.head,
+                "is_current": status.is_current,
+                "pending": status.pending,
+            }
+        )
+        return
+    at = f"schema {schema!r} is at {status.current or 'nothing'}"
+    if status.is_current:
+        click.echo(f"{at}, the newest")
+    elif is_ahead:
+        click.echo(f"{at}, which this version does not know (its newest is {status.head})")
+    else:
+        click.echo(f"{at}; missing: {', '.join(f'{r.id} ({r.title})' for r in status.pending)}")
+
+
+@click.group(invoke_without_command=True)
+@_json
+@click.pass_context
+def datasets(context: click.Context, as_json: bool) -> None:
+    """List the datasets, show one, or propose one for a file."""
+    if context.invoked_subcommand is not None:
+        return
+    from toolkit.cli.render import echo_json, echo_table
+
+    with context.obj.store() as store:
+        found = store.datasets()
+    if as_json:
+        echo_json([d.to_mapping() for d in found])
+        return
+    rows = [(d.name, ", ".join(d.names), ", ".join(d.ladder), d.partition) for d in found]
+    echo_table(("dataset", "columns", "ladder", "partition"), rows, cell=120)
+
+
+@datasets.command()
+@click.argument("name")
+@_json
+@click.pass_obj
+def show(choice: Choice, name: str, as_json: bool) -> None:
+    """Show a dataset.
+
+    Its columns, the columns of its bars, its ladder and its partitions.
+    """
+    from toolkit.cli.render import echo_json, echo_table
+
+    with choice.store() as store:
+        dataset = dataset_of(store, name)
+    if as_json:
+        echo_json(dataset.to_mapping())
+        return
+    echo_table(("column", "type"), [(c.name, c.type) for c in dataset.columns])
+    bars = [(a.name, a.kind, ", ".join(a.of), a.by or "") for a in dataset.aggregates]
+    echo_table(("column of a bar", "aggregate", "of", "weighted by"), bars)
+    click.echo(
+        f"key (series, ts{', seq' if dataset.has_seq else ''}); ladder "
+        f"{', '.join(dataset.ladder) or 'none'}; partitions of {dataset.partition}; "
+        f"drawn by {dataset.chart or 'nothing'}; changes logged by {dataset.changelog}"
+    )
+
+
+@datasets.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", required=True, help="What the dataset shall be called.")
+@click.option("--map", "maps", multiple=True, metavar="COLUMN=FILECOLUMN", help="As in load.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["csv", "parquet", "feather"]),
+    help="Default: by the file's ending.",
+)
+@_json
+def propose(
+    file: Path, name: str, maps: tuple[str, ...], format_: str | None, as_json: bool
+) -> None:
+    """Propose a dataset for a file.
+
+    Prints the migration that makes it. Looks at the first 250,000 rows. Needs no database; nothing is made.
+    """
+    from toolkit.cli.proposing import migration_of, sample
+    from toolkit.cli.render import echo_json, note
+    from toolkit.dataset import Dataset
+
+    frame, notes = sample(file, maps, format_)
+    for said in notes:
+        note(f"{file}: {said}")
+    proposed: Dataset = Dataset.from_frame(frame, name)
+    if as_json:
+        echo_json(proposed.to_mapping())
+    else:
+        click.echo(migration_of(proposed, file.name), nl=False)

@@ -1,0 +1,74 @@
+"""The text of a new ``toolkit.toml``: every setting with its default, commented out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+from toolkit.config import Limits, PoolOptions, Settings
+from toolkit.timegrid import EARLIEST, LATEST, iso
+
+_HEAD = """\
+# Settings of the toolkit. Flags win over environment variables (TOOLKIT_POOL_MAX_SIZE for
+# max_size in [pool]), those over this file, and this file over the defaults, which are shown.
+# `toolkit config show` says where each one comes from.
+"""
+_SECTIONS = {
+    "database": "where the data is",
+    "pool": "how connections are kept; times in seconds",
+    "read": "",
+    "write": "",
+    "chooser": 'when step="auto" reads points, aggregates or downsamples; per series',
+}
+NOTES = {
+    "database.dsn": "postgresql://user:password@host:5432/name, or key=value words.\n"
+    "Without one the local servers are used. TOOLKIT_DSN keeps it out of files.",
+    "database.schema": "the schema all tables are in",
+    "database.allow_newer_schema": "work with a schema that a newer version migrated, "
+    "while a deployment is under way",
+    "pool.min_size": "connections that are kept open",
+    "pool.max_size": "connections at most; a large read uses two",
+    "pool.connect_timeout": "for a connection to be made",
+    "pool.pool_timeout": "for one to become free",
+    "pool.statement_timeout": "after which the server cancels a statement",
+    "pool.max_idle": "after which one that is not needed is closed",
+    "pool.application_name": "what the server lists us as",
+    "read.parallel": "statements a large read runs at a time",
+    "write.earliest": "points before this are refused",
+    "write.latest": "points from this on are refused",
+    "chooser.direct": "up to so many points are read as they are",
+    "chooser.aggregated": "up to so many are aggregated in the database",
+    "chooser.buckets": "bars of an answer at most",
+    "chooser.chart_points": "points that points=N reads before it turns to rollups",
+}
+"""What the file says of each setting; line ends make comment lines."""
+
+
+def defaults() -> dict[str, object]:
+    """Return every setting's default by key, as TOML would have it."""
+    plain = {f.name: f.default for f in fields(Settings)}
+    return {
+        "database.dsn": "postgresql://me@localhost/market",
+        "database.schema": plain["schema"],
+        "database.allow_newer_schema": plain["allow_newer_schema"],
+        **{f"pool.{f.name}": f.default for f in fields(PoolOptions)},
+        "read.parallel": plain["parallel"],
+        "write.earliest": iso(EARLIEST),
+        "write.latest": iso(LATEST),
+        **{f"chooser.{f.name}": f.default for f in fields(Limits)},
+    }
+
+
+def template() -> str:
+    """Return the file's text."""
+    lines = [_HEAD.rstrip()]
+    section = ""
+    for key, value in defaults().items():
+        here, _, name = key.partition(".")
+        if here != section:
+            section = here
+            about = _SECTIONS.get(section, "")
+            lines += ["", f"[{section}]" + (f"  # {about}" if about else "")]
+        lines += [f"# {line}" for line in NOTES[key].splitlines()]
+        lines.append(f"#{name} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
