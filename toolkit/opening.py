@@ -10,6 +10,8 @@ from dataclasses import replace
 from toolkit.config import Settings, environment, load_settings
 from toolkit.errors import ConfigError
 
+_PORTS = re.compile(r"[0-9]*(,[0-9]*)*")
+
 
 def resolve(
     source: str | os.PathLike[str] | Settings | None = None,
@@ -45,13 +47,15 @@ def check_conninfo(dsn: str, origin: str) -> None:
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        conninfo_to_dict(dsn)
+        ports = str(conninfo_to_dict(dsn).get("port") or "")
+        problem = "" if _PORTS.fullmatch(ports) else "the port is not a number"
     except Error as error:
         # libpq quotes the piece it stumbled over, and an unescaped password makes it stumble
         problem = re.sub(r'"[^"]*"', '"…"', str(error).strip())
+    if problem:
         raise ConfigError(
             origin,
             "database.dsn",
             f"{problem}; give postgresql://user:password@host:port/name (special characters "
             "%-encoded) or key=value words",
-        ) from None
+        )

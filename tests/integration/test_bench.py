@@ -10,8 +10,8 @@ import pytest
 from fix_servers import Database
 from rich.console import Console
 
-from toolkit.bench import cli, report
-from toolkit.bench.ground import Ground, Sizes, prepared
+from toolkit.bench import cli, memory, report
+from toolkit.bench.ground import Sizes, prepared
 from toolkit.bench.measure import Contender, Target, by_turns, compare
 
 TINY = Sizes(
@@ -37,9 +37,11 @@ def silent(text: str) -> None:
 
 
 def test_every_case_runs_and_says_what_it_measured(database: Database) -> None:
+    findings = cli.Findings()
     with prepared(database.dsn, "toolkit", TINY, silent) as ground:
-        results = cli.measure(ground, list(cli.CASES), silent)
-        found = json.loads(json.dumps(report.to_mapping(results, cli.server_version(ground))))
+        cli.measure(ground, list(cli.CASES), findings, silent)
+    results = findings.results
+    found = json.loads(json.dumps(report.to_mapping(results, findings.server)))
     assert found["machine"]["postgresql"].startswith(database.version)
     assert [case["case"] for case in found["cases"]] == list(cli.CASES)
     for case in found["cases"]:
@@ -81,9 +83,7 @@ def test_the_long_form_streams_rows_made_on_the_server(
     for name, value in (("_LONG_SERIES", 2), ("_LONG_MINUTES", 2_000), ("_FULL_ROWS", 4_000)):
         monkeypatch.setattr(f"toolkit.bench.memory.{name}", value)
     with prepared(database.dsn, "toolkit", TINY, silent) as ground:
-        full = replace(ground, is_full=True)
-        assert isinstance(full, Ground)
-        (result,) = cli.measure(full, ["stream_memory"], silent)
+        result = memory.stream_memory(replace(ground, is_full=True))
     assert result.points == 4_000
     assert result.unit == "MB"
 

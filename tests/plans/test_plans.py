@@ -24,7 +24,9 @@ JUNE = ("2021-06-01Z", "2021-07-01Z")
 def store(wide: Database, spy: Spy) -> Iterator[toolkit.Store]:
     """A store that knows its names already, so that only reads are heard."""
     settings = load_settings(wide.dsn)
-    with toolkit.Store(replace(settings, pool=replace(settings.pool, min_size=1))) as store:
+    with toolkit.Store(
+        replace(settings, pool=replace(settings.pool, min_size=1, max_size=1))
+    ) as store:
         store.read("bars", [f"dense-{n}" for n in range(1, DENSE + 1)], *JUNE, limit=1)
         store.latest("bars")
         store.read("bars", "stopped", *JUNE)
@@ -53,7 +55,7 @@ def test_a_bounded_read_touches_only_its_partitions(
     plan = the_plan(spy, examiner)
     assert plan.planned("bars") == {"bars_p20210601"}
     assert plan.kinds("bars") == {"Index Only Scan"}
-    assert plan.heap_fetches() == 0
+    assert plan.heap_fetches() == {}
     assert plan.rows("bars") == 1_644
     assert plan.pages() < 60
     assert plan.planning_ms < 1
@@ -102,7 +104,7 @@ def test_a_condition_is_tested_in_the_index(
     plan = the_plan(spy, examiner)
     assert plan.planned("bars") == {"bars_p20210601"}
     assert plan.kinds("bars") == {"Index Only Scan"}
-    assert plan.heap_fetches() == 0
+    assert plan.heap_fetches() == {}
     assert plan.rows("bars") == len(found)
 
 
@@ -131,7 +133,9 @@ def test_the_sixth_prepared_call_goes_on_with_a_plan_of_its_own(
         "SELECT generic_plans, custom_plans FROM pg_prepared_statements "
         "WHERE statement ~ 'bars' ORDER BY custom_plans DESC LIMIT 1"
     )
-    assert found.fetchone() == (0, 10)  # psycopg prepares at the sixth call
+    generic, custom = found.fetchone() or (None, 0)
+    assert generic == 0
+    assert custom >= 10  # psycopg prepares at the sixth call
 
 
 def test_a_generic_plan_would_lock_every_partition(
@@ -151,7 +155,7 @@ def test_a_generic_plan_would_lock_every_partition(
 
 @pytest.mark.parametrize("by", ["names", "labels"])
 @pytest.mark.parametrize(
-    "how", [{}, {"step": "1d"}, {"step": "1d", "strategy": "aggregated"}], ids=str
+    "how", [{}, {"step": "1M"}, {"step": "1M", "strategy": "aggregated"}], ids=str
 )
 def test_a_thousand_series_cost_one_statement(
     store: toolkit.Store, spy: Spy, by: str, how: dict[str, Any]
@@ -185,13 +189,13 @@ def test_latest_of_500_series_touches_500_index_entries(
     assert len(found) == 500
     reads = spy.of("bars")
     assert len(reads) == 1
+    assert len(spy.said) <= 2  # the other one lists the partitions
     plan = examiner.explain(*reads[0])
     assert plan.planned("bars") == {"bars_p20231201"}
     assert plan.rows("bars") == 500
-    assert plan.heap_fetches() == 0
+    assert plan.heap_fetches() == {}
     assert plan.pages() <= 4 * 500
     assert plan.locks <= A_HANDFUL
-    assert len(spy.said) <= 2  # the other one lists the partitions
 
 
 def test_latest_of_a_series_that_stopped_widens_in_a_few_steps(
@@ -240,7 +244,7 @@ def test_a_read_of_a_rollup_goes_by_the_indexes_of_log_and_rollup(
     assert plan.kinds("bars_1d") == {"Index Only Scan"}
     assert plan.kinds("bars_log") == {"Index Only Scan"}
     assert plan.executed("bars_p") == set()
-    assert plan.heap_fetches() == 0
+    assert plan.heap_fetches() == {}
     assert plan.pages() < 100
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -42,6 +43,14 @@ CASES: dict[str, Case] = {
 }
 
 
+@dataclass(slots=True)
+class Findings:
+    """What a run has found so far."""
+
+    results: list[Result] = field(default_factory=list)
+    server: str = "unknown"
+
+
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice(sorted(CASES)), help="Run just this case.")
 @click.option(
@@ -57,48 +66,53 @@ def main(only: Sequence[str], json_path: Path | None, is_full: bool, dsn: str | 
 
     Starts a PostgreSQL of its own and removes it afterwards. Takes some minutes and 2 GB.
     """
-    console, progress = Console(), Console(stderr=True)
+    is_piped = json_path is not None and str(json_path) == "-"
+    progress = Console(stderr=True)
     started = time.perf_counter()
+    found = Findings()
     try:
         with progress.status("starting") as shown:
-            results, server = run(dsn, list(only) or list(CASES), Sizes(), is_full, shown.update)
+            run(dsn, only or list(CASES), Sizes(), found, shown.update, is_full=is_full)
     except ToolkitError as error:
         progress.print(f"[red]bench:[/] {escape(str(error))}")
         sys.exit(error.exit_code)
-    is_piped = json_path is not None and str(json_path) == "-"
-    (progress if is_piped else console).print(report.table(results))
+    finally:  # an error or an interrupt takes nothing away from the cases before it
+        if found.results:
+            (progress if is_piped else Console()).print(report.table(found.results))
     progress.print(f"took {time.perf_counter() - started:.0f} s")
     if json_path is not None:
-        text = json.dumps(report.to_mapping(results, server), indent=2)
+        text = json.dumps(report.to_mapping(found.results, found.server), indent=2)
         click.echo(text) if is_piped else json_path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def run(
-    dsn: str | None, names: Sequence[str], sizes: Sizes, is_full: bool, say: Callable[[str], None]
-) -> tuple[list[Result], str]:
-    """Run cases on a database, or on a server of our own; return results and server version."""
+    dsn: str | None,
+    names: Sequence[str],
+    sizes: Sizes,
+    found: Findings,
+    say: Callable[[str], None],
+    *,
+    is_full: bool,
+) -> None:
+    """Run cases on a database, or on a server of our own, and add their results to ``found``."""
     place: AbstractContextManager[str]
     place = local_servers(default_root(os.environ), say) if dsn is None else nullcontext(dsn)
     schema = "toolkit" if dsn is None else SCHEMA
     with place as address:
         try:
             with prepared(address, schema, sizes, say, is_full=is_full) as ground:
-                return measure(ground, names, say), server_version(ground)
+                measure(ground, names, found, say)
         finally:
             if dsn is not None:
                 drop_schema(dsn, schema)
 
 
-def measure(ground: Ground, names: Sequence[str], say: Callable[[str], None]) -> list[Result]:
+def measure(
+    ground: Ground, names: Sequence[str], found: Findings, say: Callable[[str], None]
+) -> None:
     """Run the named cases, in their own order."""
-    results = []
+    found.server = ground.peers.psycopg.info.parameter_status("server_version") or "unknown"
     for name, case in CASES.items():
         if name in names:
             say(f"measuring {name}")
-            results.append(case(ground))
-    return results
-
-
-def server_version(ground: Ground) -> str:
-    """Return the server's version as it says it itself."""
-    return ground.peers.psycopg.info.parameter_status("server_version") or "unknown"
+            found.results.append(case(ground))

@@ -10,6 +10,7 @@ import numpy as np
 
 from toolkit.bench.ground import LONG, MINUTE, START, Ground, at
 from toolkit.bench.measure import Result, Timing
+from toolkit.errors import ToolkitError
 from toolkit.store import Store
 from toolkit.timegrid import to_us
 
@@ -40,8 +41,10 @@ def stream_memory(ground: Ground) -> Result:
         input=json.dumps(task),
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    if done.returncode:
+        raise ToolkitError(f"the streaming process failed: {done.stderr.strip()[-500:]}")
     answer = json.loads(done.stdout)
     assert answer["rows"] >= rows, answer
     taken = Timing("stream", 1, answer["more_mb"], answer["more_mb"])

@@ -39,13 +39,14 @@ def client_cpu(ground: Ground) -> Result:
     points = ground.sizes.small_read
     _, arguments = _windows(ground, points)
     statement = ground.store.explain("candles", _SERIES, *arguments(0)).statement.encode()
-    ids = [ground.id_of("candles", _SERIES)]
+    series_id = ground.id_of("candles", _SERIES)
+    named = {"id": series_id, "ids": [series_id]}  # whichever the statement has
     spans = [Span.between(*arguments(turn)) for turn in range(ground.sizes.turns)]
     ranges = [{"start": to_datetime(s.start), "end": to_datetime(s.end)} for s in spans]
 
     def bare(turn: int) -> object:
         cursor = ground.peers.psycopg.cursor(binary=True)
-        return cursor.execute(statement, {"ids": ids, **ranges[turn]}).fetchall()
+        return cursor.execute(statement, {**named, **ranges[turn]}).fetchall()
 
     contenders = [
         Contender(OURS, lambda turn: ground.store.read("candles", _SERIES, *arguments(turn))),

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import click
 import numpy as np
 
-from toolkit.cli.render import console, echo_table, note, plain
+from toolkit.cli.render import echo_line, echo_table, note, plain
 from toolkit.columns import NULL_INT, Columns, is_null
 from toolkit.errors import MissingExtra, QueryError
 from toolkit.strategy import Plan
@@ -43,7 +42,7 @@ def echo_answer(columns: Columns, tz: str) -> None:
         rows.insert(half, ["…"] * len(headers))
     numbers = [n for n in columns if columns.types[n] not in ("category", "bool")]
     echo_table(headers, rows, numbers=[*numbers, "seq"])
-    console().print(_summary(columns))
+    echo_line(_summary(columns))
 
 
 def _summary(columns: Columns) -> str:
@@ -173,7 +172,7 @@ def save(columns: Columns, target: str, write: Writer) -> None:
     if target == "-":
         if write is not write_csv and sys.stdout.isatty():
             raise QueryError("this format is not for a terminal: name a file, or pipe it on")
-        write(columns, click.get_binary_stream("stdout"))
+        write(columns, sys.stdout.buffer)
         return
     with whole_file(Path(target)) as file:
         write(columns, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import IO, Any
 
@@ -37,9 +38,9 @@ def write_png(columns: Columns, file: IO[bytes]) -> None:
             axis.set_title(columns.names[code][:80].replace("$", r"\$"), loc="left", fontsize=10)
             axis.grid(alpha=0.2)
         figure.autofmt_xdate()
-        figure.tight_layout()
-        import_module("warnings").simplefilter("ignore")  # a font lacks an emoji: so be it
-        figure.savefig(file, format="png", dpi=110)
+        with warnings.catch_warnings(action="ignore"):  # the font lacks an emoji: so be it
+            figure.tight_layout()
+            figure.savefig(file, format="png", dpi=110)
     finally:
         plt.close(figure)
 

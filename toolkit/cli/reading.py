@@ -199,7 +199,7 @@ def explain(choice: Choice, /, analyze: bool, as_json: bool, **options: Any) -> 
     EXPLAIN of the statement.
     """
     from toolkit.cli.answers import plan_mapping
-    from toolkit.cli.render import console, echo_json
+    from toolkit.cli.render import echo_json, echo_line
 
     with choice.store() as store:
         found = store.explain(**_asked(store, options), analyze=analyze)
@@ -212,7 +212,7 @@ def explain(choice: Choice, /, analyze: bool, as_json: bool, **options: Any) -> 
             }
         )
     else:
-        console().print(str(found))
+        echo_line(str(found))
 
 
 @click.command()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress
 
 _MAX_CELL = 48
@@ -56,16 +55,6 @@ def plain(value: object) -> Any:
     raise TypeError(f"no JSON for a {type(value).__name__}")
 
 
-def console() -> Console:
-    """Return standard output as a console: no colours and no folding in a pipe."""
-    from rich.console import Console
-
-    is_tty = sys.stdout.isatty()
-    return Console(
-        width=None if is_tty else _WIDE, markup=False, emoji=False, highlight=False, soft_wrap=False
-    )
-
-
 def echo_table(
     headers: Sequence[str],
     rows: Iterable[Sequence[object]],
@@ -75,6 +64,7 @@ def echo_table(
 ) -> None:
     """Print a table; the columns in ``numbers`` are aligned to the right."""
     from rich import box
+    from rich.console import Console
     from rich.table import Table
 
     right = set(numbers)
@@ -83,7 +73,16 @@ def echo_table(
         table.add_column(header, justify="right" if header in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(shown(value, cell) for value in row))
-    console().print(table)
+    is_tty = sys.stdout.isatty()
+    console = Console(width=None if is_tty else _WIDE, markup=False, emoji=False, highlight=False)
+    with console.capture() as captured:  # print() would end the program where a pipe is closed
+        console.print(table)
+    click.echo(captured.get(), nl=False)
+
+
+def echo_line(text: str) -> None:
+    """Print text as it is, but for what a terminal would obey."""
+    click.echo("\n".join(shown(line, _WIDE) for line in text.split("\n")))
 
 
 def shown(value: object, limit: int = _MAX_CELL) -> str:

@@ -64,7 +64,8 @@ def up(choice: Choice, revision: str, wait: float, as_json: bool) -> None:
 def down(choice: Choice, revision: str, yes: bool, wait: float, as_json: bool) -> None:
     """Take back migrations.
 
-    Down to REVISION: one by default, all with `base`. What a migration made is dropped with all its data.
+    Down to REVISION: one by default, all with `base`. What a migration made is dropped with
+    all its data.
     """
     from toolkit import migrate as migrations
     from toolkit.cli.render import confirmed, working
@@ -232,7 +233,8 @@ def propose(
 ) -> None:
     """Propose a dataset for a file.
 
-    Prints the migration that makes it. Looks at the first 250,000 rows. Needs no database; nothing is made.
+    Prints the migration that makes it. Looks at the first 250,000 rows. Needs no database;
+    nothing is made.
     """
     from toolkit.cli.proposing import migration_of, sample
     from toolkit.cli.render import echo_json, note

@@ -214,17 +214,33 @@ def _draw(store: Store, path: Path) -> None:
 
 
 def _next(tour: Tour, seconds: float) -> str:
+    command = _command()
+    lines = (
+        ("query candles AAPL/1m 2012-06-01 2012-06-08 --step 1h", "the same from the shell"),
+        ("explain candles AAPL/1m 2012-01-01 2013-01-01 --step 1d", "why it was answered so"),
+        ("latest candles", "the newest bar of every series"),
+        ("status", "the servers; they run until they are told to stop"),
+        ("down", "stops them; the bars stay"),
+        ("--help", "everything else"),
+    )
+    width = max(len(line) for line, _ in lines)
+    typed = "\n".join(f"  {command} {line:<{width}}  [dim]{why}[/]" for line, why in lines)
     code = (
         "import toolkit\n"
         "with toolkit.connect() as store:\n"
-        '    print(store.read("candles", "AAPL/1m", "2012-06-01T00:00Z", "2012-07-01T00:00Z",\n'
-        '                     step="1h").to_pandas())'
+        '    bars = store.read("candles", "AAPL/1m", "2012-06-01T00:00Z", "2012-06-08T00:00Z",\n'
+        '                      step="1h")\n'
+        "    print(bars.to_pandas(), bars.plan)"
     )
     return (
         f"\nSaved {tour.chart}. The whole took {seconds:.1f} s.\n\n"
-        "[bold]What to type next[/]\n"
-        "  .venv/bin/toolkit status     the servers, which run until they are told to stop\n"
-        "  .venv/bin/toolkit --help     everything else\n"
-        "  .venv/bin/toolkit down       stops them; the bars stay\n"
-        "\nor in .venv/bin/python:\n\n" + escape(code) + "\n"
+        f"[bold]What to type next[/]\n{typed}\n\nor in Python:\n\n{escape(code)}\n"
     )
+
+
+def _command() -> str:
+    """Return how the command is typed here: by its path where it is in a folder below this one."""
+    place = Path(sys.executable).parent / "toolkit"
+    here = Path.cwd()
+    is_below = place.exists() and place.is_relative_to(here)
+    return str(place.relative_to(here)) if is_below else "toolkit"

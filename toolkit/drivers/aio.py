@@ -104,10 +104,8 @@ class AsyncDriver:
         # first by itself: a pool only says that it timed out, not that the password is wrong
         with _translated(self.node):
             async with await self._connect() as connection:
-                cursor = await connection.execute(session.describe())
-                row = await cursor.fetchone()
-                assert row is not None
-                return Server(*row)
+                sysid = await _identify(connection)
+                return Server(connection.info.server_version, sysid)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         arguments = session.arguments(self._conninfo, self._options)
@@ -210,6 +208,16 @@ class AsyncDriver:
 
     def stats(self) -> dict[str, int]:
         return dict(self._pool.get_stats()) if self._pool is not None else {}
+
+
+async def _identify(connection: psycopg.AsyncConnection[Any]) -> int | None:
+    try:
+        cursor = await connection.execute(session.identify())
+        row = await cursor.fetchone()
+    except session.NOT_TOLD as error:
+        _log.info("the server does not tell its system identifier: %s", error)
+        return None
+    return row[0] if row else None
 
 
 @contextmanager

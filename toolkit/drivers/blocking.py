@@ -100,9 +100,7 @@ class BlockingDriver:
     def _greet(self) -> Server:
         # first by itself: a pool only says that it timed out, not that the password is wrong
         with _translated(self.node), self._connect() as connection:
-            row = connection.execute(session.describe()).fetchone()
-            assert row is not None
-            return Server(*row)
+            return Server(connection.info.server_version, _identify(connection))
 
     def _connect(self) -> psycopg.Connection[Any]:
         arguments = session.arguments(self._conninfo, self._options)
@@ -206,6 +204,15 @@ class BlockingDriver:
 
     def stats(self) -> dict[str, int]:
         return dict(self._pool.get_stats()) if self._pool is not None else {}
+
+
+def _identify(connection: psycopg.Connection[Any]) -> int | None:
+    try:
+        row = connection.execute(session.identify()).fetchone()
+    except session.NOT_TOLD as error:
+        _log.info("the server does not tell its system identifier: %s", error)
+        return None
+    return row[0] if row else None
 
 
 def _drive(job: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -7,12 +7,16 @@ from typing import Any
 
 from psycopg import Error
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, UndefinedFunction
 from psycopg.sql import SQL, Literal
 
 from toolkit.config import PoolOptions
 from toolkit.drivers import Params
 from toolkit.errors import ConfigError
 from toolkit.statements import compose
+
+NOT_TOLD = (InsufficientPrivilege, FeatureNotSupported, UndefinedFunction)
+"""What a managed server may answer instead of its identifier; then None is remembered."""
 
 
 @lru_cache
@@ -31,9 +35,9 @@ def arguments(conninfo: str, options: PoolOptions) -> dict[str, Any]:
 
 
 @lru_cache
-def describe() -> bytes:
-    """Return the statement that asks what the server is."""
-    return compose("session/describe_server")
+def identify() -> bytes:
+    """Return the statement that asks for the server's system identifier."""
+    return compose("session/identify_server")
 
 
 @lru_cache

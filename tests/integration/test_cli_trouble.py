@@ -1,0 +1,336 @@
+"""The command line when the database or the user stands in the way: a sentence and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+from fix_servers import Database
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+import toolkit
+from toolkit.cli import main
+from toolkit.local.account import choose_account
+
+Run = Callable[..., Result]
+TOOLKIT = (sys.executable, "-c", "from toolkit.cli import main; main(prog_name='toolkit')")
+
+
+@pytest.fixture
+def run(database: Database) -> Run:
+    def run(*arguments: str, code: int = 0, dsn: str = database.dsn, **options: Any) -> Result:
+        result = CliRunner().invoke(main, ["--dsn", dsn, *arguments], **options)
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def bars(tmp_path: Path) -> Path:
+    """A CSV of 20,000 minute bars from 2024-01-01."""
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    text = ["ts,open,high,low,close,volume"]
+    text += [f"{start + timedelta(minutes=i):%Y-%m-%dT%H:%MZ},1,2,0,{i},3" for i in range(20_000)]
+    path = tmp_path / "bars.csv"
+    path.write_text("\n".join(text) + "\n", "utf-8")
+    return path
+
+
+def load(path: Path, *options: str) -> tuple[str, ...]:
+    return ("load", str(path), "--dataset", "candles", "--series", "BTC-USD", *options)
+
+
+def admin(database: Database, statement: str) -> list[Any]:
+    with psycopg.connect(database.admin_dsn, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def other(dsn: str, **parts: object) -> str:
+    """The same conninfo with other parts."""
+    return make_conninfo("", **{**conninfo_to_dict(dsn), **parts})
+
+
+# -- the schema ---------------------------------------------------------------------------------
+
+
+def test_schema_goes_up_and_down(empty_database: Database, run: Run) -> None:
+    dsn = empty_database.dsn
+    before = json.loads(run("migrate", "status", "--json", dsn=dsn, code=1).stdout)
+    assert (before["current"], before["is_current"]) == (None, False)
+    assert [r["id"] for r in before["pending"]][:2] == ["0001", "0002"]
+    assert "missing: 0001" in run("migrate", "status", dsn=dsn, code=1).stdout
+    assert "is at 0001; missing: 0002" in run("migrate", "up", "0001", dsn=dsn).stdout
+    applied = json.loads(run("migrate", "history", "--json", dsn=dsn).stdout)
+    assert [r["is_applied"] for r in applied][:2] == [True, False]
+    assert "the newest" in run("migrate", "up", dsn=dsn).stdout
+    assert "the newest" in run("migrate", "status", dsn=dsn).stdout
+    assert "nothing was done" in run("migrate", "down", dsn=dsn, code=1, input="n\n").stderr
+    run("migrate", "down", "--yes", dsn=dsn)
+    assert json.loads(run("migrate", "down", "base", "--yes", "--json", dsn=dsn).stdout)["current"] is None  # fmt: skip
+    assert "is at nothing" in run("migrate", "status", dsn=dsn, code=1).stdout
+
+
+def test_offline_sql_makes_what_migrate_makes(empty_database: Database, run: Run) -> None:
+    text = run("migrate", "sql", dsn=empty_database.dsn).stdout
+    with psycopg.connect(empty_database.dsn, autocommit=True) as connection:
+        connection.execute(text.encode())
+    assert "the newest" in run("migrate", "status", dsn=empty_database.dsn).stdout
+
+
+def test_unknown_revision_is_a_sentence(run: Run) -> None:
+    assert "9999" in run("migrate", "up", "9999", code=1).stderr
+
+
+def test_migration_that_somebody_else_runs_is_exit_code_4(database: Database, run: Run) -> None:
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute(
+            "SELECT pg_advisory_lock(hashtextextended('toolkit migrate toolkit', 0))"
+        )
+        result = run("migrate", "up", "--wait", "0", code=4)
+    assert "another migration" in result.stderr
+    assert "server process" in result.stderr
+
+
+def test_proposed_migration_makes_the_dataset(
+    empty_database: Database, run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "fills.csv"
+    path.write_text(
+        "Time,Fill Price,qty,maker\n"
+        "2024-01-01T00:00:00Z,1.5,3,true\n2024-01-01T00:00:01Z,1.6,4,false\n"
+    )
+    propose = ("datasets", "propose", str(path), "--name", "fills")
+    result = run(*propose)
+    module: dict[str, Any] = {}
+    exec(compile(result.stdout, "fills.py", "exec"), module)
+    declared = module["FILLS"]
+    assert declared.to_mapping() == json.loads(run(*propose, "--json").stdout)
+    assert [(c.name, c.type) for c in declared.columns] == [
+        ("fill_price", "float"),
+        ("qty", "int"),
+        ("maker", "bool"),
+    ]
+    assert "column 'Fill Price' is called fill_price" in result.stderr
+
+
+# -- the database -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", [("datasets",), ("series", "candles"), ("stats",), ("refresh",)]
+)
+def test_database_that_is_not_migrated_says_what_to_run(
+    empty_database: Database, run: Run, command: tuple[str, ...]
+) -> None:
+    result = run(*command, dsn=empty_database.dsn, code=1)
+    assert result.stderr.count("\n") == 1
+    assert "is not migrated; run: toolkit migrate up" in result.stderr
+
+
+def test_revision_that_is_ahead_says_to_upgrade_the_package(
+    database: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin(database, "UPDATE toolkit.alembic_version SET version_num = '9999'")
+    assert "upgrade the package" in run("datasets", code=1).stderr
+    assert "upgrade the package" in run("migrate", "up", code=1).stderr
+    assert "does not know" in run("migrate", "status", code=1).stdout
+    monkeypatch.setenv("TOOLKIT_DATABASE_ALLOW_NEWER_SCHEMA", "true")
+    assert "candles" in run("datasets").stdout
+
+
+def test_wrong_password_user_or_database_is_exit_code_3(database: Database, run: Run) -> None:
+    for parts in ({"password": "wr0ng"}, {"user": "nobody_here"}, {"dbname": "no_such_db"}):
+        for command in ("datasets", "migrate status"):
+            result = run(*command.split(), dsn=other(database.dsn, **parts), code=3)
+            assert "the server refused the connection" in result.stderr
+            assert "wr0ng" not in result.stderr
+
+
+def test_server_that_is_down_or_unknown_is_exit_code_3(database: Database, run: Run) -> None:
+    for parts in ({"port": 1}, {"host": "no-such-host.invalid"}):
+        for command in ("datasets", "migrate status"):
+            result = run(*command.split(), dsn=other(database.dsn, **parts), code=3)
+            assert "cannot be reached" in result.stderr
+
+
+def test_read_only_database_is_read_and_says_no_to_writes(
+    database: Database, run: Run, bars: Path
+) -> None:
+    run(*load(bars))
+    admin(database, f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    assert "20,000 rows" in run("query", "candles", "2024-01-01", "2024-02-01").stdout
+    for command in (
+        load(bars),
+        ("delete", "candles", "BTC-USD", "2024-01-01", "2024-01-02", "--yes"),
+        ("label", "candles", "BTC-USD", "a=b"),
+        ("refresh", "candles"),
+        ("migrate", "down", "--yes"),
+    ):
+        assert "the server is read-only" in run(*command, code=1).stderr
+    assert "checked, nothing stored" in run(*load(bars, "--dry-run")).stdout
+
+
+@pytest.fixture
+def full(database: Database) -> Iterator[Database]:
+    """The database with new tables on a disk of 400 kB; needs the right to mount one."""
+    account = choose_account(Path("/"))
+    if os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("mounting a small disk needs root")
+    folder = Path(tempfile.mkdtemp(prefix="timeseries-toolkit-tests-disk-"))
+    options = f"size=400k,uid={account.uid},gid={account.gid},mode=0700"
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False)
+    if done.returncode:
+        folder.rmdir()
+        pytest.skip("this machine lets nobody mount a small disk")
+    name = f"small_{database.name}_{database.version}"
+    try:
+        admin(database, f"CREATE TABLESPACE {name} LOCATION '{folder}'")
+        admin(database, f"GRANT CREATE ON TABLESPACE {name} TO PUBLIC")
+        admin(database, f"ALTER DATABASE {database.name} SET default_tablespace = {name}")
+        yield database
+        admin(database, f"ALTER DATABASE {database.name} RESET default_tablespace")
+        with psycopg.connect(database.admin_dsn, autocommit=True) as connection:
+            connection.execute("DROP TABLE toolkit.candles CASCADE")
+            connection.execute(f"DROP TABLESPACE {name}".encode())
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+        folder.rmdir()
+
+
+def test_full_disk_is_said_and_nothing_is_half_loaded(full: Database, run: Run, bars: Path) -> None:
+    result = run(*load(bars), code=1)
+    assert "the server's disk is full; nothing was stored" in result.stderr
+    assert admin(full, "SELECT count(*) FROM toolkit.candles") == [(0,)]
+
+
+# -- the user -----------------------------------------------------------------------------------
+
+
+def waiting_for_a_lock(database: Database) -> None:
+    """Return when a load waits for our lock."""
+    with psycopg.connect(database.admin_dsn, autocommit=True) as connection:
+        for _ in range(600):
+            found = connection.execute(
+                "SELECT count(*), pg_sleep(0.05) FROM pg_stat_activity "
+                "WHERE datname = %s AND wait_event_type = 'Lock'",
+                (database.name,),
+            ).fetchone()
+            if found is not None and found[0]:
+                return
+    raise AssertionError("no load ever waited")
+
+
+def interrupted(database: Database, *arguments: str, before: str = "") -> tuple[int, str]:
+    """Run a command whose writes wait for a lock, press Ctrl-C, and return how it ended."""
+    code = f"{before}\nfrom toolkit.cli import main; main(prog_name='toolkit')"
+    environment = {**os.environ, "TOOLKIT_DSN": database.dsn}
+    with psycopg.connect(database.admin_dsn) as connection:
+        connection.execute(
+            "CREATE FUNCTION public.wait() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END'"
+        )
+        connection.execute(
+            "CREATE TRIGGER wait AFTER INSERT ON toolkit.candles FOR EACH ROW "
+            "WHEN (NEW.close >= 15000) EXECUTE FUNCTION public.wait()"
+        )
+        connection.commit()
+        connection.execute("SELECT pg_advisory_lock(42)")
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], env=environment, stderr=subprocess.PIPE
+        )
+        waiting_for_a_lock(database)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    return process.returncode, said.decode()
+
+
+def test_load_that_is_interrupted_stores_nothing_of_a_file_of_one_piece(
+    database: Database, bars: Path
+) -> None:
+    code, said = interrupted(database, *load(bars))
+    assert (code, said) == (130, "Error: interrupted; nothing was stored\n")
+    assert admin(database, "SELECT count(*) FROM toolkit.candles") == [(0,)]
+    left = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    assert admin(database, left) == [(0,)]
+
+
+def test_load_that_is_interrupted_says_what_is_stored_and_can_be_run_again(
+    database: Database, bars: Path, run: Run
+) -> None:
+    small = (
+        "from toolkit.cli.loading.delimited import DelimitedFile as F\n"
+        "F.__init__.__defaults__ = (',', 100_000)"
+    )
+    code, said = interrupted(database, *load(bars), before=small)
+    assert code == 130
+    ((stored,),) = admin(database, "SELECT count(*) FROM toolkit.candles")
+    assert 0 < stored < 20_000
+    assert f"the first {stored:,} of 20,000 rows are stored" in said
+    admin(database, "DROP TRIGGER wait ON toolkit.candles")
+    assert f"{20_000 - stored:,} inserted" in run(*load(bars)).stdout
+    assert admin(database, "SELECT count(*) FROM toolkit.candles") == [(20_000,)]
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+def test_reader_of_a_pipe_that_goes_away_is_no_failure(
+    database: Database, bars: Path, run: Run, form: str
+) -> None:
+    run(*load(bars))
+    command = [*TOOLKIT, "query", "candles", "2024-01-01", "2024-02-01", form]
+    environment = {**os.environ, "TOOLKIT_DSN": database.dsn}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_unexpected_error_is_a_sentence_and_debug_shows_the_traceback(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("by design")
+
+    monkeypatch.setattr(toolkit.Store, "series", broken)
+    command = ["--dsn", database.dsn, "series", "candles"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: this should not have happened: ZeroDivisionError: by design; "
+        "the same command with --debug shows where\n"
+    )
+    result = CliRunner().invoke(main, [*command, "--debug"])
+    assert "Traceback" in result.stderr
+    assert conninfo_to_dict(database.dsn)["password"] not in result.stderr
+
+
+def test_settings_win_flag_over_variable_over_file(
+    database: Database, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("toolkit.toml").write_text(f"[database]\ndsn = '{database.dsn}'\nschema = 'no_1'\n")
+    result = CliRunner().invoke(main, ["datasets"])
+    assert "'no_1'" in result.stderr
+    monkeypatch.setenv("TOOLKIT_SCHEMA", "no_2")
+    result = CliRunner().invoke(main, ["datasets"])
+    assert "'no_2'" in result.stderr
+    result = CliRunner().invoke(main, ["datasets", "--schema", "toolkit"])
+    assert result.exit_code == 0, result.output

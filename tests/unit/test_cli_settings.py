@@ -1,0 +1,108 @@
+"""`toolkit init` and `toolkit config show`, without a server."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from toolkit.cli import main
+from toolkit.cli.template import NOTES, defaults, template
+from toolkit.config import _KEYS, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("TOOLKIT_DSN", "TOOLKIT_CONFIG", "TOOLKIT_SCHEMA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def uncommented(text: str) -> str:
+    """The file as it is once every setting's comment sign is gone."""
+    lines = text.splitlines()
+    return "\n".join(line[1:] if line[:1] == "#" and line[:2] != "# " else line for line in lines)
+
+
+def test_template_has_every_setting_with_its_default_and_a_remark() -> None:
+    assert set(defaults()) == set(_KEYS) == set(NOTES)
+    tree = tomllib.loads(uncommented(template()))
+    found = {f"{section}.{key}": v for section, keys in tree.items() for key, v in keys.items()}
+    assert found == defaults()
+
+
+def test_file_that_init_writes_changes_nothing_until_it_is_uncommented(tmp_path: Path) -> None:
+    assert run("init").exit_code == 0
+    plain = load_settings(environ={})
+    written = load_settings(tmp_path / "toolkit.toml", environ={})
+    assert (written, dict(written.origins)) == (plain, {})
+    file = tmp_path / "all.toml"
+    file.write_text(uncommented(template()), "utf-8")
+    every = load_settings(file, environ={})
+    assert set(every.origins) == set(_KEYS)
+    shown = {k: v for k, v in every.shown().items() if k != "database.dsn"}
+    assert shown == {k: v for k, v in plain.shown().items() if k != "database.dsn"}
+
+
+def test_init_overwrites_only_when_told_to(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[database]\n", "utf-8")
+    result = run("init", str(file))
+    assert result.exit_code == 1
+    assert "--force" in result.stderr
+    assert file.read_text("utf-8") == "[database]\n"
+    assert json.loads(run("init", str(file), "--force", "--json").stdout) == {"file": str(file)}
+    assert file.read_text("utf-8") == template()
+
+
+def test_config_show_says_where_each_setting_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("toolkit.toml").write_text("[database]\nschema = 'a'\n[pool]\nmax_size = 9\n", "utf-8")
+    monkeypatch.setenv("TOOLKIT_SCHEMA", "b")
+    monkeypatch.setenv("TOOLKIT_POOL_MIN_SIZE", "1")
+    found = json.loads(run("config", "show", "--json", "--schema", "c").stdout)
+    assert found["database.schema"] == {"value": "c", "from": "flag"}
+    assert found["pool.min_size"] == {"value": "1", "from": "$TOOLKIT_POOL_MIN_SIZE"}
+    assert found["pool.max_size"] == {"value": "9", "from": "toolkit.toml"}
+    assert found["read.parallel"] == {"value": "2", "from": "default"}
+    assert set(found) == set(_KEYS)
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://me:hush@db1/x", "host=db1 password=hush"])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_config_show_hides_passwords(dsn: str, form: list[str]) -> None:
+    result = run("--dsn", dsn, "config", "show", *form)
+    assert result.exit_code == 0
+    assert "hush" not in result.output
+    assert "db1" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[pool]\nmax_sice = 3\n", "did you mean 'pool.max_size'"),
+        ("[pool]\nmax_size = 'many'\n", "expected int"),
+        ("[pool\n", "not valid TOML"),
+        ("[write]\nearliest = '2024'\n", "write.earliest"),
+    ],
+)
+def test_wrong_setting_is_named_with_its_file(text: str, said: str) -> None:
+    Path("toolkit.toml").write_text(text, "utf-8")
+    result = run("config", "show")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: toolkit.toml: ")
+    assert said in result.stderr
+
+
+def test_migrate_sql_needs_no_database() -> None:
+    result = run("migrate", "sql", "--schema", "bars")
+    assert result.exit_code == 0
+    assert 'CREATE TABLE "bars".dataset' in result.stdout
+    assert json.loads(run("migrate", "sql", "--json").stdout)["revision"] == "head"
+    assert run("migrate", "sql", "0009").exit_code == 1
