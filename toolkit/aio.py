@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -152,7 +152,7 @@ class AsyncStore:
         *,
         rows: int = 65_536,
         **options: Any,
-    ) -> AsyncIterator[Columns]:
+    ) -> AsyncGenerator[Columns]:
         """Yield what :meth:`read` would return in pieces; see :meth:`toolkit.Store.stream`."""
         query = build_query(dataset, series, start, end, **options)
         return self._roads.stream(query, rows)

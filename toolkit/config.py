@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -141,8 +142,10 @@ def hide_password(conninfo: str) -> str:
     from psycopg import Error
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+    # up to the last @: an unescaped password may hold : / and @ itself
+    masked = re.sub(r"^(postgres(?:ql)?://[^:/@]*:).*@", r"\1***@", conninfo)
     try:
-        parts = conninfo_to_dict(conninfo)
+        parts = conninfo_to_dict(masked)
     except Error:
         return "(not a valid conninfo)"
     hidden = {k: "***" if "password" in k else v for k, v in parts.items()}

@@ -227,6 +227,11 @@ def _truncate_function(dataset: Dataset, schema: str) -> str:
     return f"""CREATE FUNCTION {ident(schema, truncated_function(dataset.name))}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $truncated$
 BEGIN
+    -- it removes rows that an older snapshot does not see, and what is not seen is not logged
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'TRUNCATE of % needs a READ COMMITTED transaction', TG_TABLE_NAME
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
     EXECUTE format($log$
         {_log_runs(dataset, schema, "%I.%I")}
     $log$, TG_TABLE_SCHEMA, TG_TABLE_NAME);

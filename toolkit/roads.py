@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
@@ -135,9 +136,11 @@ class Roads:
         if query.descending or query.is_auto:
             raise QueryError("stream: oldest first, native or with a given step")
         self.counters.add(streams=1)
-        async for piece in self.streamer.stream(query, rows):
-            self.counters.add(rows_returned=len(piece))
-            yield piece
+        # closed here, not by the garbage collector: a stream left early gives its connection back
+        async with aclosing(self.streamer.stream(query, rows)) as pieces:
+            async for piece in pieces:
+                self.counters.add(rows_returned=len(piece))
+                yield piece
 
     async def write(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 
 from toolkit.columns import Columns
@@ -25,7 +26,7 @@ class Streamer:
         self._directory = directory
         self._limits = limits
 
-    async def stream(self, query: Query, rows: int) -> AsyncIterator[Columns]:
+    async def stream(self, query: Query, rows: int) -> AsyncGenerator[Columns]:
         """Yield the answer in pieces of at most ``rows`` rows, series after series."""
         entry = await self._directory.entry(query.dataset)
         if query.series is None:
@@ -43,12 +44,13 @@ class Streamer:
                     pieces = self._points(transaction, reader, mine, rows)
                 else:
                     pieces = self._bars(reader, mine, rows)
-                async for piece in pieces:
-                    yield piece
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        yield piece
 
     async def _points(
         self, transaction: Transaction, reader: Reader, query: Query, rows: int
-    ) -> AsyncIterator[Columns]:
+    ) -> AsyncGenerator[Columns]:
         """Go on after the last key of the piece before: any density, any gap."""
         work = await reader.prepare(query)
         entry = work.entry
@@ -80,7 +82,7 @@ class Streamer:
             if entry.dataset.has_seq:
                 params["after_seq"] = int(table.values["seq"][-1])
 
-    async def _bars(self, reader: Reader, query: Query, rows: int) -> AsyncIterator[Columns]:
+    async def _bars(self, reader: Reader, query: Query, rows: int) -> AsyncGenerator[Columns]:
         assert query.grid is not None
         work = await reader.prepare(query)
         # the series may have points in a small part of the range only

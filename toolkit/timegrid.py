@@ -185,8 +185,8 @@ class Step:
                 "M (month) or y, for instance '5m', '1h', '1M'"
             )
         step = cls(int(match[1]), match[2])
-        if step.approximate_us > 1000 * 366 * DAY:
-            raise QueryError(f"step {text!r} is longer than a thousand years")
+        if step.approximate_us > 100 * 366 * DAY:
+            raise QueryError(f"step {text!r} is longer than a hundred years")
         return step
 
     def __str__(self) -> str:

@@ -258,6 +258,11 @@ $changed$;
 CREATE FUNCTION "toolkit"."candles_truncated_v1"() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $truncated$
 BEGIN
+    -- it removes rows that an older snapshot does not see, and what is not seen is not logged
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'TRUNCATE of % needs a READ COMMITTED transaction', TG_TABLE_NAME
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
     EXECUTE format($log$
         INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '300 seconds'
@@ -429,6 +434,11 @@ $changed$;
 CREATE FUNCTION "toolkit"."trades_truncated_v1"() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $truncated$
 BEGIN
+    -- it removes rows that an older snapshot does not see, and what is not seen is not logged
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'TRUNCATE of % needs a READ COMMITTED transaction', TG_TABLE_NAME
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
     EXECUTE format($log$
         INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '60 seconds'
@@ -618,6 +628,11 @@ $changed$;
 CREATE FUNCTION "toolkit"."metrics_truncated_v1"() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $truncated$
 BEGIN
+    -- it removes rows that an older snapshot does not see, and what is not seen is not logged
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'TRUNCATE of % needs a READ COMMITTED transaction', TG_TABLE_NAME
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
     EXECUTE format($log$
         INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '300 seconds'

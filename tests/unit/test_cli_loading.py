@@ -120,7 +120,7 @@ def test_line_counts_from_the_header_and_counts_empty_ones(
 
 def test_line_counts_line_ends_inside_quotes(write: Any, parser: str) -> None:
     path = write('ts,f,c\n2024-01-01T00:00Z,1,"a\nb\nc"\n2024-01-01T00:01Z,2,"d"\nbad,3,e\n')
-    with pytest.raises(InputError, match="line 6: .*'bad'"):
+    with pytest.raises(InputError, match=r"line 6: .*'bad'"):
         checked(opened(path, MIXED))
 
 
@@ -140,7 +140,7 @@ def test_line_is_right_in_every_block(
 def test_renamed_column_is_named_as_the_file_has_it(write: Any, parser: str) -> None:
     path = write("when,last price\n1704067200,1\n17040672000000,2\n")
     maps = ["close=last price", "ts=when"]
-    with pytest.raises(InputError, match="line 3: column 'when': .* not between 1900 and 2100"):
+    with pytest.raises(InputError, match=r"line 3: column 'when': .* not between 1900 and 2100"):
         checked(opened(path, maps=maps, unit="s"))
 
 
@@ -187,7 +187,7 @@ def test_values_are_what_their_columns_take(write: Any, parser: str) -> None:
     ],
 )
 def test_times_are_read_on_the_clock_that_was_named(
-    write: Any, parser: str, text: str, options: dict[str, str], wanted: int
+    write: Any, parser: str, text: str, options: dict[str, Any], wanted: int
 ) -> None:
     assert batch(write(f"ts,close\n{text},1\n"), **options).ts.tolist() == [wanted]
 
@@ -197,7 +197,7 @@ def test_times_of_unknown_meaning_are_refused_with_the_option_that_says_it(
 ) -> None:
     with pytest.raises(InputError, match="--tz UTC"):
         checked(opened(write("ts,close\n2024-01-01 00:00,1\n")))
-    with pytest.raises(InputError, match="--time-unit .*look like ms"):
+    with pytest.raises(InputError, match=r"--time-unit .*look like ms"):
         checked(opened(write("ts,close\n1704067200000,1\n")))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,9 @@ def main(
     Exit codes: 0 done; 1 failed, or found something; 2 usage; 3 unavailable; 4 busy;
     130 interrupted; 141 the reader of a pipe went away.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode gets escapes
+            stream.reconfigure(errors="backslashreplace")
     context.obj = Choice(dsn, config, schema, debug)
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     if debug:

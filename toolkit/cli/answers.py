@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -172,11 +173,28 @@ def save(columns: Columns, target: str, write: Writer) -> None:
     if target == "-":
         if write is not write_csv and sys.stdout.isatty():
             raise QueryError("this format is not for a terminal: name a file, or pipe it on")
-        write(columns, sys.stdout.buffer)
+        with _binary_stdout() as out:
+            write(columns, out)
         return
     with whole_file(Path(target)) as file:
         write(columns, file)
     note(f"{len(columns):,} rows written to {target}")
+
+
+@contextmanager
+def _binary_stdout() -> Iterator[IO[bytes]]:
+    raw = sys.stdout.buffer
+    if not isinstance(raw, io.RawIOBase):
+        yield raw
+        return
+    # PYTHONUNBUFFERED: a raw write may take only a part, and say so to nobody
+    buffered = io.BufferedWriter(raw)
+    try:
+        yield buffered
+        buffered.flush()
+    finally:
+        with suppress(BrokenPipeError):  # it flushes once more
+            buffered.detach()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -70,7 +70,9 @@ def echo_table(
     right = set(numbers)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for header in headers:
-        table.add_column(header, justify="right" if header in right else "left", overflow="fold")
+        justify: Literal["right", "left"] = "right" if header in right else "left"
+        is_time = header.startswith("ts (")
+        table.add_column(header, justify=justify, overflow="fold", no_wrap=is_time)
     for row in rows:
         table.add_row(*(shown(value, cell) for value in row))
     is_tty = sys.stdout.isatty()
@@ -152,13 +154,14 @@ def confirmed(question: str, *, is_sure: bool) -> None:
 def working(text: str) -> Iterator[Callable[[str], None]]:
     """Show that something goes on, and what, on a terminal only; yields what changes the text."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _: None
         return
-    with console.status(text) as status:
-        yield lambda said: status.update(said)
+    with console.status(Text(text)) as status:
+        yield lambda said: status.update(Text(said))
 
 
 @contextmanager

@@ -18,7 +18,12 @@ from toolkit.errors import (
 )
 
 _LOST = ("08", "57P")  # SQLSTATE classes of a server that went away
-_NO_ENTRY = ("password authentication failed", "no pg_hba.conf entry", "no password supplied")
+_NO_ENTRY = (
+    "password authentication failed",
+    "no pg_hba.conf entry",
+    "no password supplied",
+    "does not exist",  # the role, or the database
+)
 
 
 def translate(error: BaseException, node: str = "") -> ToolkitError:
@@ -40,6 +45,9 @@ def translate(error: BaseException, node: str = "") -> ToolkitError:
     if state.startswith(_LOST):
         return Unavailable(f"{place}connection lost: {text}")
     match state:
+        case "23505":
+            detail = f": {error.diag.message_detail}" if error.diag.message_detail else ""
+            return DatabaseError(f"{place}{text}{detail}", state)
         case "57014":
             return QueryTimeout(f"{place}cancelled on the server: {text}", state)
         case "25006":

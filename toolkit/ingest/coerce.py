@@ -23,7 +23,7 @@ from toolkit.ingest.forms import (
     shown,
 )
 
-MAX_NAME = 500
+MAX_TEXT = 500
 
 _INT_LIMIT = 2**63
 _EXACT = Context(prec=60, traps=[Inexact, InvalidOperation])
@@ -119,15 +119,13 @@ def name_problem(name: str) -> str:
     >>> name_problem("BTC-USD; 'x' % 🚀"), name_problem("")
     ('', 'is empty')
     """
-    if not name:
-        return "is empty"
-    if len(name) > MAX_NAME:
-        return f"is longer than {MAX_NAME} characters"
-    return text_problem(name)
+    return text_problem(name) if name else "is empty"
 
 
 def text_problem(text: str) -> str:
     """Return what keeps PostgreSQL from storing a text, or ""."""
+    if len(text) > MAX_TEXT:
+        return f"is longer than {MAX_TEXT} characters"
     if "\0" in text:
         return "contains a NUL character"
     try:

@@ -113,4 +113,5 @@ def compacted(codes: Codes, names: Sequence[object]) -> Coded:
 
 
 def filled(values: npt.NDArray[np.int64], mask: Mask | None, null: int) -> npt.NDArray[np.int64]:
+    """Return the values with ``null`` where the mask says so."""
     return values if mask is None or not mask.any() else np.where(mask, null, values)
