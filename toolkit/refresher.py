@@ -133,6 +133,7 @@ class Refresher:
             params |= {"last_series": last_series, "last_lo": last_lo, "low": low, "high": high}
             for year in years:
                 await self._ensure_year(transaction, entry, rollup, year)
+            await transaction.fetch(compose("session/raise_work_mem"))
             rows = await transaction.fetch(self._recompute(entry, rollup, finer), params)
             await transaction.execute(self._text(entry, "advance_pass"), params)
             return rows[0][0], rows[0][1], rows[0][2]

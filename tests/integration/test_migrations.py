@@ -19,7 +19,14 @@ import toolkit
 from toolkit import Settings, migrate
 from toolkit.catalog import REVISION
 from toolkit.config import load_settings
-from toolkit.errors import AccessDenied, Busy, ConfigError, SchemaError, Unavailable
+from toolkit.errors import (
+    AccessDenied,
+    Busy,
+    ConfigError,
+    ReadOnlyDatabase,
+    SchemaError,
+    Unavailable,
+)
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "schema.sql"
 ODD = """we"ird 'näme' {x}:y"""
@@ -363,3 +370,17 @@ def test_a_server_that_is_down_or_refuses_us_is_told_apart(database: Database) -
     settings: Settings = load_settings(wrong)
     with pytest.raises(AccessDenied), toolkit.Store(settings):
         pass
+
+
+def test_a_read_only_server_takes_neither_migration_nor_points(
+    database: Database, empty_database: Database
+) -> None:
+    for one in (database, empty_database):
+        rows(one.admin_dsn, f"ALTER DATABASE {one.name} SET default_transaction_read_only = on")
+    with pytest.raises(ReadOnlyDatabase, match="read-only"):
+        migrate.upgrade(empty_database.dsn)
+    assert migrate.status(database.dsn).is_current
+    with toolkit.connect(database.dsn) as store:
+        with pytest.raises(ReadOnlyDatabase, match="read-only"):
+            store.write("metrics", {"ts": ["2024-01-01Z"], "value": [1.0]}, series="x")
+        assert store.latest("metrics").names == ()

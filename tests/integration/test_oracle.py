@@ -106,6 +106,8 @@ def test_every_road_answers_what_the_oracle_does(stores: Any, dataset: Dataset) 
         store_points(stores, dataset, drawn("late"), points)
         again = data.draw(st.lists(st.sampled_from(sorted(points)), max_size=3), "overwritten")
         store_points(stores, dataset, {k: changed(points[k]) for k in again}, points)
+        if data.draw(st.booleans(), "refresh again"):
+            stores[0].refresh(dataset.name)
         for number in range(4):
             question = data.draw(questions(dataset, anchor, letters), f"question {number}")
             mine = tuple(names[letters.index(s)] for s in question.series)

@@ -287,6 +287,26 @@ def test_far_points_in_one_statement_do_not_mark_what_lies_between(january: str)
     ]
 
 
+def test_what_bypasses_triggers_is_seen_once_the_log_is_told(
+    january: str, database: Database
+) -> None:
+    """As docs/datasets.md says of logical replication and of partitions attached by hand."""
+    with toolkit.connect(january) as store:
+        store.write("candles", {"ts": ["2024-01-03Z"], "close": [1.0]}, series="A")
+        store.refresh("candles")
+        series_id = value(january, "SELECT id FROM toolkit.series WHERE name = 'A'")
+        with psycopg.connect(database.admin_dsn) as applied:
+            applied.execute("SET session_replication_role = replica")
+            applied.execute(
+                "UPDATE toolkit.candles SET close = 9 WHERE series_id = %s", [series_id]
+            )
+        assert logged(january) == []
+        told = "INSERT INTO toolkit.candles_log VALUES (%s, '2024-01-03+00', '2024-01-04+00')"
+        rows(january, told, series_id)
+        days = store.read("candles", "A", "2024-01-01Z", "2024-02-01Z", step="1d")
+        assert days["close"].tolist() == [9.0]
+
+
 def test_dropping_partitions_through_the_store_logs_what_goes(january: str) -> None:
     with toolkit.connect(january) as store:
         assert store.drop_partitions("candles", "2024-01-02Z", "2024-03-01Z") == []

@@ -51,7 +51,7 @@ grids = st.builds(
         (datetime(1969, 12, 31, 19, tzinfo=timezone(-timedelta(hours=5))), 0),
         (np.datetime64("1969-12-31T23:59:59.999999999"), -1),
         (np.datetime64("1970-01-01T00:00:00.000001999"), 1),
-        (np.datetime64("1960-02-29"), -310_435_200 * 1_000_000),
+        (np.datetime64("1960-02-29"), -310521600 * 1_000_000),
         (pd.Timestamp("1969-12-31T23:59:59.999999999Z"), -1),
         (pd.Timestamp("2024-01-01", tz="Europe/Berlin"), 1_704_063_600 * 1_000_000),
     ],
@@ -127,15 +127,15 @@ def test_a_clipped_span_holds_what_both_hold(a: int, b: int, c: int, d: int) -> 
 # -- steps ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "text", ["", "m", "0m", "-1m", "1.5h", "5 m", "1min", "1H", "１m", "5", "1M1d"]
-)
+@pytest.mark.parametrize("text", ["", "m", "0m", "-1m", "1.5h", "5 m", "1min", "1H", "１m", "1M1d"])
 def test_a_step_is_a_number_and_a_unit(text: str) -> None:
     with pytest.raises(QueryError, match="for instance '5m'"):
         Step.parse(text)
 
 
-@pytest.mark.parametrize("text", ["1000y", "366000d", "52000w", "12000M", "700y"])
+@pytest.mark.parametrize(
+    "text", ["1000y", "366000d", "52000w", "12000M", "700y", "101y", "100y", "5000w"]
+)
 @pytest.mark.parametrize("tz", ["UTC", "Europe/Berlin"])
 def test_a_step_of_centuries_is_refused_or_works(text: str, tz: str) -> None:
     try:

@@ -140,7 +140,7 @@ def _choose_road(
             raise QueryError(f"strategy 'downsampled' cannot answer: {why_not}")
         chosen = rollup if query.strategy == "downsampled" else None
         return replace(plan, strategy=query.strategy, reason="asked for", rollup=chosen)
-    about = f"about {count:,} points" if count is not None else "an unknown number of points"
+    about = f"up to {count:,} points" if count is not None else "an unknown number of points"
     if count is not None and count <= limits.direct:
         reason = f"{about}, at most {limits.direct:,}: fetched and bucketed here"
         return replace(plan, strategy="direct", reason=reason, rejected=rejected)

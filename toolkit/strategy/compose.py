@@ -205,14 +205,15 @@ def state_of_points(state: State, dataset: Dataset) -> Composed:
     """Return the aggregate that computes a state from points ``t``, named as the state."""
     value = Identifier("t", state.of[0])
     order = [Identifier("t", k) for k in dataset.key[1:]]
-    up = SQL(", ").join(order)
-    down = SQL(", ").join(o + SQL(" DESC") for o in order)
-    stored = SQL("(array_agg({v} ORDER BY {o}) FILTER (WHERE {v} IS NOT NULL))[1]")
+    # first and last ask for the same order: one sort serves both (from version 16, for all groups)
+    stored = SQL("(array_agg({v} ORDER BY {o}) FILTER (WHERE {v} IS NOT NULL))[{at}]")
+    ascending = SQL(", ").join(order)
     match state.kind:
         case "first":
-            body = stored.format(v=value, o=up)
+            body = stored.format(v=value, o=ascending, at=Literal(1))
         case "last":
-            body = stored.format(v=value, o=down)
+            at = SQL("count({})").format(value)
+            body = stored.format(v=value, o=ascending, at=at)
         case "first_ts":
             body = SQL("min(t.ts) FILTER (WHERE {} IS NOT NULL)").format(value)
         case "last_ts":
@@ -230,12 +231,12 @@ def state_of_points(state: State, dataset: Dataset) -> Composed:
 def merged_state(state: State) -> Composed:
     """Return the aggregate that computes a state from the finer rollup's rows ``t``."""
     own = Identifier("t", state.name)
-    stored = SQL("(array_agg({v} ORDER BY t.ts{d}) FILTER (WHERE {v} IS NOT NULL))[1]")
+    stored = SQL("(array_agg({v} ORDER BY t.ts) FILTER (WHERE {v} IS NOT NULL))[{at}]")
     match state.kind:
         case "first":
-            body = stored.format(v=own, d=NOTHING)
+            body = stored.format(v=own, at=Literal(1))
         case "last":
-            body = stored.format(v=own, d=SQL(" DESC"))
+            body = stored.format(v=own, at=SQL("count({})").format(own))
         case "first_ts" | "min":
             body = SQL("min({})").format(own)
         case "last_ts" | "max":
