@@ -12,25 +12,26 @@ from oracle import EPOCH, Points, Question, Values, us_of
 
 from toolkit.dataset import Column, Dataset
 
-# each is a change of some clock below, an epoch, or the end of what may be stored
-ANCHORS = tuple(
-    us_of(datetime.fromisoformat(text).replace(tzinfo=UTC))
-    for text in (
-        "1900-01-01T00:00",
-        "1960-02-29T12:00",
-        "1970-01-01T00:00",  # TRAPS 2
-        "1986-01-01T00:00",  # Kathmandu: +5:30 to +5:45
-        "2000-01-01T00:00",  # PostgreSQL's own epoch
-        "2006-10-29T02:31",  # St John's goes back at 00:01: midnight twice
-        "2011-12-30T10:00",  # Apia leaves out a day
-        "2018-11-04T03:00",  # Sao Paulo goes forward at midnight: no midnight
-        "2023-03-26T01:00",  # Berlin goes forward
-        "2023-10-29T01:00",  # Berlin goes back
-        "2023-04-01T15:00",  # Lord Howe goes back by half an hour
-        "2024-02-29T00:00",
-        "2099-12-31T23:59",
+# each is a change of some clock, an epoch, or the end of what may be stored
+HOMES = {
+    us_of(datetime.fromisoformat(text).replace(tzinfo=UTC)): zone
+    for text, zone in (
+        ("1900-01-01T00:00", "UTC"),
+        ("1960-02-29T12:00", "UTC"),
+        ("1970-01-01T00:00", "UTC"),  # TRAPS 2
+        ("1986-01-01T00:00", "Asia/Kathmandu"),  # +5:30 becomes +5:45
+        ("2000-01-01T00:00", "UTC"),  # PostgreSQL's own epoch
+        ("2006-10-29T02:31", "America/St_Johns"),  # goes back at 00:01: midnight twice
+        ("2011-12-30T10:00", "Pacific/Apia"),  # leaves out a day
+        ("2018-11-04T03:00", "America/Sao_Paulo"),  # goes forward at midnight: no midnight
+        ("2023-03-26T01:00", "Europe/Berlin"),
+        ("2023-10-29T01:00", "Europe/Berlin"),
+        ("2023-04-01T15:00", "Australia/Lord_Howe"),  # goes back by half an hour
+        ("2024-02-29T00:00", "UTC"),
+        ("2099-12-31T23:59", "UTC"),
     )
-)
+}
+ANCHORS = tuple(HOMES)
 ZONES = (
     "UTC",
     "Europe/Berlin",
@@ -41,14 +42,16 @@ ZONES = (
     "Australia/Lord_Howe",
 )
 STEPS = ("1s", "7s", "1m", "5m", "11m", "15m", "1h", "3h", "1d", "2d", "1w", "1M", "3M", "1y")
+COMMON_STEPS = ("5m", "15m", "1h", "3h", "1d", "1w", "1M")  # a rollup can answer, in most zones
 EARLIEST, LATEST = ANCHORS[0], us_of(datetime(2100, 1, 1, tzinfo=UTC))
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "in", "is null", "is not null")
 
 _SECOND = 1_000_000
 offsets = st.one_of(
     st.integers(-3, 3),
-    st.integers(-120, 120).map(lambda n: n * 60 * _SECOND),
-    st.integers(-90, 90).map(lambda n: n * 3_600 * _SECOND),
+    st.integers(-90, 90).map(lambda n: n * 60 * _SECOND),
+    st.integers(-40, 40).map(lambda n: n * 900 * _SECOND + 7),
+    st.integers(-40, 40).map(lambda n: n * 3_600 * _SECOND),
     st.integers(-3 * 86_400 * _SECOND, 3 * 86_400 * _SECOND),
 )
 floats = st.one_of(
@@ -76,12 +79,17 @@ def instants(draw: st.DrawFn, anchor: int) -> int:
 
 @st.composite
 def batches(
-    draw: st.DrawFn, dataset: Dataset, anchor: int, names: list[str], most: int = 25
+    draw: st.DrawFn,
+    dataset: Dataset,
+    anchor: int,
+    names: list[str],
+    least: int = 0,
+    most: int = 25,
 ) -> Points:
     row = st.fixed_dictionaries({c.name: values_of(c) for c in dataset.columns})
     seqs = st.integers(0, 2) if dataset.has_seq else st.just(0)
     key = st.tuples(st.sampled_from(names), instants(anchor), seqs)
-    return draw(st.dictionaries(key, row, max_size=most))
+    return draw(st.dictionaries(key, row, min_size=least, max_size=most))
 
 
 def frame_of(points: Points, dataset: Dataset) -> dict[str, Any]:
@@ -122,15 +130,21 @@ def conditions(draw: st.DrawFn, dataset: Dataset) -> tuple[str, str, Any]:
 
 
 @st.composite
-def questions(draw: st.DrawFn, dataset: Dataset, anchor: int, names: list[str]) -> Question:
-    """A native read or bars; which series carry which labels is the caller's to add."""
-    bounds = st.one_of(instants(anchor), st.just(EARLIEST), st.just(LATEST))
-    wide = draw(st.booleans())
-    start, end = sorted((draw(bounds), draw(bounds)))
-    step = draw(st.none() | st.sampled_from(STEPS))
-    if wide or (step and step[-1] in "dw"):  # 70,000 days are slow, and nothing new
+def questions(
+    draw: st.DrawFn, dataset: Dataset, anchor: int, names: list[str], moments: list[int]
+) -> Question:
+    """A native read or bars, often from one point to another, so that ends cut buckets."""
+    near = st.builds(lambda t, d: t + d, st.sampled_from(moments), st.integers(-1, 1))
+    bounds = near | instants(anchor)
+    kind = draw(st.integers(0, 9))
+    if kind < 8:
+        start, end = sorted((draw(bounds), draw(bounds)))
+    else:
         start, end = anchor - 5 * 86_400 * _SECOND, anchor + 5 * 86_400 * _SECOND
-        start, end = max(start, EARLIEST), min(end, LATEST)
+    step = draw(st.none() | st.sampled_from(STEPS) | st.sampled_from(COMMON_STEPS))
+    if kind == 9 and (not step or step[-1] not in "dw"):  # 70,000 days are slow, and nothing new
+        start, end = EARLIEST, LATEST
+    start, end = max(start, EARLIEST), min(end, LATEST)
     series = tuple(draw(st.lists(st.sampled_from(names), min_size=1, unique=True)))
     if step is None:
         known, agg = dataset.names, {}
@@ -150,11 +164,11 @@ def questions(draw: st.DrawFn, dataset: Dataset, anchor: int, names: list[str]) 
         start,
         end,
         step,
-        draw(st.sampled_from(ZONES)),
+        draw(st.just(HOMES[anchor]) | st.sampled_from(ZONES)),
         tuple(columns) if columns is not None else None,
         agg,
-        tuple(draw(st.lists(conditions(dataset), max_size=1))),
-        draw(st.none() | st.integers(1, 20)),
+        (draw(conditions(dataset)),) if draw(st.integers(0, 3)) == 3 else (),
+        draw(st.integers(1, 20)) if draw(st.integers(0, 3)) == 3 else None,
         draw(st.booleans()),
     )
 

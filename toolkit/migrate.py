@@ -23,8 +23,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from toolkit.catalog import VERSION_TABLE
+from toolkit.config import PoolOptions
 from toolkit.ddl import ident, literal
 from toolkit.drivers.failures import translate
+from toolkit.drivers.session import arguments
 from toolkit.errors import Busy, SchemaError
 
 _LOCK_TIMEOUT = "2s"
@@ -98,7 +100,8 @@ def connected(conninfo: str) -> Iterator[Connection]:
 
 
 def _session(conninfo: str) -> psycopg.Connection[Any]:
-    connection = psycopg.connect(conninfo)
+    options = PoolOptions(application_name="toolkit migrate")
+    connection = psycopg.connect(conninfo, **{**arguments(conninfo, options), "autocommit": False})
     connection.execute(_SESSION, (_LOCK_TIMEOUT,))
     connection.commit()
     return connection

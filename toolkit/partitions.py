@@ -18,6 +18,7 @@ from toolkit.statements import Part, compose, name
 from toolkit.timegrid import EARLIEST, LATEST, Grid, Instants, Span, Step, to_datetime, to_us
 
 _TRIES = 5
+_AT_ONCE = 200  # partitions made in one transaction
 _BOUND = re.compile(r"FROM \('([^']+)'\) TO \('([^']+)'\)")
 
 
@@ -72,7 +73,9 @@ class NativePartitioning:
             "partition/ensure_partitions",
             ensure_partitions=name(entry.schema, "ensure_partitions"),
         )
-        for span in _joined(grid, missing):
+        # a call is a transaction, and a new partition takes seven locks: leave the table room
+        calls = [missing[i : i + _AT_ONCE] for i in range(0, len(missing), _AT_ONCE)]
+        for span in [s for starts in calls for s in _joined(grid, starts)]:
             params = {
                 "dataset": entry.dataset.name,
                 # the outermost partitions may reach beyond what may be asked for

@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Composed, Identifier
 from toolkit.catalog import Entry, Rollup
 from toolkit.ddl import ROLLUP_PARTITION
 from toolkit.directory import Directory
-from toolkit.drivers import Driver, Params, Transaction
+from toolkit.drivers import BULK_TIMEOUT, Driver, Params, Transaction
 from toolkit.statements import compose, name
 from toolkit.strategy.compose import merged_state, state_of_points
 from toolkit.timegrid import to_datetime
@@ -92,7 +92,7 @@ class Refresher:
         resumed = True
         while resumed:  # first what somebody left unfinished, then a pass to now
             begin = {"rollup": rollup.id, "finer": finer.id if finer else None, "sysid": sysid}
-            async with self._driver.transaction() as transaction:
+            async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
                 begun = await transaction.execute(self._text(entry, "begin_pass"), begin)
             resumed = not begun
             while True:
@@ -120,7 +120,7 @@ class Refresher:
             "origin": to_datetime(grid.origin),
             "most": SLICE,
         }
-        async with self._driver.transaction() as transaction:
+        async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
             state = (await transaction.fetch(self._text(entry, "lock_rollup"), params))[0]
             if state[0] is None:
                 return None
@@ -129,14 +129,17 @@ class Refresher:
             if not found:
                 await transaction.execute(self._text(entry, "end_pass"), params)
                 return None
-            last_series, last_lo, low, high, years, _ = found[0]
+            last_series, last_lo, low, high, years = found[0]
             params |= {"last_series": last_series, "last_lo": last_lo, "low": low, "high": high}
-            for year in years:
-                await self._ensure_year(transaction, entry, rollup, year)
-            await transaction.fetch(compose("session/raise_work_mem"))
-            rows = await transaction.fetch(self._recompute(entry, rollup, finer), params)
+            done = (0, 0, 0)
+            if low is not None:
+                for year in years:
+                    await self._ensure_year(transaction, entry, rollup, year)
+                await transaction.fetch(compose("session/raise_work_mem"))
+                rows = await transaction.fetch(self._recompute(entry, rollup, finer), params)
+                done = (rows[0][0], rows[0][1], rows[0][2])
             await transaction.execute(self._text(entry, "advance_pass"), params)
-            return rows[0][0], rows[0][1], rows[0][2]
+            return done
 
     async def _ensure_year(
         self, transaction: Transaction, entry: Entry, rollup: Rollup, year: int
@@ -156,7 +159,7 @@ class Refresher:
     async def _adopt(self, entry: Entry, sysid: int | None) -> None:
         if sysid is None or all(r.is_trusted for r in entry.rollups):
             return
-        async with self._driver.transaction() as transaction:
+        async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
             params: Params = {"dataset_id": entry.id, "sysid": sysid}
             for rollup in entry.rollups:
                 state = await transaction.fetch(
@@ -167,7 +170,7 @@ class Refresher:
             await transaction.execute(self._text(entry, "adopt_log"), params)
 
     async def _prune(self, entry: Entry) -> int:
-        async with self._driver.transaction() as transaction:
+        async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
             statement = self._text(entry, "prune_log")
             return await transaction.execute(statement, {"dataset_id": entry.id})
 

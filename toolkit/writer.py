@@ -16,7 +16,7 @@ from toolkit.catalog import Entry
 from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT
 from toolkit.ddl import STORED
 from toolkit.directory import Directory
-from toolkit.drivers import Driver, Params, Transaction
+from toolkit.drivers import BULK_TIMEOUT, Driver, Params, Transaction
 from toolkit.errors import DatabaseError, InputError, PartialWrite, QueryError, ToolkitError
 from toolkit.ingest.copybinary import encode
 from toolkit.ingest.frames import Batch, Numbering, arrange, runs, to_batch
@@ -28,7 +28,6 @@ MODES = ("upsert", "insert", "ignore")
 SMALL = 2_000  # rows; a batch up to here travels as arrays, a larger one through a stage
 _MANY_PARTITIONS = 64  # MERGE plans every partition between its bounds
 _WEEK = 7 * 86_400_000_000
-WRITE_TIMEOUT = 3600.0
 _TRIES = 5
 
 
@@ -180,7 +179,7 @@ class Writer:
         for attempt in range(1, _TRIES + 1):
             await self._partitioning.ensure(entry, batch.ts)
             try:
-                async with self._driver.transaction(timeout=WRITE_TIMEOUT) as transaction:
+                async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
                     counts = await self._put(transaction, entry, batch, ids, mode)
                     if entry.dataset.changelog == "writer" and counts != (0, 0):
                         await self._log(transaction, entry, batch, ids)
@@ -326,7 +325,7 @@ class Writer:
             "width": timedelta(microseconds=grid.width),
             "origin": to_datetime(grid.origin),
         }
-        async with self._driver.transaction(timeout=WRITE_TIMEOUT) as transaction:
+        async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
             if entry.dataset.changelog == "writer":
                 statement = self._text(entry, "delete_range_logged", False)
                 count: int = (await transaction.fetch(statement, params))[0][0]

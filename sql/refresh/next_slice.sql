@@ -1,33 +1,56 @@
--- What: the next slice of changed ranges of a pass: up to a sum of widths, in (series, lo) order.
+-- What: how far the next transaction of a pass goes: through the change log in (series, lo) order,
+--   up to a sum of widths of changed ranges, or as far as was looked at.
+--   The scan is bounded before it is filtered: it follows the index whatever the planner thinks
+--   of the filter, so a pass over many log rows costs each of them once.
 -- Params: rollup, after_series, after_lo, most (interval), width, origin.
--- Columns: last series, last lo, first bucket, end of the last bucket, years touched, log rows.
-WITH pending AS (
-    -- one row a key: a slice that ended between two rows of one (series, lo) would lose the longer
-    SELECT l.series_id, l.lo, max(l.hi) AS hi
-    FROM {log} AS l, {rollup} AS r
+-- Columns: last series, last lo, first bucket, end of the last bucket, years touched; the last
+--   three are NULL where nothing changed. No row at the end of the log.
+WITH scanned AS MATERIALIZED (
+    SELECT l.series_id, l.lo, l.hi, l.xid
+    FROM {log} AS l
+    WHERE (l.series_id, l.lo) > (%(after_series)s, %(after_lo)s)
+    ORDER BY l.series_id, l.lo
+    LIMIT 20000
+), pending AS (
+    SELECT DISTINCT s.series_id, s.lo, s.hi
+    FROM scanned AS s, {rollup} AS r
+    WHERE r.id = %(rollup)s
+      AND s.xid >= pg_snapshot_xmin(r.cursor)
+      AND NOT pg_visible_in_snapshot(s.xid, r.cursor)
+      AND pg_visible_in_snapshot(s.xid, r.pass_to)
+), summed AS (
+    SELECT p.series_id, p.lo,
+           sum(p.hi - p.lo) OVER (ORDER BY p.series_id, p.lo, p.hi) - (p.hi - p.lo) AS before
+    FROM pending AS p
+), edge AS (
+    SELECT e.series_id, e.lo
+    FROM (
+        SELECT s.series_id, s.lo FROM summed AS s
+        WHERE s.before < %(most)s AND EXISTS (SELECT FROM summed WHERE before >= %(most)s)
+        UNION ALL
+        SELECT s.series_id, s.lo FROM scanned AS s
+        WHERE NOT EXISTS (SELECT FROM summed WHERE before >= %(most)s)
+    ) AS e
+    ORDER BY e.series_id DESC, e.lo DESC
+    LIMIT 1
+)
+SELECT e.series_id, e.lo, changed.low, changed.high, changed.years
+FROM edge AS e
+CROSS JOIN LATERAL (
+    SELECT min(b.low) AS low, max(b.high) AS high, array_agg(DISTINCT y.year) AS years
+    FROM {log} AS l
+    CROSS JOIN {rollup} AS r
+    CROSS JOIN LATERAL (
+        SELECT date_bin(%(width)s, l.lo, %(origin)s) AS low,
+               date_bin(%(width)s, l.hi + %(width)s - interval '1 microsecond', %(origin)s) AS high
+    ) AS b
+    CROSS JOIN LATERAL generate_series(
+        extract(year FROM b.low)::integer,
+        extract(year FROM b.high - interval '1 microsecond')::integer) AS y (year)
     WHERE r.id = %(rollup)s
       AND (l.series_id, l.lo) > (%(after_series)s, %(after_lo)s)
+      AND (l.series_id, l.lo) <= (e.series_id, e.lo)
       AND l.xid >= pg_snapshot_xmin(r.cursor)
       AND NOT pg_visible_in_snapshot(l.xid, r.cursor)
       AND pg_visible_in_snapshot(l.xid, r.pass_to)
-    GROUP BY l.series_id, l.lo
-    ORDER BY l.series_id, l.lo
-    LIMIT 50000
-), summed AS (
-    SELECT p.*, sum(p.hi - p.lo) OVER (ORDER BY p.series_id, p.lo) AS total
-    FROM pending AS p
-), slice AS (
-    SELECT s.* FROM summed AS s WHERE s.total - (s.hi - s.lo) < %(most)s
-), edge AS (
-    SELECT series_id, lo FROM slice ORDER BY series_id DESC, lo DESC LIMIT 1
-)
-SELECT e.series_id, e.lo,
-       min(date_bin(%(width)s, s.lo, %(origin)s)),
-       max(date_bin(%(width)s, s.hi + %(width)s - interval '1 microsecond', %(origin)s)),
-       array_agg(DISTINCT y.year), count(*)
-FROM slice AS s
-CROSS JOIN edge AS e
-CROSS JOIN LATERAL generate_series(
-    extract(year FROM date_bin(%(width)s, s.lo, %(origin)s))::integer,
-    extract(year FROM s.hi - interval '1 microsecond')::integer) AS y (year)
-GROUP BY e.series_id, e.lo
+) AS changed

@@ -96,11 +96,12 @@ def test_every_road_answers_what_the_oracle_does(stores: Any, dataset: Dataset) 
         letters = [n[-1] for n in names]
         points: Points = {}
 
-        def drawn(what: str) -> Points:
-            batch = data.draw(batches(dataset, anchor, letters), what)
+        def drawn(what: str, least: int = 0) -> Points:
+            batch = data.draw(batches(dataset, anchor, letters, least), what)
             return {(names[letters.index(k[0])], *k[1:]): v for k, v in batch.items()}
 
-        store_points(stores, dataset, everywhere(dataset, names, anchor) | drawn("first"), points)
+        first = everywhere(dataset, names, anchor) | drawn("first", 8)
+        store_points(stores, dataset, first, points)
         if data.draw(st.booleans(), "refresh"):
             stores[1].refresh(dataset.name)
         store_points(stores, dataset, drawn("late"), points)
@@ -108,8 +109,9 @@ def test_every_road_answers_what_the_oracle_does(stores: Any, dataset: Dataset) 
         store_points(stores, dataset, {k: changed(points[k]) for k in again}, points)
         if data.draw(st.booleans(), "refresh again"):
             stores[0].refresh(dataset.name)
+        asking = questions(dataset, anchor, letters, [k[1] for k in points])
         for number in range(4):
-            question = data.draw(questions(dataset, anchor, letters), f"question {number}")
+            question = data.draw(asking, f"question {number}")
             mine = tuple(names[letters.index(s)] for s in question.series)
             check(stores, dataset, points, replace(question, series=mine))
 
@@ -129,7 +131,7 @@ def test_groups_and_labels_answer_what_the_oracle_does(stores: Any, dataset: Dat
         anchor = data.draw(st.sampled_from(ANCHORS), "anchor")
         names = fresh_names(3)
         letters = [n[-1] for n in names]
-        batch = data.draw(batches(dataset, anchor, letters, 40), "points")
+        batch = data.draw(batches(dataset, anchor, letters, 5, 40), "points")
         points: Points = everywhere(dataset, names, anchor)
         points |= {(names[letters.index(k[0])], *k[1:]): v for k, v in batch.items()}
         stores[0].write(dataset.name, frame_of(points, dataset))
@@ -138,7 +140,9 @@ def test_groups_and_labels_answer_what_the_oracle_does(stores: Any, dataset: Dat
             stores[0].label(dataset.name, name, {"run": names[0], "side": group})
         if data.draw(st.booleans(), "refresh"):
             stores[0].refresh(dataset.name)
-        question = data.draw(questions(dataset, anchor, letters), "question")
+        question = data.draw(
+            questions(dataset, anchor, letters, [k[1] for k in points]), "question"
+        )
         question = replace(question, series=tuple(names))
         by_labels = {"series": None, "labels": {"run": names[0]}}
         check(stores, dataset, points, question, **by_labels)
@@ -158,11 +162,13 @@ def test_latest_and_streams_answer_what_the_oracle_does(stores: Any, dataset: Da
         anchor = data.draw(st.sampled_from(ANCHORS), "anchor")
         names = fresh_names(2)
         letters = [n[-1] for n in names]
-        batch = data.draw(batches(dataset, anchor, letters, 40), "points")
+        batch = data.draw(batches(dataset, anchor, letters, 5, 40), "points")
         points: Points = everywhere(dataset, names, anchor)
         points |= {(names[letters.index(k[0])], *k[1:]): v for k, v in batch.items()}
         stores[0].write(dataset.name, frame_of(points, dataset))
-        question = data.draw(questions(dataset, anchor, letters), "question")
+        question = data.draw(
+            questions(dataset, anchor, letters, [k[1] for k in points]), "question"
+        )
         question = replace(question, series=tuple(names), limit=None, descending=False, agg={})
         n = data.draw(st.integers(1, 5), "n")
         for store in stores:
@@ -252,7 +258,7 @@ def test_points_keep_to_their_number_and_are_rows_of_the_answer(stores: Any) -> 
     def run(data: st.DataObject) -> None:
         anchor = data.draw(st.sampled_from(ANCHORS), "anchor")
         name = fresh_names(1)[0]
-        batch = data.draw(batches(READINGS, anchor, ["a"], 60), "points")
+        batch = data.draw(batches(READINGS, anchor, ["a"], 0, 60), "points")
         points: Points = everywhere(READINGS, [name], anchor)
         points |= {(name, *k[1:]): v for k, v in batch.items()}
         stores[0].write("readings", frame_of(points, READINGS))

@@ -68,7 +68,7 @@ def asked(step: str, tz: str = "UTC", **other: Any) -> Question:
 
 
 def points_of(dataset: Dataset) -> st.SearchStrategy[Points]:
-    return st.sampled_from(ANCHORS).flatmap(lambda a: batches(dataset, a, list(NAMES), 40))
+    return st.sampled_from(ANCHORS).flatmap(lambda a: batches(dataset, a, list(NAMES), 0, 40))
 
 
 @pytest.mark.parametrize("dataset", [READINGS, CANDLES, METRICS], ids=lambda d: d.name)

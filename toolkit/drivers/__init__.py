@@ -15,6 +15,8 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 Params = Mapping[str, Any]
 Rows = list[tuple[Any, ...]]
+BULK_TIMEOUT = 3600.0
+"""Seconds a statement may take that writes, deletes or refreshes in bulk."""
 
 
 @dataclass(frozen=True, slots=True)
