@@ -125,6 +125,7 @@ class Refresher:
             if state[0] is None:
                 return None
             params |= {"after_series": state[1], "after_lo": state[2]}
+            await transaction.fetch(self._text(entry, "prepare_slice"))
             found = await transaction.fetch(self._text(entry, "next_slice"), params)
             if not found:
                 await transaction.execute(self._text(entry, "end_pass"), params)
@@ -135,7 +136,6 @@ class Refresher:
             if low is not None:
                 for year in years:
                     await self._ensure_year(transaction, entry, rollup, year)
-                await transaction.fetch(compose("session/raise_work_mem"))
                 rows = await transaction.fetch(self._recompute(entry, rollup, finer), params)
                 done = (rows[0][0], rows[0][1], rows[0][2])
             await transaction.execute(self._text(entry, "advance_pass"), params)

@@ -27,12 +27,22 @@ WITH work AS (
           AND t.ts >= %(low)s AND t.ts < %(high)s
         GROUP BY 1
     ) AS b
+), emptied AS (
+    -- OFFSET 0: one index range a span; a join on the series alone would compare every bucket of
+    -- a series with every span of it
+    SELECT s.series_id, b.ts
+    FROM spans AS s
+    CROSS JOIN LATERAL (
+        SELECT t.ts FROM {relation} AS t
+        WHERE t.series_id = s.series_id AND t.ts >= s.low AND t.ts < s.high
+          AND t.ts >= %(low)s AND t.ts < %(high)s
+        OFFSET 0
+    ) AS b
+    WHERE NOT EXISTS (SELECT FROM fresh AS f WHERE f.series_id = s.series_id AND f.ts = b.ts)
 ), gone AS (
     DELETE FROM {relation} AS g
-    USING spans AS s
-    WHERE g.series_id = s.series_id AND g.ts >= s.low AND g.ts < s.high
-      AND g.ts >= %(low)s AND g.ts < %(high)s
-      AND NOT EXISTS (SELECT FROM fresh AS f WHERE f.series_id = g.series_id AND f.ts = g.ts)
+    USING emptied AS e
+    WHERE g.series_id = e.series_id AND g.ts = e.ts AND g.ts >= %(low)s AND g.ts < %(high)s
     RETURNING 1
 ), put AS (
     INSERT INTO {relation} AS g (series_id, ts{columns})
@@ -41,4 +51,7 @@ WITH work AS (
     WHERE ROW({old_columns})::record *<> ROW({new_columns})::record
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM fresh), (SELECT count(*) FROM put), (SELECT count(*) FROM gone)
+-- gone is counted first: it must not wade through the rows that put has just written
+SELECT c.computed, (SELECT count(*) FROM put), c.removed
+FROM (SELECT (SELECT count(*) FROM fresh) AS computed,
+             (SELECT count(*) FROM gone) AS removed OFFSET 0) AS c

@@ -102,12 +102,13 @@ def test_every_road_answers_what_the_oracle_does(stores: Any, dataset: Dataset) 
 
         first = everywhere(dataset, names, anchor) | drawn("first", 8)
         store_points(stores, dataset, first, points)
-        if data.draw(st.booleans(), "refresh"):
+        refreshed = data.draw(st.sampled_from(["after", "between", "both", "never"]), "refreshed")
+        if refreshed in ("between", "both"):
             stores[1].refresh(dataset.name)
         store_points(stores, dataset, drawn("late"), points)
         again = data.draw(st.lists(st.sampled_from(sorted(points)), max_size=3), "overwritten")
         store_points(stores, dataset, {k: changed(points[k]) for k in again}, points)
-        if data.draw(st.booleans(), "refresh again"):
+        if refreshed in ("after", "both"):
             stores[0].refresh(dataset.name)
         asking = questions(dataset, anchor, letters, [k[1] for k in points])
         for number in range(4):
@@ -121,6 +122,52 @@ def test_every_road_answers_what_the_oracle_does(stores: Any, dataset: Dataset) 
 def everywhere(dataset: Dataset, names: list[str], anchor: int) -> Points:
     """One point a series, so that each of them exists."""
     return {(n, anchor, 0): dict.fromkeys(dataset.names) for n in names}
+
+
+def dense(dataset: Dataset, names: list[str], anchor: int, seed: int) -> Points:
+    """Some hundred points a series, so near to each other that any range cuts full buckets."""
+    random = np.random.default_rng(seed)
+    points: Points = {}
+    for name in names:
+        apart = random.choice([7_000_000, 60_000_000, 300_000_000], 150)
+        for ts in (max(anchor - 300 * 60_000_000, ANCHORS[0]) + np.cumsum(apart)).tolist():
+            numbers = iter(random.integers(-1_000, 1_000, len(dataset.columns)).tolist())
+            values = {c.name: _VALUE_OF[c.base](next(numbers)) for c in dataset.columns}
+            points[name, ts, 0] = {
+                n: None if random.random() < 0.1 else v for n, v in values.items()
+            }
+    return {k: v for k, v in points.items() if k[1] < max(ANCHORS) + 60_000_000}
+
+
+_VALUE_OF: dict[str, Any] = {
+    "float": lambda n: n / 7,
+    "int": int,
+    "bool": lambda n: n > 0,
+    "category": lambda n: "xyz"[n % 3],
+    "decimal": lambda n: n * 1_001,
+}
+
+
+@pytest.mark.parametrize("dataset", [READINGS, METRICS], ids=lambda d: d.name)
+def test_dense_points_answer_what_the_oracle_does(stores: Any, dataset: Dataset) -> None:
+    @settings(LONG, max_examples=max(10, EXAMPLES // 3))
+    @given(st.data(), st.integers(0, 2**32 - 1), st.sampled_from(ANCHORS))
+    def run(data: st.DataObject, seed: int, anchor: int) -> None:
+        names = fresh_names(2)
+        every = dense(dataset, names, anchor, seed)
+        late = {k: v for k, v in every.items() if k[1] % 13 == seed % 13}
+        points: Points = {}
+        early = {k: v for k, v in every.items() if k not in late}
+        store_points(stores, dataset, early | everywhere(dataset, names, anchor), points)
+        stores[0].refresh(dataset.name)
+        if seed % 2:
+            store_points(stores, dataset, late, points)
+        moments = [k[1] for k in points]
+        for number in range(6):
+            question = data.draw(questions(dataset, anchor, ["a", "b"], moments), f"{number}")
+            check(stores, dataset, points, replace(question, series=tuple(names)))
+
+    run()
 
 
 @pytest.mark.parametrize("dataset", [READINGS, CANDLES], ids=lambda d: d.name)

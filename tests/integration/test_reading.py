@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import threading
 import time
 from datetime import UTC, date, datetime, timedelta
@@ -220,11 +219,10 @@ def test_a_cancelled_read_ends_on_the_server_and_gives_back_a_clean_connection(
 
 
 def test_the_event_loop_goes_on_while_half_a_million_rows_are_read(database: Database) -> None:
-    """A task that ticks every millisecond is never late by more than 5 ms, but for the machine.
+    """A task that ticks every millisecond is never late by more than 5 ms.
 
-    The same ticks are counted while the loop has nothing else to do: what is late then is the
-    machine's doing. Of five tries, the median of each one's 99.5th percentile is compared: one
-    tick in 200 may fall to a neighbour on a shared core.
+    The best of five tries counts: what our code does to the loop it does in each of them, what
+    neighbours on a shared core do it does not.
     """
     size = 500_000
 
@@ -243,22 +241,17 @@ def test_the_event_loop_goes_on_while_half_a_million_rows_are_read(database: Dat
         result = await work
         done.set()
         await ticking
-        assert result is None or len(result) == size
-        return float(np.quantile(late, 0.995))
+        assert len(result) == size
+        return max(late)
 
-    async def main() -> tuple[float, float]:
+    async def main() -> float:
         async with toolkit.connect_async(database.dsn) as store:
             await store.write("metrics", minutes(size), series="a")
             span = (T0, T0 + 400 * DAY)
             await store.read("metrics", "a", *span)
-            idle, busy = [], []
-            for _ in range(5):
-                idle.append(await lateness(asyncio.sleep(0.3)))
-                busy.append(await lateness(store.read("metrics", "a", *span)))
-            return statistics.median(idle), statistics.median(busy)
+            return min([await lateness(store.read("metrics", "a", *span)) for _ in range(5)])
 
-    idle, busy = asyncio.run(main())
-    assert busy < 0.005 + idle
+    assert asyncio.run(main()) < 0.005
 
 
 # -- processes and threads ------------------------------------------------------------------------
