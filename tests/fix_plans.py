@@ -206,6 +206,17 @@ class Examiner:
             self.connection.execute(statement, params)
             return self.count_locks()
 
+    def locked(self, statement: str, params: Any, prefix: str) -> set[str]:
+        """Name the tables called like ``prefix`` that running the statement locks."""
+        with self.connection.transaction(force_rollback=True):
+            self.connection.execute(statement, params)
+            rows = self.connection.execute(
+                "SELECT c.relname FROM pg_locks l JOIN pg_class c ON c.oid = l.relation "
+                "WHERE l.pid = pg_backend_pid() AND c.relkind = 'r' AND starts_with(c.relname, %s)",
+                (prefix,),
+            ).fetchall()
+        return {row[0] for row in rows}
+
     def count_locks(self) -> int:
         row = self.connection.execute(
             "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() "

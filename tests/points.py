@@ -144,7 +144,7 @@ def questions(
     step = draw(st.none() | st.sampled_from(STEPS) | st.sampled_from(COMMON_STEPS))
     if kind == 9 and (not step or step[-1] not in "dw"):  # 70,000 days are slow, and nothing new
         start, end = EARLIEST, LATEST
-    start, end = max(start, EARLIEST), min(end, LATEST)
+    start, end = (min(max(t, EARLIEST), LATEST) for t in (start, end))
     series = tuple(draw(st.lists(st.sampled_from(names), min_size=1, unique=True)))
     if step is None:
         known, agg = dataset.names, {}

@@ -28,7 +28,7 @@ from toolkit.strategy.choose import even_edges
 from toolkit.strategy.params import grid_params, range_params, rollup_params, where_params
 from toolkit.timegrid import Grid, Span, Step
 
-PIECE = 65_536  # points a statement: below it one statement, above it several at once
+PIECE = 32_768  # points a statement: below it one statement, above it several at once
 _PATIENCE = 0.05  # seconds to wait for a second connection
 _OFF_LOOP = 10_000  # rows whose decoding is worth a thread
 

@@ -27,7 +27,12 @@ def _load(name: str) -> SQL:
 
 def compose(name: str, **parts: Part) -> bytes:
     """Return the statement ``sql/<name>.sql`` with ``{part}`` filled in, ready to send."""
-    return _load(name).format(**parts).as_bytes(None)
+    return part(name, **parts).as_bytes(None)
+
+
+def part(name: str, **parts: Part) -> Composed:
+    """Return the statement as a piece of another."""
+    return _load(name).format(**parts)
 
 
 def name(*parts: str) -> Identifier:

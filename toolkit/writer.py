@@ -225,6 +225,7 @@ class Writer:
             params = bounds | _arrays(batch, ids)
         else:
             params = bounds
+            await transaction.fetch(self._text(entry, "prepare_merge", False))
             await transaction.execute(self._text(entry, "create_stage", False))
             await self._copy(transaction, entry, batch, ids, None)
         if mode == "ignore":

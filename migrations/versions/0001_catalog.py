@@ -173,7 +173,30 @@ COMMENT ON FUNCTION "{schema}".ensure_partitions(text, timestamptz, timestamptz)
 """
 
 
+# STABLE: the statement sees the snapshot of the one that calls. With the caller's own rights.
+RUN_IF_CHANGED = """
+CREATE FUNCTION "{schema}".run_if_changed_v1(
+    statement text, series_id integer, ranges tstzmultirange, width interval, origin timestamptz,
+    wanted_from timestamptz, wanted_to timestamptz
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE AS $run$
+BEGIN
+    IF NOT isempty(ranges) THEN
+        RETURN QUERY EXECUTE statement
+        USING series_id, ranges, width, origin,
+              greatest(lower(ranges), wanted_from), least(upper(ranges), wanted_to);
+    END IF;
+END
+$run$;
+COMMENT ON FUNCTION "{schema}".run_if_changed_v1(
+    text, integer, tstzmultirange, interval, timestamptz, timestamptz, timestamptz) IS
+    'runs a statement over changed ranges where there are some: planned late, and for them only'
+"""
+
+
 DROP = """
+DROP FUNCTION "{schema}".run_if_changed_v1(
+    text, integer, tstzmultirange, interval, timestamptz, timestamptz, timestamptz);
 DROP FUNCTION "{schema}".ensure_partitions(text, timestamptz, timestamptz);
 DROP FUNCTION "{schema}".add_partitions_v1(text, text, timestamptz, timestamptz, text);
 DROP TABLE "{schema}".rollup;
@@ -183,7 +206,7 @@ DROP TABLE "{schema}".dataset
 
 
 def upgrade() -> None:
-    for part in (TABLES, ADD_PARTITIONS, ENSURE_PARTITIONS):
+    for part in (TABLES, ADD_PARTITIONS, ENSURE_PARTITIONS, RUN_IF_CHANGED):
         _run(part)
 
 

@@ -4,6 +4,7 @@
 -- Params: ids or labels, start, end; inner_start and inner_end, the whole buckets inside;
 --   cut, the partial buckets at the ends as a multirange; log_start, where a log row that
 --   reaches into the range can begin; rollup, its id; width, origin.
+--   The points' part is fetch_changed, inline, or planned late and only where something changed.
 -- Columns: series id; count and packed states from the rollup; count, points touched and packed
 --   states from the points.
 SELECT s.id, clean.*, fresh.*
@@ -33,19 +34,4 @@ CROSS JOIN LATERAL (
         ORDER BY t.ts
     ) AS q
 ) AS clean
-CROSS JOIN LATERAL (
-    SELECT count(*), sum(q.n)::bigint, {packed}
-    FROM (
-        SELECT date_bin(%(width)s, t.ts, %(origin)s) AS ts, count(*) AS n{states}
-        FROM unnest(changed.ranges) AS r (span)
-        CROSS JOIN LATERAL (
-            SELECT {inputs}
-            FROM {points} AS c
-            WHERE c.series_id = s.id AND c.ts >= lower(r.span) AND c.ts < upper(r.span)
-              AND c.ts >= %(start)s AND c.ts < %(end)s
-            OFFSET 0
-        ) AS t
-        GROUP BY 1
-        ORDER BY 1
-    ) AS q
-) AS fresh
+{fresh}

@@ -170,6 +170,24 @@ COMMENT ON FUNCTION "toolkit".ensure_partitions(text, timestamptz, timestamptz) 
     'adds the partitions a dataset lacks in [from, to); returns how many';
 
 
+CREATE FUNCTION "toolkit".run_if_changed_v1(
+    statement text, series_id integer, ranges tstzmultirange, width interval, origin timestamptz,
+    wanted_from timestamptz, wanted_to timestamptz
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE AS $run$
+BEGIN
+    IF NOT isempty(ranges) THEN
+        RETURN QUERY EXECUTE statement
+        USING series_id, ranges, width, origin,
+              greatest(lower(ranges), wanted_from), least(upper(ranges), wanted_to);
+    END IF;
+END
+$run$;
+COMMENT ON FUNCTION "toolkit".run_if_changed_v1(
+    text, integer, tstzmultirange, interval, timestamptz, timestamptz, timestamptz) IS
+    'runs a statement over changed ranges where there are some: planned late, and for them only';
+
+
 INSERT INTO toolkit.toolkit_version (version_num) VALUES ('0001') RETURNING toolkit.toolkit_version.version_num;
 
 COMMIT;

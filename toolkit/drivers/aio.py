@@ -156,23 +156,23 @@ class AsyncDriver:
     async def fetch(
         self, statement: bytes, params: Params | None = None, *, timeout: float | None = None
     ) -> Rows:
-        if timeout is not None:
-            async with self.transaction(read_only=True, timeout=timeout) as transaction:
-                return await transaction.fetch(statement, params)
-        with _translated(self.node):
+        pool = self._pool
+        try:
+            if pool is None or self._owner != os.getpid():
+                pool = await self._open()
+            connection = await self._getconn(pool, None)
             try:
-                async with self._checked_out() as connection:
-                    cursor = connection.cursor(binary=True)
-                    await cursor.execute(statement, params)
-                    return await cursor.fetchall()
+                return await _ask(connection, statement, params, timeout)
             except psycopg.OperationalError as error:
                 if not connection.broken and not isinstance(translate(error), Unavailable):
                     raise
-                _log.info("a connection to %s was dead, trying a new one", self.node)
+            finally:
+                await pool.putconn(connection)
+            _log.info("a connection to %s was dead, trying a new one", self.node)
             async with await self._connect() as connection:
-                cursor = connection.cursor(binary=True)
-                await cursor.execute(statement, params)
-                return await cursor.fetchall()
+                return await _ask(connection, statement, params, timeout)
+        except (psycopg.Error, PoolTimeout) as error:
+            raise translate(error, self.node) from error
 
     @asynccontextmanager
     async def transaction(
@@ -208,6 +208,23 @@ class AsyncDriver:
 
     def stats(self) -> dict[str, int]:
         return dict(self._pool.get_stats()) if self._pool is not None else {}
+
+
+async def _ask(
+    connection: psycopg.AsyncConnection[Any],
+    statement: bytes,
+    params: Params | None,
+    timeout: float | None,
+) -> Rows:
+    cursor = connection.cursor(binary=True)
+    if timeout is None:
+        await cursor.execute(statement, params)
+        return await cursor.fetchall()
+    async with connection.transaction():
+        for said in session.begin(None, False, True, timeout):
+            await connection.execute(said)
+        await cursor.execute(statement, params)
+        return await cursor.fetchall()
 
 
 async def _identify(connection: psycopg.AsyncConnection[Any]) -> int | None:

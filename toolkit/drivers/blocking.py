@@ -153,20 +153,21 @@ class BlockingDriver:
     async def fetch(
         self, statement: bytes, params: Params | None = None, *, timeout: float | None = None
     ) -> Rows:
-        if timeout is not None:
-            async with self.transaction(read_only=True, timeout=timeout) as transaction:
-                return await transaction.fetch(statement, params)
+        pool = self._pool
         try:
+            if pool is None or self._owner != os.getpid():
+                pool = self._open()
+            connection = self._getconn(pool, None)
             try:
-                with self._checked_out() as connection:
-                    cursor = connection.cursor(binary=True)
-                    return cursor.execute(statement, params).fetchall()
+                return _ask(connection, statement, params, timeout)
             except psycopg.OperationalError as error:
                 if not connection.broken and not isinstance(translate(error), Unavailable):
                     raise
-                _log.info("a connection to %s was dead, trying a new one", self.node)
+            finally:
+                pool.putconn(connection)
+            _log.info("a connection to %s was dead, trying a new one", self.node)
             with self._connect() as connection:
-                return connection.cursor(binary=True).execute(statement, params).fetchall()
+                return _ask(connection, statement, params, timeout)
         except (psycopg.Error, PoolTimeout) as error:
             raise translate(error, self.node) from error
 
@@ -204,6 +205,21 @@ class BlockingDriver:
 
     def stats(self) -> dict[str, int]:
         return dict(self._pool.get_stats()) if self._pool is not None else {}
+
+
+def _ask(
+    connection: psycopg.Connection[Any],
+    statement: bytes,
+    params: Params | None,
+    timeout: float | None,
+) -> Rows:
+    cursor = connection.cursor(binary=True)
+    if timeout is None:
+        return cursor.execute(statement, params).fetchall()
+    with connection.transaction():
+        for said in session.begin(None, False, True, timeout):
+            connection.execute(said)
+        return cursor.execute(statement, params).fetchall()
 
 
 def _identify(connection: psycopg.Connection[Any]) -> int | None:

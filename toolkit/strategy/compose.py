@@ -13,7 +13,7 @@ from toolkit.catalog import Entry, Rollup
 from toolkit.dataset import Dataset, State
 from toolkit.decode import Packing
 from toolkit.query import Condition
-from toolkit.statements import NOTHING, compose
+from toolkit.statements import NOTHING, compose, part
 from toolkit.timegrid import Grid
 
 Source = OneOf["one", "many", "labels"]
@@ -189,24 +189,62 @@ def rollup_statement(
 
     def make() -> bytes:
         dataset = entry.dataset
-        inputs = dict.fromkeys(
-            c for s in states for c in ((*s.of, s.by) if s.by is not None else s.of)
-        )
+        fresh = _planned_late if source == "one" else _planned_along
         return compose(
             "read/fetch_rollup",
             series=series_source(entry, source),
             rollup=Identifier(entry.schema, "rollup"),
             log=Identifier(entry.schema, f"{dataset.name}_log"),
             relation=Identifier(entry.schema, rollup.relation),
-            points=Identifier(entry.schema, dataset.name),
             packed=_packed(packing_of_states(states)),
             stored=_leading_comma(Identifier("t", s.name) for s in states),
-            states=_leading_comma(state_of_points(s, dataset) for s in states),
-            inputs=SQL(", ").join(Identifier("c", c) for c in (*dataset.key[1:], *inputs)),
+            fresh=fresh(entry, states),
         )
 
     statement: bytes = entry.once(shape, make)
     return statement
+
+
+def _planned_along(entry: Entry, states: tuple[State, ...]) -> Composed:
+    """Return the points' part in the statement: planned once for many series."""
+    changed = _changed(
+        entry,
+        states,
+        ("s.id", "changed.ranges", "%(width)s", "%(origin)s", "%(start)s", "%(end)s"),
+    )
+    return SQL("CROSS JOIN LATERAL ({}) AS fresh").format(changed)
+
+
+def _planned_late(entry: Entry, states: tuple[State, ...]) -> Composed:
+    """Return the points' part as a statement of its own, planned only where something changed.
+
+    Planning the points of a long range takes longer than reading its rollup: over 158 partitions
+    22.6 ms, 9.8 without.
+    """
+    changed = _changed(entry, states, ("$1", "$2", "$3", "$4", "$5", "$6"))
+    packed = [SQL("p{} bytea").format(SQL(str(i))) for i in range(packing_of_states(states).width)]
+    return SQL(
+        "LEFT JOIN LATERAL {function}({statement}, s.id, changed.ranges, %(width)s, %(origin)s, "
+        "%(start)s, %(end)s) AS fresh ({columns}) ON true"
+    ).format(
+        function=Identifier(entry.schema, "run_if_changed_v1"),
+        statement=Literal(changed.as_string(None)),
+        columns=SQL(", ").join([SQL("buckets bigint"), SQL("touched bigint"), *packed]),
+    )
+
+
+def _changed(entry: Entry, states: tuple[State, ...], names: tuple[str, ...]) -> Composed:
+    dataset = entry.dataset
+    inputs = dict.fromkeys(c for s in states for c in ((*s.of, s.by) if s.by is not None else s.of))
+    keys = ("series_id", "ranges", "width", "origin", "low", "high")
+    return part(
+        "read/fetch_changed",
+        points=Identifier(entry.schema, dataset.name),
+        packed=_packed(packing_of_states(states)),
+        states=_leading_comma(state_of_points(s, dataset) for s in states),
+        inputs=SQL(", ").join(Identifier("c", c) for c in (*dataset.key[1:], *inputs)),
+        **{key: SQL(name) for key, name in zip(keys, names, strict=True)},
+    )
 
 
 def probe_statement(entry: Entry, *, source: Source) -> bytes:
