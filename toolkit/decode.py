@@ -57,14 +57,10 @@ def unpack(packing: Packing, rows: Sequence[Sequence[Any]]) -> Unpacked:
     """Return the columns of packed rows (count, wide, narrow …), or refuse a damaged one.
 
     A value lost on the way would put every later one into a wrong row: lengths are checked
-    against the counts (``string_agg`` leaves out NULLs).
+    against the counts (``string_agg`` leaves out NULLs). Each row is copied to its place by
+    itself: no call holds other threads up for longer than that.
     """
-    count = rows[0][0] if len(rows) == 1 else sum(r[0] for r in rows)
-    packed = _joined(rows, 1)
-    columns = len(packing.wide)
-    if len(packed) != 8 * columns * count:
-        raise DatabaseError(f"{len(packed)} bytes came for {count} rows of {columns} columns")
-    matrix = np.frombuffer(packed, _BIG).reshape(count, columns).T.astype(_NATIVE, order="C")
+    matrix = _matrix(len(packing.wide), rows)
     ts = matrix[0]
     ts += PG_EPOCH  # the key's time is never NULL
     values: dict[str, Array] = {}
@@ -76,20 +72,32 @@ def unpack(packing: Packing, rows: Sequence[Sequence[Any]]) -> Unpacked:
             _to_unix(matrix[at])
     categories: dict[str, tuple[str, ...]] = {}
     for at, (name, kind) in enumerate(packing.narrow, 2):
-        packed = _joined(rows, at)
+        parts = [r[at] for r in rows if r[at]]
         if kind == "category":
-            values[name], categories[name] = _category(packed)
+            values[name], categories[name] = _category(parts)
         else:
-            values[name] = np.frombuffer(packed, np.int8)
-        if len(values[name]) != count:
-            raise DatabaseError(f"column {name!r} came with {len(values[name])} of {count} values")
+            values[name] = np.frombuffer(b"".join(parts), np.int8)
+        if len(values[name]) != len(ts):
+            raise DatabaseError(f"{len(values[name])} values of {name!r} came for {len(ts)} rows")
     return Unpacked(ts, values, categories)
 
 
-def _joined(rows: Sequence[Sequence[Any]], at: int) -> bytes:
+def _matrix(columns: int, rows: Sequence[Sequence[Any]]) -> npt.NDArray[np.int64]:
+    """Return the wide columns as rows of one array, in this machine's byte order."""
+    for count, packed, *_ in rows:
+        if len(packed or b"") != 8 * columns * count:
+            size = len(packed or b"")
+            raise DatabaseError(f"{size} bytes came for {count} rows of {columns} columns")
     if len(rows) == 1:
-        return rows[0][at] or b""
-    return b"".join([r[at] for r in rows if r[at]])
+        wire = np.frombuffer(rows[0][1] or b"", _BIG).reshape(rows[0][0], columns)
+        return wire.T.astype(_NATIVE, order="C")
+    matrix = np.empty((columns, sum(r[0] for r in rows)), _NATIVE)
+    at = 0
+    for count, packed, *_ in rows:
+        if count:
+            matrix[:, at : at + count] = np.frombuffer(packed, _BIG).reshape(count, columns).T
+            at += count
+    return matrix
 
 
 def _to_unix(column: npt.NDArray[np.int64]) -> None:
@@ -99,13 +107,18 @@ def _to_unix(column: npt.NDArray[np.int64]) -> None:
         column[missing] = NULL_INT
 
 
-def _category(packed: bytes) -> tuple[Array, tuple[str, ...]]:
+def _category(parts: Sequence[bytes]) -> tuple[Array, tuple[str, ...]]:
+    index: dict[bytes, int] = {}
+    codes = [_codes(part, index) for part in parts]
+    joined = np.concatenate(codes) if codes else np.empty(0, np.int32)
+    return joined, tuple(name.decode() for name in index)
+
+
+def _codes(packed: bytes, index: dict[bytes, int]) -> npt.NDArray[np.int32]:
     pieces = packed.split(b"\x00")
     pieces.pop()
-    index: dict[bytes, int] = {}
-    codes = np.fromiter(
+    return np.fromiter(
         (NULL_CODE if p == b"\xff" else index.setdefault(p, len(index)) for p in pieces),
         np.int32,
         len(pieces),
     )
-    return codes, tuple(name.decode() for name in index)

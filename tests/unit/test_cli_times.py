@@ -52,7 +52,7 @@ def test_time_is_read_on_the_clock_of_the_zone(text: str, tz: str, wanted: str) 
         ("", "not a time"),
         ("now-7", "not a time"),
         ("now-9999999y", "years"),
-        ("today-900y", None),
+        ("today-99y", None),
         ("2024-03-31 02:30", "never"),
         ("2024-10-27 02:30", "twice"),
         ("0001-01-01", "out of range"),
