@@ -219,7 +219,7 @@ def test_a_cancelled_read_ends_on_the_server_and_gives_back_a_clean_connection(
 
 
 def test_the_event_loop_goes_on_while_half_a_million_rows_are_read(database: Database) -> None:
-    """Between two ticks of a task the loop's thread works for less than 5 ms, and ticks are on time.
+    """Between two ticks of a task the loop works for less than 5 ms, and ticks are on time.
 
     What holds the loop is measured as its thread's CPU time, which neighbours on a shared core do
     not change. That nobody keeps the interpreter from it is seen in how late ticks are: 95 in 100

@@ -52,16 +52,13 @@ def test_time_is_read_on_the_clock_of_the_zone(text: str, tz: str, wanted: str) 
         ("", "not a time"),
         ("now-7", "not a time"),
         ("now-9999999y", "years"),
-        ("today-99y", None),
+        ("today-900y", "hundred years"),
         ("2024-03-31 02:30", "never"),
         ("2024-10-27 02:30", "twice"),
         ("0001-01-01", "out of range"),
     ],
 )
-def test_time_that_is_none_is_refused(text: str, said: str | None) -> None:
-    if said is None:
-        assert read_time(text, "UTC", now=NOW).year == 1124  # a range is refused for it, later
-        return
+def test_time_that_is_none_is_refused(text: str, said: str) -> None:
     with pytest.raises(QueryError, match=said):
         read_time(text, "Europe/Berlin", now=NOW, what="START")
 
