@@ -36,6 +36,8 @@ class About:
     by: float
 
     def fits(self, other: float) -> bool:
+        if self.by == math.inf:  # a quotient by next to nothing: any order of summing may be right
+            return True
         if math.isnan(self.value) or math.isinf(self.value):
             return other == self.value or (math.isnan(other) and math.isnan(self.value))
         return abs(other - self.value) <= self.by
@@ -152,8 +154,10 @@ def _vwap(rows: list[Row], aggregate: Aggregate, dataset: Dataset) -> Any:
         return None
     above, below = total(products), total(weights)
     size = total([abs(w) for w in weights])
-    if below == 0 or math.isnan(below):
+    if math.isnan(below) or size == 0:
         return None
+    if below == 0:
+        return About(0.0, math.inf) if any(w % 1 for w in weights) or size > 2**53 else None
     if math.isinf(below) or math.isinf(above) or math.isnan(above):
         return About(above / below, 0.0)
     # the prices are rounded, too: what a sum of opposite signs loses is no error of the sum

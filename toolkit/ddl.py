@@ -67,6 +67,9 @@ def create_dataset(dataset: Dataset, schema: str) -> Iterator[str]:
     if dataset.changelog == "trigger":
         yield _trigger_function(dataset, schema)
         yield _truncate_function(dataset, schema)
+        for function in (changed_function(dataset.name), truncated_function(dataset.name)):
+            # they run with their owner's rights: nobody else may hang them on a table of theirs
+            yield f"REVOKE EXECUTE ON FUNCTION {ident(schema, function)}() FROM PUBLIC"
         for event in ("INSERT", "UPDATE", "DELETE"):
             yield create_trigger(dataset, schema, dataset.name, event)
     for step in dataset.ladder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -10,9 +11,10 @@ from functools import lru_cache
 
 from toolkit.catalog import REVISION, VERSION_TABLE, Catalog, Entry, Series
 from toolkit.drivers import Driver, Params, Rows, Server
-from toolkit.errors import QueryError, SchemaError, UnknownName
+from toolkit.errors import DatabaseError, QueryError, SchemaError, UnknownName
 from toolkit.statements import Part, compose, name
 
+_log = logging.getLogger("toolkit.directory")
 _MAX_AGE = 60.0  # seconds
 
 
@@ -49,14 +51,28 @@ class Directory:
 
     async def load(self) -> tuple[Entry, ...]:
         """Read all datasets from the database; refuse a schema this version does not know."""
-        server = await self.driver.open()
+        sysid = await self.identify()
         await self._check_revision()
         rows = await self.run("catalog/list_datasets", "dataset", "rollup")
         self._loaded_at = self._clock()
         self.catalog.remember(
-            Entry.from_row((row[0], row[1], row[2]), self.schema, server.sysid) for row in rows
+            Entry.from_row((row[0], row[1], row[2]), self.schema, sysid) for row in rows
         )
         return self.catalog.entries()
+
+    async def identify(self) -> int | None:
+        """Return the system identifier of the server as it is now; None where it is not told.
+
+        Transaction ids, and with them every cursor, mean something on the server they come from
+        only, and a database can be restored elsewhere under an address that stays.
+        """
+        try:
+            rows = await self.run("session/identify_server")
+        except (DatabaseError, SchemaError) as error:
+            _log.debug("the server does not tell its system identifier: %s", error)
+            return None
+        sysid: int = rows[0][0]
+        return sysid
 
     async def _check_revision(self) -> None:
         try:

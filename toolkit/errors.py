@@ -88,11 +88,17 @@ class SchemaError(ToolkitError):
 
 
 class DatabaseError(ToolkitError):
-    """PostgreSQL refused a statement; ``sqlstate`` is its code."""
+    """PostgreSQL refused a statement; ``sqlstate`` is its code.
 
-    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+    ``constraint`` names the constraint that a row violates, where it is one with a name.
+    """
+
+    def __init__(
+        self, message: str, sqlstate: str | None = None, constraint: str | None = None
+    ) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+        self.constraint = constraint
 
 
 class ReadOnlyDatabase(DatabaseError):
@@ -114,6 +120,12 @@ class Unavailable(ToolkitError):
 
     retryable = True
     exit_code = 3
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection was lost during COMMIT: the transaction is stored as a whole or not at all."""
+
+    retryable = False
 
 
 class AccessDenied(Unavailable):

@@ -19,8 +19,8 @@ from toolkit.config import Limits
 from toolkit.dataset import Dataset
 from toolkit.decode import Packing
 from toolkit.directory import Directory
-from toolkit.drivers import Driver, Params, Rows, Transaction
-from toolkit.errors import QueryError, QueryTimeout, Unavailable
+from toolkit.drivers import OUT_OF_RANGE, Driver, Params, Rows, Transaction
+from toolkit.errors import DatabaseError, QueryError, QueryTimeout, Unavailable
 from toolkit.query import Query
 from toolkit.reduce import Table, bucket_points, finish, group_series, merge
 from toolkit.strategy import Density, Plan, choose, compose
@@ -98,11 +98,8 @@ class Reader:
         density = None
         if query.is_auto:
             density = await self.density(query, entry, targets, self._limits.aggregated + 1)
-        elif query.points is not None and targets.step is not None:  # no need to count them
-            density = await self.density(query, entry, targets, 1)
-            density = replace(density, count=density.extent.width // targets.step)
         elif query.points is not None:
-            density = await self.density(query, entry, targets, self._limits.chart_points + 1)
+            density = await self._density_of_chart(query, entry, targets)
         plan = choose(query, entry, self._limits, native_step=targets.step, density=density)
         if query.grid is not None and query.grid.step.approximate_us < (targets.step or 0):
             await self._refuse_finer(query, entry, targets)
@@ -180,6 +177,15 @@ class Reader:
         extent = Span.between(min(lows), max(highs))
         return Density(max(r[1] for r in rows), Span(extent.start, extent.end + 1))
 
+    async def _density_of_chart(self, query: Query, entry: Entry, targets: Targets) -> Density:
+        most = self._limits.chart_points
+        if targets.step is not None:
+            density = await self.density(query, entry, targets, 1)
+            count = density.extent.width // targets.step + 1
+            if count <= most:  # that many if there is no gap: no need to count them
+                return replace(density, count=count if density.count else 0)
+        return await self.density(query, entry, targets, most + 1)
+
     async def _from_points(self, work: Work) -> Found:
         dataset, plan = work.entry.dataset, work.plan
         packing = compose.packing_of_points(work.entry, point_columns(work.query, dataset, plan))
@@ -193,8 +199,7 @@ class Reader:
         return Found(table, names, {"points": count})
 
     async def _from_buckets(self, work: Work) -> Found:
-        statement, params = self._statement(work)
-        rows = await self._driver.fetch(statement, params, timeout=work.query.timeout)
+        rows = await self._states(work)
         packing = compose.packing_of_states(work.plan.states)
         touched = sum(r[2] or 0 for r in rows)
         packed = [(r[0], r[1], *r[3:]) for r in rows]
@@ -204,8 +209,7 @@ class Reader:
         plan = work.plan
         assert plan.rollup is not None
         assert plan.grid is not None
-        statement, params = self._statement(work)
-        rows = await self._driver.fetch(statement, params, timeout=work.query.timeout)
+        rows = await self._states(work)
         packing = compose.packing_of_states(plan.states)
         # a row is: id; count and columns from the rollup; count, touched and columns from points
         at = 2 + packing.width
@@ -222,7 +226,17 @@ class Reader:
         }
         return Found(table, names, sources)
 
-    def _statement(self, work: Work) -> tuple[bytes, Params]:
+    async def _states(self, work: Work) -> Rows:
+        """Fetch the states of buckets; where a sum leaves its type, in the form that cannot."""
+        timeout = work.query.timeout
+        try:
+            return await self._driver.fetch(*self._statement(work), timeout=timeout)
+        except DatabaseError as error:
+            if error.sqlstate != OUT_OF_RANGE:
+                raise
+        return await self._driver.fetch(*self._statement(work, is_total=True), timeout=timeout)
+
+    def _statement(self, work: Work, *, is_total: bool = False) -> tuple[bytes, Params]:
         query, entry, targets, plan = work.query, work.entry, work.targets, work.plan
         if plan.strategy == "direct":
             return self._points_statement(work, Unit(query.span, targets.ids))
@@ -231,7 +245,7 @@ class Reader:
         if plan.strategy == "downsampled":
             assert plan.rollup is not None
             statement = compose.rollup_statement(
-                entry, plan.states, plan.rollup, source=targets.source
+                entry, plan.states, plan.rollup, source=targets.source, is_total=is_total
             )
             return statement, params | rollup_params(plan.rollup.id, plan.rollup.grid, query.span)
         has_limit = query.limit is not None and query.group_by is None
@@ -243,6 +257,7 @@ class Reader:
             where=query.where,
             has_limit=has_limit,
             descending=query.descending,
+            is_total=is_total,
         )
         params |= where_params(query.where, entry) | grid_params(plan.grid, query.span)
         return statement, params | ({"limit": query.limit} if has_limit else {})
@@ -257,7 +272,7 @@ class Reader:
             source="labels" if by_labels else compose.source_of(unit.ids),
             where=query.where,
             has_limit=has_limit,
-            descending=query.descending and plan.grid is None,
+            descending=_is_backwards(query, plan),
         )
         params = {
             **(targets.params if by_labels else compose.ids_params(unit.ids)),
@@ -289,7 +304,7 @@ class Reader:
         # what lies outside the extent now may be written before the snapshot is taken
         edges = partition.edges(extent) if each is None else even_edges(extent, each, PIECE)
         spans = span.cut(edges)
-        if query.descending and work.plan.grid is None:
+        if _is_backwards(query, work.plan):
             spans.reverse()
         return [Unit(piece, (one,)) for one in ids for piece in spans]
 
@@ -330,7 +345,12 @@ class Reader:
 
             jobs: list[Callable[[], Any]] = [lambda: run(leader)]
             jobs += [follow] * (min(self._parallel, len(units)) - 1)
-            await self._driver.gather(jobs)
+
+            def stop() -> None:
+                for _ in queue:  # the others find nothing left to do
+                    pass
+
+            await self._driver.gather(jobs, on_error=stop)
         return [row for answer in answers for row in answer]
 
     async def table(
@@ -397,6 +417,11 @@ class Reader:
         if rows < _OFF_LOOP:
             return function(*args)
         return await self._driver.compute(function, *args)
+
+
+def _is_backwards(query: Query, plan: Plan) -> bool:
+    """Return whether points are fetched newest first; buckets and pictures are made forwards."""
+    return query.descending and plan.grid is None and query.points is None
 
 
 def point_columns(query: Query, dataset: Dataset, plan: Plan) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from psycopg.sql import SQL, Composed, Identifier
 from toolkit.catalog import Entry, Rollup
 from toolkit.ddl import ROLLUP_PARTITION
 from toolkit.directory import Directory
-from toolkit.drivers import BULK_TIMEOUT, Driver, Params, Transaction
+from toolkit.drivers import BULK_TIMEOUT, OUT_OF_RANGE, Driver, Params, Rows, Transaction
+from toolkit.errors import DatabaseError
 from toolkit.statements import compose, name
 from toolkit.strategy.compose import merged_state, state_of_points
 from toolkit.timegrid import to_datetime
+
+_log = logging.getLogger("toolkit.refresher")
 
 SLICE = timedelta(days=400)
 """The time ranges one transaction recomputes, added up over series."""
@@ -67,12 +71,12 @@ class Refresher:
         """
         started = time.perf_counter()
         entry = await self._directory.entry(dataset)
-        server = await self._driver.open()
-        await self._adopt(entry, server.sysid)
+        sysid = await self._directory.identify()
+        await self._adopt(entry, sysid)
         levels = []
         finer: Rollup | None = None
         for rollup in entry.rollups:
-            levels.append(await self._level(entry, rollup, finer, server.sysid, on_progress))
+            levels.append(await self._level(entry, rollup, finer, sysid, on_progress))
             finer = rollup
         pruned = await self._prune(entry)
         if any(not r.is_trusted for r in entry.rollups):
@@ -136,10 +140,28 @@ class Refresher:
             if low is not None:
                 for year in years:
                     await self._ensure_year(transaction, entry, rollup, year)
-                rows = await transaction.fetch(self._recompute(entry, rollup, finer), params)
+                rows = await self._recomputed(transaction, entry, rollup, finer, params)
                 done = (rows[0][0], rows[0][1], rows[0][2])
             await transaction.execute(self._text(entry, "advance_pass"), params)
             return done
+
+    async def _recomputed(
+        self,
+        transaction: Transaction,
+        entry: Entry,
+        rollup: Rollup,
+        finer: Rollup | None,
+        params: Params,
+    ) -> Rows:
+        try:
+            async with transaction.savepoint():
+                return await transaction.fetch(self._recompute(entry, rollup, finer, False), params)
+        except DatabaseError as error:
+            if error.sqlstate != OUT_OF_RANGE:
+                raise
+            # one value too large to be added up must not stop the refresh for ever
+            _log.warning("%s: %s; summed with infinities", rollup.relation, error)
+        return await transaction.fetch(self._recompute(entry, rollup, finer, True), params)
 
     async def _ensure_year(
         self, transaction: Transaction, entry: Entry, rollup: Rollup, year: int
@@ -157,17 +179,16 @@ class Refresher:
         await transaction.fetch(statement, params)
 
     async def _adopt(self, entry: Entry, sysid: int | None) -> None:
-        if sysid is None or all(r.is_trusted for r in entry.rollups):
+        if sysid is None:
             return
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
-            params: Params = {"dataset_id": entry.id, "sysid": sysid}
+            known = set()
             for rollup in entry.rollups:
-                state = await transaction.fetch(
-                    self._text(entry, "lock_rollup"), {"rollup": rollup.id}
-                )
-                if state[0][3] in (None, sysid):
-                    return  # another refresher was first
-            await transaction.execute(self._text(entry, "adopt_log"), params)
+                text = self._text(entry, "lock_rollup")
+                known.add((await transaction.fetch(text, {"rollup": rollup.id}))[0][3])
+            if known - {None, sysid}:
+                params: Params = {"dataset_id": entry.id, "sysid": sysid}
+                await transaction.execute(self._text(entry, "adopt_log"), params)
 
     async def _prune(self, entry: Entry) -> int:
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
@@ -185,15 +206,17 @@ class Refresher:
         text: bytes = entry.once(("refresh", statement), make)
         return text
 
-    def _recompute(self, entry: Entry, rollup: Rollup, finer: Rollup | None) -> bytes:
+    def _recompute(
+        self, entry: Entry, rollup: Rollup, finer: Rollup | None, is_total: bool
+    ) -> bytes:
         def make() -> bytes:
             dataset = entry.dataset
             columns = [Identifier(s.name) for s in dataset.states]
             if finer is None:
-                states = [state_of_points(s, dataset) for s in dataset.states]
+                states = [state_of_points(s, dataset, is_total=is_total) for s in dataset.states]
                 source = dataset.name
             else:
-                states = [merged_state(s) for s in dataset.states]
+                states = [merged_state(s, is_total=is_total) for s in dataset.states]
                 source = finer.relation
 
             def each(before: str) -> Composed:
@@ -213,5 +236,5 @@ class Refresher:
                 new_columns=SQL(", ").join(SQL("excluded.{}").format(c) for c in columns),
             )
 
-        text: bytes = entry.once(("recompute", rollup.relation), make)
+        text: bytes = entry.once(("recompute", rollup.relation, is_total), make)
         return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from toolkit.dataset import Dataset
 from toolkit.decode import Packing, unpack
 from toolkit.drivers import Rows
 from toolkit.query import Query
-from toolkit.reduce import Table
+from toolkit.reduce import Table, finish
 from toolkit.strategy import Plan, pick
 
 
@@ -28,29 +29,44 @@ def to_table(packing: Packing, rows: Rows, code_of: Mapping[int, int]) -> Table:
 
 
 def picked(table: Table, plan: Plan, dataset: Dataset, points: int) -> Table:
-    """Return at most ``points`` rows of each series, those that keep the picture."""
-    kept = []
-    names = (f"{dataset.chart}_min", f"{dataset.chart}_max")
+    """Return at most ``points`` rows of each series, those that keep the picture.
+
+    Bars keep the lows and highs of the plan's ``drawn``. Where those are the chart column's own
+    least and greatest value, the greatest becomes the one of the two that was picked.
+    """
+    if not len(table):
+        return table
+    kept, is_high = [], []
+    low, high = _drawn(table, plan, dataset)
     for code in np.unique(table.series):
         rows = np.flatnonzero(table.series == code)
-        mine = table.take(rows)
         if plan.grid is None:
-            values = mine.values[dataset.chart]
-            chosen = pick.pick_points(mine.ts, _drawable(values), points)
+            kept.append(rows[pick.pick_points(table.ts[rows], high[rows], points)])
         else:
-            low, high = _extremes(mine, names, plan)
-            chosen = pick.pick_bars(mine.ts, _drawable(low), _drawable(high), points)
-        kept.append(rows[chosen])
-    return table.take(np.concatenate(kept)) if kept else table
+            chosen, highs = pick.pick_bars(table.ts[rows], low[rows], high[rows], points)
+            kept.append(rows[chosen])
+            is_high.append(highs)
+    result = table.take(np.concatenate(kept))
+    return _with_extremes(result, plan, dataset, np.concatenate(is_high)) if is_high else result
 
 
-def _extremes(table: Table, names: tuple[str, str], plan: Plan) -> tuple[Any, Any]:
-    """Return what a bar's picture reaches down and up to."""
-    by_kind = {s.kind: table.values[s.name] for s in plan.states if s.type != "time"}
-    low = table.values.get(names[0], by_kind.get("min"))
-    high = table.values.get(names[1], by_kind.get("max"))
-    any_value = next(v for k, v in by_kind.items() if k not in ("pv", "v", "count"))
-    return (low if low is not None else any_value), (high if high is not None else any_value)
+def _drawn(table: Table, plan: Plan, dataset: Dataset) -> tuple[Any, Any]:
+    """Return what a row's picture reaches down and up to, as floats."""
+    if plan.grid is None:
+        values = _drawable(table.values[dataset.chart])
+        return values, values
+    low, high = plan.drawn
+    # one by one: one may have the other's name
+    return tuple(_drawable(finish(table, (a,), dataset)[0][a.name]) for a in (low, high))
+
+
+def _with_extremes(table: Table, plan: Plan, dataset: Dataset, is_high: Any) -> Table:
+    low, high = plan.drawn
+    if (low.kind, high.kind) != ("min", "max") or low.of != high.of:
+        return table
+    least, most = (dataset.states_of(a)[0].name for a in (low, high))
+    either = np.where(is_high, table.values[most], table.values[least])
+    return replace(table, values={**table.values, most: either})
 
 
 def _drawable(values: Any) -> Any:
@@ -64,7 +80,8 @@ def _drawable(values: Any) -> Any:
 
 def ordered(query: Query, plan: Plan, series: Any, count: int) -> Any:
     """Return the rows to answer with, in order; None for all as they are."""
-    computed_here = plan.grid is not None and (
+    is_native = plan.grid is None and query.points is None
+    computed_here = not is_native and (
         plan.strategy != "aggregated" or query.group_by is not None
     )
     rows: Any = None

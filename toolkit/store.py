@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +12,7 @@ from toolkit.config import Settings
 from toolkit.dataset import Dataset
 from toolkit.drivers import drive
 from toolkit.drivers.blocking import BlockingDriver
+from toolkit.errors import InputError
 from toolkit.inspection import DatasetStats
 from toolkit.partitions import Partition
 from toolkit.query import build_query
@@ -77,6 +78,11 @@ class Store:
 
         Raises InputError for what cannot be stored, PartialWrite if a later chunk fails.
         """
+        if isinstance(frame, AsyncIterable):
+            raise InputError(
+                "frame: an async iterator is for a store of toolkit.connect_async; "
+                "give this one an iterator"
+            )
         intake = Intake(series, mapping, tz, time_unit)
         return drive(self._roads.write(dataset, frame, intake, mode, on_chunk))
 

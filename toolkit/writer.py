@@ -17,7 +17,15 @@ from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT
 from toolkit.ddl import STORED
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, Driver, Params, Transaction
-from toolkit.errors import DatabaseError, InputError, PartialWrite, QueryError, ToolkitError
+from toolkit.errors import (
+    DatabaseError,
+    InputError,
+    OutcomeUnknown,
+    PartialWrite,
+    QueryError,
+    SchemaError,
+    ToolkitError,
+)
 from toolkit.ingest.copybinary import encode
 from toolkit.ingest.frames import Batch, Numbering, arrange, runs, to_batch
 from toolkit.partitions import Partitioning
@@ -26,6 +34,7 @@ from toolkit.timegrid import Span, iso, to_datetime
 
 MODES = ("upsert", "insert", "ignore")
 SMALL = 2_000  # rows; a batch up to here travels as arrays, a larger one through a stage
+_STAGE = ("pg_temp", "toolkit_stage")
 _MANY_PARTITIONS = 64  # MERGE plans every partition between its bounds
 _WEEK = 7 * 86_400_000_000
 _TRIES = 5
@@ -72,6 +81,10 @@ class Intake:
     time_unit: str | None = None
 
 
+class _SeriesGone(Exception):
+    """Series that the catalog remembers are not there any more."""
+
+
 class Writer:
     """Writes of one store; remembers only which partitions it has seen."""
 
@@ -103,15 +116,17 @@ class Writer:
             return await self._write_one(entry, frame, intake, mode, None)
         total, numbering = WriteReport(), cast(Numbering, {})
         try:
-            async for chunk in _each(frame):
+            async for chunk in _each(self._driver, frame):
                 total += await self._write_one(entry, chunk, intake, mode, numbering)
                 on_chunk(total)
         except ToolkitError as error:
             if not total.chunks:
                 raise
+            is_unknown = isinstance(error, OutcomeUnknown)
+            this = "this one may or may not be" if is_unknown else "nothing of this one is"
             raise PartialWrite(
                 f"chunk {total.chunks + 1}: {error} (the {total.chunks} chunks before it, "
-                f"{total.received:,} rows, are stored; nothing of this one is)",
+                f"{total.received:,} rows, are stored; {this})",
                 total,
             ) from error
         return total
@@ -137,8 +152,7 @@ class Writer:
         batch, duplicates, received = await self._driver.compute(read)
         inserted = updated = 0
         if len(batch):
-            ids = await self._ids(entry, batch)
-            inserted, updated = await self._store(entry, batch, ids, mode)
+            inserted, updated = await self._store_known(entry, batch, mode)
         rest = len(batch) - inserted - updated
         rejected = {"an equal key came later in the batch": duplicates} if duplicates else {}
         if mode == "ignore" and rest:
@@ -152,6 +166,20 @@ class Writer:
             time.perf_counter() - started,
             1,
         )
+
+    async def _store_known(self, entry: Entry, batch: Batch, mode: str) -> tuple[int, int]:
+        try:
+            return await self._store(entry, batch, await self._ids(entry, batch), mode)
+        except _SeriesGone:
+            self._directory.catalog.forget()
+            self._partitioning.forget(entry)
+        entry = await self._directory.entry(entry.dataset.name)
+        if entry.dataset != batch.dataset:
+            raise SchemaError(
+                f"dataset {entry.dataset.name!r} was changed while this was written; "
+                "nothing was stored, try again"
+            )
+        return await self._store(entry, batch, await self._ids(entry, batch), mode)
 
     def _check_plausible(self, batch: Batch) -> None:
         wrong = (batch.ts < self._plausible.start) | (batch.ts >= self._plausible.end)
@@ -183,6 +211,7 @@ class Writer:
                     counts = await self._put(transaction, entry, batch, ids, mode)
                     if entry.dataset.changelog == "writer" and counts != (0, 0):
                         await self._log(transaction, entry, batch, ids)
+                    await self._check_alive(transaction, entry, batch, ids)
                 return counts
             except DatabaseError as error:
                 if error.sqlstate == "23505":
@@ -190,7 +219,7 @@ class Writer:
                         f"mode 'insert': {error}; nothing was stored "
                         "(mode 'upsert' replaces, 'ignore' keeps what is there)"
                     ) from error
-                if error.sqlstate == "23514" and "no partition" in str(error):
+                if error.sqlstate == "23514" and error.constraint is None:
                     self._partitioning.forget(entry)  # somebody dropped one since we looked
                 elif error.sqlstate not in ("40001", "40P01"):
                     raise
@@ -198,6 +227,19 @@ class Writer:
                     raise
                 await self._driver.pause(0.05 * attempt)
         raise AssertionError("unreachable")
+
+    async def _check_alive(
+        self, transaction: Transaction, entry: Entry, batch: Batch, ids: npt.NDArray[np.int32]
+    ) -> None:
+        """Refuse to commit points of series that are gone with a dataset made anew meanwhile.
+
+        Asked after the points are in: their table is locked by then, and stays what it is.
+        """
+        used = ids[np.unique(batch.series)].tolist()
+        params = {"dataset_id": entry.id, "ids": used}
+        rows = await transaction.fetch(self._text(entry, "count_series", False), params)
+        if rows[0][0] != len(used):
+            raise _SeriesGone
 
     async def _put(
         self,
@@ -294,7 +336,7 @@ class Writer:
     ) -> None:
         """Copy a batch into the dataset's rows, or (``table`` None) into the stage."""
         dataset = entry.dataset
-        into = Identifier("toolkit_stage") if table is None else Identifier(entry.schema, table)
+        into = Identifier(*_STAGE) if table is None else Identifier(entry.schema, table)
         columns = SQL(", ").join(Identifier(c) for c in (*dataset.key, *dataset.names))
         statement = SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(into, columns)
         pieces = encode(batch, ids, dataset.names, with_seq=dataset.has_seq)
@@ -341,13 +383,16 @@ class Writer:
         return text
 
 
-async def _each(frames: Iterator[object] | AsyncIterator[object]) -> AsyncIterator[object]:
+async def _each(
+    driver: Driver, frames: Iterator[object] | AsyncIterator[object]
+) -> AsyncIterator[object]:
     if isinstance(frames, AsyncIterator):
         async for frame in frames:
             yield frame
-    else:
-        for frame in frames:
-            yield frame
+        return
+    end = object()
+    while (frame := await driver.compute(next, frames, end)) is not end:
+        yield frame
 
 
 def _parts(entry: Entry, is_small: bool) -> dict[str, Composable]:
@@ -373,7 +418,8 @@ def _parts(entry: Entry, is_small: bool) -> dict[str, Composable]:
     return {
         "points": Identifier(schema, dataset.name),
         "log": Identifier(schema, f"{dataset.name}_log"),
-        "source": unnested if is_small else Identifier("toolkit_stage"),
+        "series": Identifier(schema, "series"),
+        "source": unnested if is_small else Identifier(*_STAGE),
         "same_key": SQL(" AND ").join(
             SQL("t.{0} = s.{0}").format(Identifier(k)) for k in dataset.key
         ),

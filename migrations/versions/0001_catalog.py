@@ -140,6 +140,13 @@ BEGIN
                     {schema_text}, parent, part, low, high);
                 made := made + 1;
             END IF;
+        ELSIF NOT EXISTS (
+            SELECT FROM pg_inherits
+            WHERE inhrelid = to_regclass(format('%I.%I', {schema_text}, part))
+              AND inhparent = to_regclass(format('%I.%I', {schema_text}, parent))
+        ) THEN
+            RAISE EXCEPTION 'table % exists but is no partition of %: attach it, or rename it',
+                part, parent USING ERRCODE = 'object_not_in_prerequisite_state';
         END IF;
         low := high;
     END LOOP;
@@ -162,6 +169,12 @@ BEGIN
     SELECT d.spec INTO declared FROM "{schema}".dataset AS d WHERE d.name = dataset;
     IF declared IS NULL THEN
         RAISE EXCEPTION 'no dataset %', quote_literal(dataset) USING ERRCODE = 'undefined_object';
+    END IF;
+    IF NOT has_table_privilege(
+        coalesce(nullif(current_setting('role'), 'none'), session_user),
+        format('%I.%I', {schema_text}, dataset), 'INSERT') THEN
+        RAISE EXCEPTION 'adding partitions to % needs the right to INSERT there', dataset
+            USING ERRCODE = 'insufficient_privilege';
     END IF;
     RETURN "{schema}".add_partitions_v1(
         dataset, declared ->> 'partition', wanted_from, wanted_to,

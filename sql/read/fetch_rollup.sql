@@ -35,3 +35,6 @@ CROSS JOIN LATERAL (
     ) AS q
 ) AS clean
 {fresh}
+-- names the points, so that they are locked before the snapshot is taken: a partition dropped
+-- meanwhile is then in all of the answer or in none of it
+WHERE NOT EXISTS (SELECT FROM {points} WHERE false)

@@ -139,6 +139,13 @@ BEGIN
                     'toolkit', parent, part, low, high);
                 made := made + 1;
             END IF;
+        ELSIF NOT EXISTS (
+            SELECT FROM pg_inherits
+            WHERE inhrelid = to_regclass(format('%I.%I', 'toolkit', part))
+              AND inhparent = to_regclass(format('%I.%I', 'toolkit', parent))
+        ) THEN
+            RAISE EXCEPTION 'table % exists but is no partition of %: attach it, or rename it',
+                part, parent USING ERRCODE = 'object_not_in_prerequisite_state';
         END IF;
         low := high;
     END LOOP;
@@ -160,6 +167,12 @@ BEGIN
     SELECT d.spec INTO declared FROM "toolkit".dataset AS d WHERE d.name = dataset;
     IF declared IS NULL THEN
         RAISE EXCEPTION 'no dataset %', quote_literal(dataset) USING ERRCODE = 'undefined_object';
+    END IF;
+    IF NOT has_table_privilege(
+        coalesce(nullif(current_setting('role'), 'none'), session_user),
+        format('%I.%I', 'toolkit', dataset), 'INSERT') THEN
+        RAISE EXCEPTION 'adding partitions to % needs the right to INSERT there', dataset
+            USING ERRCODE = 'insufficient_privilege';
     END IF;
     RETURN "toolkit".add_partitions_v1(
         dataset, declared ->> 'partition', wanted_from, wanted_to,
@@ -293,6 +306,12 @@ BEGIN
     RETURN NULL;
 END
 $truncated$;
+
+
+REVOKE EXECUTE ON FUNCTION "toolkit"."candles_changed_v1"() FROM PUBLIC;
+
+
+REVOKE EXECUTE ON FUNCTION "toolkit"."candles_truncated_v1"() FROM PUBLIC;
 
 
 CREATE TRIGGER "log_insert" AFTER INSERT ON "toolkit"."candles"
@@ -469,6 +488,12 @@ BEGIN
     RETURN NULL;
 END
 $truncated$;
+
+
+REVOKE EXECUTE ON FUNCTION "toolkit"."trades_changed_v1"() FROM PUBLIC;
+
+
+REVOKE EXECUTE ON FUNCTION "toolkit"."trades_truncated_v1"() FROM PUBLIC;
 
 
 CREATE TRIGGER "log_insert" AFTER INSERT ON "toolkit"."trades"
@@ -663,6 +688,12 @@ BEGIN
     RETURN NULL;
 END
 $truncated$;
+
+
+REVOKE EXECUTE ON FUNCTION "toolkit"."metrics_changed_v1"() FROM PUBLIC;
+
+
+REVOKE EXECUTE ON FUNCTION "toolkit"."metrics_truncated_v1"() FROM PUBLIC;
 
 
 CREATE TRIGGER "log_insert" AFTER INSERT ON "toolkit"."metrics"

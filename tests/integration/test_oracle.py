@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fix_servers import Database
 from fix_stores import COLOURS, READINGS, create, open_store
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oracle import Points, Question, Row, answer, differences, plain
 from points import ANCHORS, asked, batches, changed, frame_of, questions
@@ -20,10 +20,14 @@ from points import ANCHORS, asked, batches, changed, frame_of, questions
 from toolkit.dataset import CANDLES, METRICS, TRADES, Dataset
 from toolkit.errors import QueryError
 
+# a thread of the connection pool may roll its dice while a value is drawn
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+
 EXAMPLES = settings.default.max_examples
 DATASETS = (READINGS, CANDLES, TRADES, METRICS)
 LONG = settings(
     max_examples=EXAMPLES,
+    phases=set(Phase) - {Phase.explain},  # it takes minutes here, and shrinking does not
     suppress_health_check=[
         HealthCheck.too_slow,
         HealthCheck.function_scoped_fixture,  # one database for all examples, as meant

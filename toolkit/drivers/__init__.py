@@ -15,6 +15,8 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 Params = Mapping[str, Any]
 Rows = list[tuple[Any, ...]]
+OUT_OF_RANGE = "22003"
+"""SQLSTATE of a sum or product that leaves its type."""
 BULK_TIMEOUT = 3600.0
 """Seconds a statement may take that writes, deletes or refreshes in bulk."""
 
@@ -57,7 +59,10 @@ class Driver(Protocol):
     async def fetch(
         self, statement: bytes, params: Params | None = None, *, timeout: float | None = None
     ) -> Rows:
-        """Run one statement outside a transaction; repeated once if its connection was dead."""
+        """Run one statement outside a transaction; repeated once if its connection was dead.
+
+        Waiting for a connection counts against ``timeout``.
+        """
 
     def transaction(
         self,
@@ -68,14 +73,24 @@ class Driver(Protocol):
         timeout: float | None = None,
         patience: float | None = None,
     ) -> AbstractAsyncContextManager[Transaction]:
-        """Open a transaction.
+        """Open a transaction; a connection that is found dead at its beginning is passed over.
 
         ``snapshot`` is one that another transaction exported; ``timeout`` bounds each statement
-        and ``patience`` the wait for a connection, in seconds.
+        and ``patience`` the wait for a connection, in seconds. A connection lost during COMMIT
+        is OutcomeUnknown, unless the transaction is read-only.
         """
 
-    async def gather(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
-        """Run jobs at the same time and return their results in order."""
+    async def gather(
+        self,
+        jobs: Sequence[Callable[[], Coroutine[Any, Any, T]]],
+        *,
+        on_error: Callable[[], None] = lambda: None,
+    ) -> list[T]:
+        """Run jobs at the same time and return their results in order.
+
+        When one fails, or the caller is interrupted, ``on_error`` is called once: from then on
+        the others should come to an end. They have done so when the error is raised.
+        """
 
     async def compute(self, function: Callable[..., T], *args: Any) -> T:
         """Run CPU work where it does not hold up others."""

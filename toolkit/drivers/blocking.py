@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -16,9 +17,10 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from toolkit.config import PoolOptions
 from toolkit.drivers import Params, Rows, Server, drive, session
-from toolkit.drivers.failures import translate
-from toolkit.errors import Unavailable
+from toolkit.drivers.failures import is_lost, no_turn, translate, unknown_outcome
+from toolkit.drivers.waiting import Lookout, Turns, left
 
+Pool = ConnectionPool[psycopg.Connection[Any]]
 T = TypeVar("T")
 _log = logging.getLogger("toolkit.drivers")
 
@@ -61,9 +63,11 @@ class BlockingDriver:
         self._conninfo = conninfo
         self._options = options
         self._lock = Lock()
-        self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._pool: Pool | None = None
+        self._opening: Future[Pool] | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._server: Server | None = None
+        self._lookout = Lookout()
         self._owner = os.getpid()
 
     async def open(self) -> Server:
@@ -72,30 +76,59 @@ class BlockingDriver:
         assert self._server is not None
         return self._server
 
-    def _open(self) -> ConnectionPool[psycopg.Connection[Any]]:
+    def _open(self) -> Pool:
+        """Return the pool; the first caller makes it, all who come meanwhile share the outcome."""
+        while True:
+            with self._lock:
+                self._leave_to_parent()
+                if self._pool is not None:
+                    return self._pool
+                opening, mine = self._opening, Future[Pool]()
+                if opening is None:
+                    self._opening = mine
+            if opening is None:
+                return self._make_pool(mine)
+            try:
+                return opening.result()
+            except CancelledError:  # who made it was interrupted: do it ourselves
+                continue
+
+    def _leave_to_parent(self) -> None:
+        if self._owner != os.getpid():
+            # the sockets are the parent's: leave them alone, make our own
+            _log.info("forked: reopening the connections to %s", self.node)
+            self._pool = self._threads = self._server = self._opening = None
+            self._lookout = Lookout()
+            self._owner = os.getpid()
+
+    def _make_pool(self, opening: Future[Pool]) -> Pool:
+        try:
+            server = self._greet()
+            pool = ConnectionPool(
+                self._conninfo,
+                kwargs=session.arguments(self._conninfo, self._options),
+                min_size=self._options.min_size,
+                max_size=self._options.max_size,
+                max_idle=self._options.max_idle,
+                timeout=self._options.pool_timeout,
+                configure=self._configure,
+                name=f"toolkit-{self.node}",
+                open=True,
+            )
+        except BaseException as error:
+            with self._lock:
+                self._opening = None
+            if isinstance(error, Exception):
+                opening.set_exception(error)
+            else:
+                opening.cancel()
+            raise
+        threads = ThreadPoolExecutor(max(2, self._options.max_size), f"toolkit-{self.node}")
         with self._lock:
-            if self._owner != os.getpid():
-                # the sockets are the parent's: leave them alone, make our own
-                _log.info("forked: reopening the connections to %s", self.node)
-                self._pool = self._threads = self._server = None
-                self._owner = os.getpid()
-            if self._pool is None:
-                self._server = self._greet()
-                self._pool = ConnectionPool(
-                    self._conninfo,
-                    kwargs=session.arguments(self._conninfo, self._options),
-                    min_size=self._options.min_size,
-                    max_size=self._options.max_size,
-                    max_idle=self._options.max_idle,
-                    timeout=self._options.pool_timeout,
-                    configure=self._configure,
-                    name=f"toolkit-{self.node}",
-                    open=True,
-                )
-                self._threads = ThreadPoolExecutor(
-                    max(2, self._options.max_size), f"toolkit-{self.node}"
-                )
-            return self._pool
+            self._server, self._pool, self._threads = server, pool, threads
+            self._opening = None
+        opening.set_result(pool)
+        return pool
 
     def _greet(self) -> Server:
         # first by itself: a pool only says that it timed out, not that the password is wrong
@@ -127,47 +160,65 @@ class BlockingDriver:
         pool = self._pool
         if pool is None or self._owner != os.getpid():
             pool = self._open()
-        connection = self._getconn(pool, patience)
+        connection = pool.getconn(patience) if patience is not None else self._getconn(pool)
         try:
             yield connection
         finally:
             pool.putconn(connection)
 
-    def _getconn(
-        self, pool: ConnectionPool[psycopg.Connection[Any]], patience: float | None
-    ) -> psycopg.Connection[Any]:
-        if patience is not None:
-            return pool.getconn(patience)
-        until = time.monotonic() + self._options.pool_timeout
-        slot = min(1.0, self._options.pool_timeout)
+    def _getconn(self, pool: Pool, timeout: float | None = None) -> psycopg.Connection[Any]:
+        """Take a connection, within ``timeout`` if that is less than the pool's."""
+        asked = time.monotonic()
+        is_short = timeout is not None and timeout < self._options.pool_timeout
+        turns = Turns(asked + min(self._options.pool_timeout, timeout or math.inf))
+        turn = turns.next(asked)
         while True:
+            since = time.monotonic()
             try:
-                return pool.getconn(slot)
+                return pool.getconn(turn)
             except PoolTimeout:
-                # all busy, or nobody there? one connection beside the pool tells at once
-                self._connect().close()
-                slot = until - time.monotonic()
-                if slot <= 0:
+                turn = turns.next(time.monotonic())
+                if turn <= 0 and is_short:
+                    raise no_turn(self.node, timeout) from None
+                self._look(since)
+                if turn <= 0:
                     raise
+
+    def _look(self, since: float) -> None:
+        # all busy, or nobody there? one connection beside the pool tells at once
+        if not self._lookout.begin(since, self.node):
+            return
+        failure = None
+        try:
+            self._connect().close()
+        except psycopg.Error as error:
+            failure = error
+        finally:
+            self._lookout.end(time.monotonic(), failure)
+        self._lookout.begin(since, self.node)
 
     async def fetch(
         self, statement: bytes, params: Params | None = None, *, timeout: float | None = None
     ) -> Rows:
-        pool = self._pool
+        pool, asked = self._pool, time.monotonic()
+
+        def ask(connection: psycopg.Connection[Any]) -> Rows:
+            return _ask(connection, statement, params, left(timeout, time.monotonic() - asked))
+
         try:
             if pool is None or self._owner != os.getpid():
                 pool = self._open()
-            connection = self._getconn(pool, None)
+            connection = self._getconn(pool, left(timeout, time.monotonic() - asked))
             try:
-                return _ask(connection, statement, params, timeout)
+                return ask(connection)
             except psycopg.OperationalError as error:
-                if not connection.broken and not isinstance(translate(error), Unavailable):
+                if not is_lost(connection, error):
                     raise
             finally:
                 pool.putconn(connection)
             _log.info("a connection to %s was dead, trying a new one", self.node)
             with self._connect() as connection:
-                return _ask(connection, statement, params, timeout)
+                return ask(connection)
         except (psycopg.Error, PoolTimeout) as error:
             raise translate(error, self.node) from error
 
@@ -181,21 +232,63 @@ class BlockingDriver:
         timeout: float | None = None,
         patience: float | None = None,
     ) -> AsyncIterator[BlockingTransaction]:
-        with _translated(self.node), self._checked_out(patience) as connection:
-            begin = session.begin(snapshot, repeatable, read_only, timeout)
-            with connection.transaction():
-                for statement in begin:
-                    connection.execute(statement)
-                yield BlockingTransaction(connection, self.node)
+        said = session.begin(snapshot, repeatable, read_only, timeout)
+        is_committing = False
+        with _translated(self.node):
+            connection, block = self._begin(said, patience)
+            try:
+                with block:
+                    yield BlockingTransaction(connection, self.node)
+                    is_committing = not read_only
+            except psycopg.OperationalError as error:
+                if is_committing and is_lost(connection, error):
+                    raise unknown_outcome(self.node) from error
+                raise
 
-    async def gather(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
+    def _begin(
+        self, said: Sequence[bytes], patience: float | None
+    ) -> tuple[psycopg.Connection[Any], ExitStack]:
+        """Begin a transaction; connections that turn out dead are passed over, then a new one."""
+        for others in range(self._options.max_size + 1, -1, -1):
+            connection = None
+            try:
+                with ExitStack() as block:
+                    place = self._checked_out(patience) if others else self._connect()
+                    connection = block.enter_context(place)
+                    block.enter_context(connection.transaction())
+                    for statement in said:
+                        connection.execute(statement)
+                    return connection, block.pop_all()
+            except psycopg.OperationalError as error:
+                if connection is None or not others or not is_lost(connection, error):
+                    raise
+            _log.info("a connection to %s was dead, trying another", self.node)
+        raise AssertionError("unreachable")
+
+    async def gather(
+        self,
+        jobs: Sequence[Callable[[], Coroutine[Any, Any, T]]],
+        *,
+        on_error: Callable[[], None] = lambda: None,
+    ) -> list[T]:
         if len(jobs) < 2:
             return [await job() for job in jobs]
         if self._threads is None or self._owner != os.getpid():
             self._open()
         assert self._threads is not None
-        futures = [self._threads.submit(_drive, job) for job in jobs]
-        return [future.result() for future in futures]
+        futures: list[Future[T]] = []
+        try:
+            for job in jobs:
+                futures.append(self._threads.submit(_drive, job))
+            for done in wait(futures, return_when=FIRST_EXCEPTION).done:
+                done.result()
+            return [future.result() for future in futures]
+        except BaseException:
+            on_error()
+            for future in futures:
+                future.cancel()
+            wait(futures)  # they use connections that the caller is about to give back
+            raise
 
     async def compute(self, function: Callable[..., T], *args: Any) -> T:
         return function(*args)

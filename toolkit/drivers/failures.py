@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
@@ -10,6 +12,7 @@ from toolkit.errors import (
     Busy,
     DatabaseError,
     DiskFull,
+    OutcomeUnknown,
     QueryTimeout,
     ReadOnlyDatabase,
     SchemaError,
@@ -23,6 +26,11 @@ _NO_ENTRY = (
     "no pg_hba.conf entry",
     "no password supplied",
     "does not exist",  # the role, or the database
+)
+_FULL = (
+    "too many clients already",
+    "too many connections for",  # the role, or the database
+    "remaining connection slots are reserved",
 )
 
 
@@ -65,7 +73,34 @@ def translate(error: BaseException, node: str = "") -> ToolkitError:
             )
         case "42501":
             return DatabaseError(f"{place}the role lacks a privilege: {text}", state)
-    return DatabaseError(f"{place}{text} (SQLSTATE {state})", state)
+    constraint = error.diag.constraint_name
+    return DatabaseError(f"{place}{text} (SQLSTATE {state})", state, constraint)
+
+
+def is_lost(connection: psycopg.BaseConnection[Any], error: psycopg.Error) -> bool:
+    """Tell a connection that died from a statement that failed."""
+    return connection.broken or isinstance(translate(error), Unavailable)
+
+
+def is_full(error: psycopg.Error) -> bool:
+    """Tell a server that is there, but has no connection left, from one that is not.
+
+    An error during connecting carries no SQLSTATE, only the server's words.
+    """
+    return error.sqlstate == "53300" or any(words in str(error) for words in _FULL)
+
+
+def no_turn(node: str, timeout: float | None) -> QueryTimeout:
+    """Return the error of a call whose deadline passed before it got a connection."""
+    return QueryTimeout(f"{node}: no connection was free within {timeout:.3g} s", "57014")
+
+
+def unknown_outcome(node: str) -> OutcomeUnknown:
+    """Return the error of a COMMIT whose reply never came."""
+    return OutcomeUnknown(
+        f"the connection to {node} was lost while it committed; whether it is stored is unknown: "
+        "look, or repeat it if it is idempotent"
+    )
 
 
 def _no_connection(error: psycopg.Error, place: str, text: str) -> ToolkitError:

@@ -34,7 +34,12 @@ class InsideDriver:
     def transaction(self, **options: Any) -> AbstractAsyncContextManager[Transaction]:
         raise QueryError("a transaction cannot be opened inside another")
 
-    async def gather(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
+    async def gather(
+        self,
+        jobs: Sequence[Callable[[], Coroutine[Any, Any, T]]],
+        *,
+        on_error: Callable[[], None] = lambda: None,
+    ) -> list[T]:
         return [await job() for job in jobs]
 
     async def compute(self, function: Callable[..., T], *args: Any) -> T:

@@ -21,7 +21,10 @@ NOT_TOLD = (InsufficientPrivilege, FeatureNotSupported, UndefinedFunction)
 
 @lru_cache
 def arguments(conninfo: str, options: PoolOptions) -> dict[str, Any]:
-    """Return the keyword arguments of a new connection; what the conninfo says itself wins."""
+    """Return the keyword arguments of a new connection; what the conninfo says itself wins.
+
+    Not so for the encoding: binary COPY and the decoder speak UTF-8.
+    """
     ours = {
         "connect_timeout": max(1, round(options.connect_timeout)),
         "application_name": options.application_name,
@@ -31,7 +34,8 @@ def arguments(conninfo: str, options: PoolOptions) -> dict[str, Any]:
         theirs = conninfo_to_dict(conninfo)
     except Error as error:
         raise ConfigError("dsn", "", f"not a conninfo: {str(error).strip()}") from None
-    return {"autocommit": True, **{k: v for k, v in ours.items() if k not in theirs}}
+    unset = {k: v for k, v in ours.items() if k not in theirs}
+    return {**unset, "autocommit": True, "client_encoding": "UTF8"}
 
 
 @lru_cache

@@ -43,7 +43,8 @@ class Plan:
     """How a query is answered, and, once it has been, what that took.
 
     ``sources`` counts the rows read by kind (points, rollup); ``node`` is the server that
-    answered; ``elapsed_ms`` is the whole call, on the client.
+    answered; ``elapsed_ms`` is the whole call, on the client. ``drawn`` is what a picture of bars
+    is picked by: how far they reach down, and up.
     """
 
     strategy: str
@@ -54,6 +55,7 @@ class Plan:
     aggregates: tuple[Aggregate, ...] = ()
     states: tuple[State, ...] = ()
     rollup: Rollup | None = None
+    drawn: tuple[Aggregate, ...] = ()
     rejected: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, int] = field(default_factory=dict)
     node: str = ""
@@ -214,39 +216,71 @@ def _choose_chart(
     assert points is not None
     if not dataset.chart:
         raise QueryError(f"points=: dataset {dataset.name!r} has no column of numbers to draw")
-    count = density.count
     plan = Plan("direct", "", query.span, columns)
-    if query.strategy != "downsampled" and count <= limits.chart_points:
-        return replace(plan, reason=f"{count:,} points, picked from by shape")
+    if query.strategy == "direct":
+        return replace(plan, reason="asked for")
+    if query.strategy != "downsampled" and density.count <= limits.chart_points:
+        return replace(plan, reason=f"{density.count:,} points, picked from by shape")
     rollup, why_not = _rollup_for_chart(query, entry, density.extent, points)
+    drawn = _drawn(dataset)
+    aggregates = {c: _bar_of(dataset, c, drawn) for c in columns}
+    without = [c for c, aggregate in aggregates.items() if aggregate is None]
+    if rollup is not None and (without or not drawn):
+        rollup, why_not = None, f"the rollups keep no value of {(*without, dataset.chart)[0]!r}"
+    about = f"more than {min(density.count, limits.chart_points):,} points"
     if rollup is None:
         if query.strategy == "downsampled":
             raise QueryError(f"strategy 'downsampled' cannot draw: {why_not}")
-        return replace(plan, reason=f"more than {count:,} points; {why_not}")
-    if query.strategy == "direct":
-        return replace(plan, reason="asked for")
-    aggregates = dataset.aggregates
-    if query.columns is not None:
-        aggregates = tuple(dataset.aggregate(c) for c in query.columns)
-    extremes = [
-        dataset.extra_aggregate(dataset.chart, kind) for kind in _extremes(entry, dataset.chart)
-    ]
-    states = _states(dataset, (*aggregates, *extremes))
-    return Plan(
-        "downsampled",
-        f"more than {limits.chart_points:,} points; picked from {rollup.grid.step} bars by shape",
-        query.span,
-        tuple(a.name for a in aggregates),
-        rollup.grid,
-        aggregates,
-        states,
-        rollup,
+        return replace(plan, reason=f"{about}; {why_not}", rejected={"downsampled": why_not})
+    reason = f"{about}; picked from {rollup.grid.step} bars by shape"
+    bars = tuple(a for a in aggregates.values() if a is not None)
+    return replace(
+        plan,
+        strategy="downsampled",
+        reason="asked for" if query.strategy == "downsampled" else reason,
+        grid=rollup.grid,
+        aggregates=bars,
+        states=_states(dataset, (*bars, *drawn)),
+        rollup=rollup,
+        drawn=drawn,
     )
 
 
-def _extremes(entry: Entry, chart: str) -> tuple[str, ...]:
-    stored = {(s.kind, s.of) for s in entry.dataset.states}
-    return tuple(k for k in ("min", "max") if (k, (chart,)) in stored)
+def _drawn(dataset: Dataset) -> tuple[Aggregate, ...]:
+    """Return what says how far a bar of the chart reaches down and up, or nothing."""
+    least, most = (_stored(dataset, dataset.chart, kind) for kind in ("min", "max"))
+    if least is not None and most is not None:
+        return (least, most)
+    lows, highs = ([a for a in dataset.aggregates if a.kind == kind] for kind in ("min", "max"))
+    # a candle's: of two columns; both of one column would be that column's picture
+    if len(lows) == len(highs) == 1 and lows[0].of != highs[0].of:
+        return (lows[0], highs[0])
+    own = _bar_of(dataset, dataset.chart, ())
+    return (own, own) if own is not None else ()
+
+
+def _bar_of(dataset: Dataset, column: str, drawn: tuple[Aggregate, ...]) -> Aggregate | None:
+    """Return what stands for a column's value in a picture made of bars, under its name.
+
+    Of the chart that is an extreme, where they are kept; else the bar column of the same name,
+    else the last value, of the column's own type; None where no rollup has any of them.
+    """
+    if drawn and all(a.of == (column,) and a.kind in ("min", "max") for a in drawn):
+        return replace(drawn[1], name=column)
+    type = dataset.column(column).type
+    for own in dataset.aggregates:
+        is_value = column in own.of and own.kind != "count"
+        if own.name == column and is_value and dataset.answer_type(own) == type:
+            return own
+    last = _stored(dataset, column, "last")
+    return replace(last, name=column) if last is not None else None
+
+
+def _stored(dataset: Dataset, column: str, kind: str) -> Aggregate | None:
+    """Return the aggregate whose values the rollups keep, or None."""
+    if (kind, (column,)) not in {(s.kind, s.of) for s in dataset.states}:
+        return None
+    return dataset.extra_aggregate(column, kind)
 
 
 def _rollup_for_chart(

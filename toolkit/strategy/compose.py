@@ -159,10 +159,12 @@ def buckets_statement(
     where: tuple[Condition, ...] = (),
     has_limit: bool = False,
     descending: bool = False,
+    is_total: bool = False,
 ) -> bytes:
     """Return the statement that computes the states of buckets from points."""
     fixed = grid.width is not None
-    shape = ("buckets", _names(states), fixed, source, _shape(where), has_limit, descending)
+    options = (_shape(where), has_limit, descending, is_total)
+    shape = ("buckets", _names(states), fixed, source, *options)
 
     def make() -> bytes:
         return compose(
@@ -170,7 +172,9 @@ def buckets_statement(
             series=series_source(entry, source),
             packed=_packed(packing_of_states(states)),
             bucket=_bucket(fixed),
-            states=_leading_comma(state_of_points(s, entry.dataset) for s in states),
+            states=_leading_comma(
+                state_of_points(s, entry.dataset, is_total=is_total) for s in states
+            ),
             points=Identifier(entry.schema, entry.dataset.name),
             where=_where(where, entry.dataset),
             direction=SQL(" DESC") if descending else NOTHING,
@@ -182,10 +186,15 @@ def buckets_statement(
 
 
 def rollup_statement(
-    entry: Entry, states: tuple[State, ...], rollup: Rollup, *, source: Source
+    entry: Entry,
+    states: tuple[State, ...],
+    rollup: Rollup,
+    *,
+    source: Source,
+    is_total: bool = False,
 ) -> bytes:
     """Return the statement that reads a rollup, and what changed since from the points."""
-    shape = ("rollup", rollup.relation, _names(states), source)
+    shape = ("rollup", rollup.relation, _names(states), source, is_total)
 
     def make() -> bytes:
         dataset = entry.dataset
@@ -196,32 +205,34 @@ def rollup_statement(
             rollup=Identifier(entry.schema, "rollup"),
             log=Identifier(entry.schema, f"{dataset.name}_log"),
             relation=Identifier(entry.schema, rollup.relation),
+            points=Identifier(entry.schema, dataset.name),
             packed=_packed(packing_of_states(states)),
             stored=_leading_comma(Identifier("t", s.name) for s in states),
-            fresh=fresh(entry, states),
+            fresh=fresh(entry, states, is_total),
         )
 
     statement: bytes = entry.once(shape, make)
     return statement
 
 
-def _planned_along(entry: Entry, states: tuple[State, ...]) -> Composed:
+def _planned_along(entry: Entry, states: tuple[State, ...], is_total: bool) -> Composed:
     """Return the points' part in the statement: planned once for many series."""
     changed = _changed(
         entry,
         states,
         ("s.id", "changed.ranges", "%(width)s", "%(origin)s", "%(start)s", "%(end)s"),
+        is_total,
     )
     return SQL("CROSS JOIN LATERAL ({}) AS fresh").format(changed)
 
 
-def _planned_late(entry: Entry, states: tuple[State, ...]) -> Composed:
+def _planned_late(entry: Entry, states: tuple[State, ...], is_total: bool) -> Composed:
     """Return the points' part as a statement of its own, planned only where something changed.
 
     Planning the points of a long range takes longer than reading its rollup: over 158 partitions
     22.6 ms, 9.8 without.
     """
-    changed = _changed(entry, states, ("$1", "$2", "$3", "$4", "$5", "$6"))
+    changed = _changed(entry, states, ("$1", "$2", "$3", "$4", "$5", "$6"), is_total)
     packed = [SQL("p{} bytea").format(SQL(str(i))) for i in range(packing_of_states(states).width)]
     return SQL(
         "LEFT JOIN LATERAL {function}({statement}, s.id, changed.ranges, %(width)s, %(origin)s, "
@@ -233,7 +244,9 @@ def _planned_late(entry: Entry, states: tuple[State, ...]) -> Composed:
     )
 
 
-def _changed(entry: Entry, states: tuple[State, ...], names: tuple[str, ...]) -> Composed:
+def _changed(
+    entry: Entry, states: tuple[State, ...], names: tuple[str, ...], is_total: bool
+) -> Composed:
     dataset = entry.dataset
     inputs = dict.fromkeys(c for s in states for c in ((*s.of, s.by) if s.by is not None else s.of))
     keys = ("series_id", "ranges", "width", "origin", "low", "high")
@@ -241,7 +254,7 @@ def _changed(entry: Entry, states: tuple[State, ...], names: tuple[str, ...]) ->
         "read/fetch_changed",
         points=Identifier(entry.schema, dataset.name),
         packed=_packed(packing_of_states(states)),
-        states=_leading_comma(state_of_points(s, dataset) for s in states),
+        states=_leading_comma(state_of_points(s, dataset, is_total=is_total) for s in states),
         inputs=SQL(", ").join(Identifier("c", c) for c in (*dataset.key[1:], *inputs)),
         **{key: SQL(name) for key, name in zip(keys, names, strict=True)},
     )
@@ -261,8 +274,13 @@ def probe_statement(entry: Entry, *, source: Source) -> bytes:
     return statement
 
 
-def state_of_points(state: State, dataset: Dataset) -> Composed:
-    """Return the aggregate that computes a state from points ``t``, named as the state."""
+def state_of_points(state: State, dataset: Dataset, *, is_total: bool = False) -> Composed:
+    """Return the aggregate that computes a state from points ``t``, named as the state.
+
+    PostgreSQL raises an error where a sum or product leaves its type. ``is_total`` is the form
+    for such values: floats beyond 1e290 (in products beyond 1e140) count as infinite, products
+    of floats below 1e-140 as 0, and an integer sum that leaves bigint is NULL.
+    """
     value = Identifier("t", state.of[0])
     order = [Identifier("t", k) for k in dataset.key[1:]]
     # first and last ask for the same order: one sort serves both (from version 16, for all groups)
@@ -279,16 +297,15 @@ def state_of_points(state: State, dataset: Dataset) -> Composed:
         case "last_ts":
             body = SQL("max(t.ts) FILTER (WHERE {} IS NOT NULL)").format(value)
         case "sum":
-            cast = NOTHING if state.type == "float" else SQL("::bigint")
-            body = SQL("sum({}){}").format(value, cast)
+            body = _sum(value, state, is_total)
         case "pv" | "v":
-            body = _weighted(state, dataset)
+            body = _weighted(state, dataset, is_total)
         case kind:
             body = SQL("{}({})").format(SQL(kind), value)
     return SQL("{} AS {}").format(body, Identifier(state.name))
 
 
-def merged_state(state: State) -> Composed:
+def merged_state(state: State, *, is_total: bool = False) -> Composed:
     """Return the aggregate that computes a state from the finer rollup's rows ``t``."""
     own = Identifier("t", state.name)
     stored = SQL("(array_agg({v} ORDER BY t.ts) FILTER (WHERE {v} IS NOT NULL))[{at}]")
@@ -302,20 +319,42 @@ def merged_state(state: State) -> Composed:
         case "last_ts" | "max":
             body = SQL("max({})").format(own)
         case _:
-            cast = NOTHING if state.type == "float" else SQL("::bigint")
-            body = SQL("sum({}){}").format(own, cast)
+            body = _sum(own, state, is_total)
     return SQL("{} AS {}").format(body, Identifier(state.name))
 
 
-def _weighted(state: State, dataset: Dataset) -> Composed:
+def _sum(value: Composable, state: State, is_total: bool) -> Composed:
+    is_float = state.type == "float"
+    if not is_total:
+        return SQL("sum({}){}").format(value, NOTHING if is_float else SQL("::bigint"))
+    if is_float:
+        return SQL("sum({})").format(_clamped(value, SQL("1e290"), SQL("0")))
+    return SQL("CASE WHEN abs(sum({0})) < 9223372036854775808 THEN sum({0})::bigint END").format(
+        value
+    )
+
+
+def _clamped(value: Composable, most: SQL, least: SQL) -> Composed:
+    return SQL(
+        "CASE WHEN abs({0}) > {1} AND abs({0}) < 'Infinity' THEN sign({0}) * 'Infinity'::float8 "
+        "WHEN abs({0}) < {2} THEN 0 ELSE {0} END"
+    ).format(value, most, least)
+
+
+def _weighted(state: State, dataset: Dataset, is_total: bool) -> Composed:
     assert state.by is not None
-    total = SQL(" + ").join(_as_float(c, dataset) for c in state.of)
+
+    def factor(column: str) -> Composed:
+        value = _as_float(column, dataset)
+        return _clamped(value, SQL("1e140"), SQL("1e-140")) if is_total else value
+
+    total = SQL(" + ").join(SQL("({})").format(factor(c)) for c in state.of)
     price = (
         SQL("({}) / {}").format(total, Literal(float(len(state.of))))
         if len(state.of) > 1
         else total
     )
-    weight = _as_float(state.by, dataset)
+    weight = factor(state.by)
     if state.kind == "pv":
         return SQL("sum(({}) * {})").format(price, weight)
     return SQL("sum({}) FILTER (WHERE ({}) IS NOT NULL)").format(weight, total)
