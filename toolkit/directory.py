@@ -29,13 +29,26 @@ class Directory:
         *,
         allow_newer_schema: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        may_write: bool = True,
     ) -> None:
         self.driver = driver
         self.catalog = catalog
         self.schema = schema
+        self.may_write = may_write
         self._allow_newer = allow_newer_schema
         self._clock = clock
         self._loaded_at = clock()
+
+    def inside(self, driver: Driver) -> Directory:
+        """Return the same names for one snapshot, through its driver: there nothing grows old."""
+        return Directory(
+            driver,
+            self.catalog,
+            self.schema,
+            allow_newer_schema=self._allow_newer,
+            clock=float,
+            may_write=False,
+        )
 
     async def entry(self, dataset: str) -> Entry:
         """Return a dataset's entry, or say which datasets there are.

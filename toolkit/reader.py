@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit import shape
+from toolkit import shape, statements
 from toolkit.catalog import Entry
 from toolkit.columns import Columns
 from toolkit.config import Limits
@@ -30,6 +30,7 @@ from toolkit.timegrid import Grid, Span, Step
 
 PIECE = 32_768  # points a statement: below it one statement, above it several at once
 _PATIENCE = 0.05  # seconds to wait for a second connection
+_LEAST_TIME = 0.001  # seconds that a statement gets, however late it is
 _OFF_LOOP = 10_000  # rows whose decoding is worth a thread
 
 
@@ -95,24 +96,26 @@ class Reader:
         started = time.perf_counter()
         entry = await self._directory.entry(query.dataset)
         targets = await self._targets(query, entry)
-        density = None
+        asked, density = query, None
+        query = _with_time_left(query, started)
         if query.is_auto:
             density = await self.density(query, entry, targets, self._limits.aggregated + 1)
         elif query.points is not None:
             density = await self._density_of_chart(query, entry, targets)
         plan = choose(query, entry, self._limits, native_step=targets.step, density=density)
         if query.grid is not None and query.grid.step.approximate_us < (targets.step or 0):
-            await self._refuse_finer(query, entry, targets)
-        return Work(query, entry, targets, plan, started)
+            await self._refuse_finer(_with_time_left(asked, started), entry, targets)
+        return Work(asked, entry, targets, plan, started)
 
     async def answer(self, work: Work) -> Columns:
         """Carry out a plan."""
+        now = _from_now(work)
         if work.plan.strategy == "downsampled":
-            found = await self._from_rollup(work)
+            found = await self._from_rollup(now)
         elif work.plan.strategy == "aggregated":
-            found = await self._from_buckets(work)
+            found = await self._from_buckets(now)
         else:
-            found = await self._from_points(work)
+            found = await self._from_points(now)
         return await self.finish(work, found)
 
     async def explain(self, query: Query, *, analyze: bool = False) -> tuple[Plan, str, str]:
@@ -140,30 +143,31 @@ class Reader:
         return Targets(names, ids, compose.source_of(ids), compose.ids_params(ids), step)
 
     async def _refuse_finer(self, query: Query, entry: Entry, targets: Targets) -> None:
-        # the recorded step may be out of date: look before refusing
+        # the recorded steps may be out of date: look before refusing
         assert query.grid is not None
         wanted = query.grid.step.approximate_us
+        coarse: tuple[str, int] | None = None
         for series in await self._directory.series(entry, targets.names):
-            if series.step is None or series.step <= wanted:
-                continue
             finest = await self._finest_distance(query, entry, series.id)
-            if finest is not None and finest < series.step:
+            if finest is None:
+                continue
+            if series.step is not None and finest < series.step and self._directory.may_write:
                 await self._directory.make_series(entry, {series.name: finest})
-            if finest is None or finest > wanted:
-                every = timedelta(microseconds=finest or series.step)
-                raise QueryError(
-                    f"step {query.grid.step} is finer than series {series.name!r}, "
-                    f"which has a point every {every}"
-                )
+            if finest <= wanted:
+                return
+            coarse = coarse or (series.name, finest)
+        if coarse is not None:
+            raise QueryError(
+                f"step {query.grid.step} is finer than series {coarse[0]!r}, "
+                f"which has a point every {timedelta(microseconds=coarse[1])}"
+            )
 
     async def _finest_distance(self, query: Query, entry: Entry, series_id: int) -> int | None:
-        statement = compose.points_statement(entry, (), source="one", has_limit=True)
-        params = {"id": series_id, "limit": PIECE, **range_params(query.span)}
+        statement: bytes = entry.once("finest", lambda: _finest_statement(entry))
+        params = {"id": series_id, **range_params(query.span)}
         rows = await self._driver.fetch(statement, params, timeout=query.timeout)
-        packing = compose.packing_of_points(entry, ())
-        apart = np.diff(shape.to_table(packing, rows, {series_id: 0}).ts)
-        apart = apart[apart > 0]
-        return int(apart.min()) if len(apart) else None
+        apart: timedelta | None = rows[0][0]
+        return apart // timedelta(microseconds=1) if apart is not None else None
 
     async def density(self, query: Query, entry: Entry, targets: Targets, cap: int) -> Density:
         """Measure how many points the busiest series has in the range, up to ``cap``."""
@@ -189,7 +193,8 @@ class Reader:
     async def _from_points(self, work: Work) -> Found:
         dataset, plan = work.entry.dataset, work.plan
         packing = compose.packing_of_points(work.entry, point_columns(work.query, dataset, plan))
-        rows = await self._fetch(work, await self._units(work))
+        units = await self._units(work)
+        rows = await self._fetch(_from_now(work), units)
         table, names = await self.table(work, rows, packing)
         count = len(table)
         if plan.grid is not None:
@@ -382,7 +387,7 @@ class Reader:
             values: Mapping[str, Any] = {c: table.values[c] for c in plan.columns}
             types = {c: dataset.column(c).type for c in plan.columns}
             categories: Mapping[str, tuple[str, ...]] = table.categories
-            seq = table.values.get("seq")
+            seq = table.values.get("seq") if query.points is None else None  # bars have none
         else:
             values, categories = finish(table, plan.aggregates, dataset)
             types = {a.name: dataset.answer_type(a) for a in plan.aggregates}
@@ -417,6 +422,27 @@ class Reader:
         if rows < _OFF_LOOP:
             return function(*args)
         return await self._driver.compute(function, *args)
+
+
+def _with_time_left(query: Query, started: float) -> Query:
+    """Return the query with what is left of its deadline, at least a millisecond."""
+    if query.timeout is None:
+        return query
+    left = query.timeout - (time.perf_counter() - started)
+    return replace(query, timeout=max(left, _LEAST_TIME))
+
+
+def _from_now(work: Work) -> Work:
+    """Return the work as if it began now, with what is left of its time."""
+    if work.query.timeout is None:
+        return work
+    query = _with_time_left(work.query, work.started)
+    return replace(work, query=query, started=time.perf_counter())
+
+
+def _finest_statement(entry: Entry) -> bytes:
+    points = statements.name(entry.schema, entry.dataset.name)
+    return statements.compose("read/find_finest", points=points)
 
 
 def _is_backwards(query: Query, plan: Plan) -> bool:

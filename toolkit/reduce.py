@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT
 from toolkit.dataset import Aggregate, Dataset, State
-from toolkit.errors import QueryError
 from toolkit.timegrid import Grid, Instants
 
 Array = npt.NDArray[Any]
@@ -213,7 +212,7 @@ def _merged(state: State, values: Array, runs: _Segments) -> Array:
     if state.kind in ("sum", "pv", "v"):
         if values.dtype == np.float64:
             return _float_sum(values, values != EMPTY_SUM, runs)
-        return _int_sum(state, values, is_valid(values), runs)
+        return _int_sum(values, is_valid(values), runs)
     valid, is_float = is_valid(values), values.dtype == np.float64
     match state.kind:
         case "first" | "first_ts":
@@ -251,14 +250,16 @@ def _float_sum(values: Array, valid: npt.NDArray[np.bool_], runs: _Segments) -> 
     return np.where(_counted(valid, runs) > 0, total, EMPTY_SUM)
 
 
-def _int_sum(state: State, values: Array, valid: npt.NDArray[np.bool_], runs: _Segments) -> Array:
+def _int_sum(values: Array, valid: npt.NDArray[np.bool_], runs: _Segments) -> Array:
+    """Return the sums; NULL where there is nothing to sum or the sum is no bigint."""
     if not len(values):
         return values
     kept = np.where(valid, values, 0)
-    rough = np.add.reduceat(kept.astype(np.float64), runs.starts)
-    if np.any(np.abs(rough) >= float(_BIGGEST)):
-        raise QueryError(f"the sum of {state.of[0]!r} leaves the range of bigint in some bucket")
     total = np.add.reduceat(kept, runs.starts)
+    rough = np.add.reduceat(kept.astype(np.float64), runs.starts)
+    for at in np.flatnonzero(np.abs(rough) >= _BIGGEST / 2):  # it may have wrapped around
+        exact = sum(kept[runs.starts[at] : runs.ends[at]].tolist())
+        total[at] = exact if abs(exact) <= _BIGGEST else NULL_INT
     return np.where(_counted(valid, runs) > 0, total, NULL_INT)
 
 

@@ -15,7 +15,7 @@ from toolkit.query import Query
 from toolkit.reader import Found, Reader, point_columns
 from toolkit.strategy import compose
 from toolkit.strategy.params import range_params, where_params
-from toolkit.timegrid import to_datetime
+from toolkit.timegrid import Grid, Span, Step, to_datetime
 
 
 class Streamer:
@@ -37,7 +37,7 @@ class Streamer:
             repeatable=True, read_only=True, timeout=query.timeout
         ) as transaction:
             inside = InsideDriver(self._driver, transaction)
-            reader = Reader(inside, self._directory, self._limits)
+            reader = Reader(inside, self._directory.inside(inside), self._limits)
             for series in found:
                 mine = replace(query, series=(series.name,), labels=None)
                 if query.grid is None:
@@ -83,16 +83,31 @@ class Streamer:
                 params["after_seq"] = int(table.values["seq"][-1])
 
     async def _bars(self, reader: Reader, query: Query, rows: int) -> AsyncGenerator[Columns]:
+        """Go on after the window before; over a gap, at the next point."""
         assert query.grid is not None
         work = await reader.prepare(query)
-        # the series may have points in a small part of the range only
-        density = await reader.density(query, work.entry, work.targets, cap=1)
-        extent = density.extent
-        if extent.is_empty:
-            return
         if work.plan.strategy == "direct":
             work = replace(work, plan=replace(work.plan, strategy="aggregated"))
-        for span in extent.cut(query.grid.edges(extent)[::rows]):
-            piece = await reader.answer(replace(work, query=replace(query, span=span)))
+        # the series may have points in a small part of the range only
+        extent = (await reader.density(query, work.entry, work.targets, cap=1)).extent
+        while not extent.is_empty:
+            window = Span(extent.start, _window_end(query.grid, extent, rows))
+            piece = await reader.answer(replace(work, query=replace(query, span=window)))
             if len(piece):
                 yield piece
+            extent = Span(window.end, extent.end)
+            if not len(piece) and not extent.is_empty:
+                rest = replace(query, span=extent)
+                extent = (await reader.density(rest, work.entry, work.targets, cap=1)).extent
+
+
+def _window_end(grid: Grid, extent: Span, buckets: int) -> int:
+    """Return where the first ``buckets`` buckets of a range end, at most its own end.
+
+    >>> _window_end(Grid(Step.parse("1s")), Span(500_000, 10**15), 3)
+    3000000
+    """
+    if grid.width is not None:
+        return min(grid.floor_one(extent.start) + buckets * grid.width, extent.end)
+    edges = grid.edges(extent)
+    return min(int(edges[min(buckets, len(edges) - 1)]), extent.end)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 
+import numpy as np
+
 from toolkit.dataset import Column
 from toolkit.errors import QueryError
 from toolkit.query import Condition
@@ -22,19 +24,21 @@ def comparable(condition: Condition, column: Column) -> object:
 
 
 def _stored(value: object, column: Column) -> object:
+    if isinstance(value, np.generic):
+        value = value.item()
     try:
         match column.base:
-            case "float" if isinstance(value, int | float | Decimal) and not isinstance(
-                value, bool
-            ):
-                return float(value)
-            case "int" if isinstance(value, int):
-                if -(2**63) < value < 2**63:
-                    return value
             case "bool" if isinstance(value, bool):
                 return value
             case "category" if isinstance(value, str):
                 return value
+            case _ if isinstance(value, bool):
+                pass
+            case "float" if isinstance(value, int | float | Decimal):
+                return float(value)
+            case "int" if isinstance(value, int):
+                if -(2**63) < value < 2**63:
+                    return value
             case "decimal" if isinstance(value, int | str | Decimal | float):
                 scaled = Decimal(str(value)).scaleb(column.scale)
                 if scaled == scaled.to_integral_value() and abs(scaled) < 2**63:
