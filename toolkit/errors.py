@@ -74,8 +74,9 @@ class InputError(ToolkitError):
 class PartialWrite(ToolkitError):
     """A write in chunks stopped midway: whole chunks before it are stored, nothing after.
 
-    ``report`` counts what is stored; the cause is ``__cause__``. With ``mode="upsert"`` or
-    ``"ignore"`` the same call can simply be run again.
+    ``report`` counts what is stored; the cause is ``__cause__`` (if that is OutcomeUnknown, the
+    chunk it stopped at may be stored, too). With ``mode="upsert"`` or ``"ignore"`` the same
+    call can simply be run again.
     """
 
     def __init__(self, message: str, report: object) -> None:
@@ -110,7 +111,7 @@ class DiskFull(DatabaseError):
 
 
 class QueryTimeout(DatabaseError):
-    """The call's deadline passed; the statement was cancelled on the server."""
+    """The call's deadline passed: the statement was cancelled on the server, or never began."""
 
     retryable = True
 

@@ -18,9 +18,10 @@ from toolkit.reader import Reader
 from toolkit.reduce import Table
 from toolkit.shape import to_table
 from toolkit.strategy import Plan, compose
-from toolkit.timegrid import EARLIEST, LATEST, Grid, Span, to_datetime
+from toolkit.timegrid import EARLIEST, LATEST, Grid, Instants, Span, to_datetime
 
 _WINDOWS = (1, 8, 64)  # partitions looked at, counted back from the newest, before all of them
+_MOST_GROUPS = 64  # statements of a read of bars, if each is enough
 
 
 class Newest:
@@ -111,21 +112,80 @@ class Newest:
         last = await self._points(entry, ids, 1, ())
         if not len(last):
             return await self._reader.read(replace(query, span=Span(0, 0)))
-        ends = query.grid.floor(last.ts)
-        end = int(query.grid.edges(Span(int(ends.max()), int(ends.max()) + 1))[-1])
-        earliest = await self._window_starts(entry)
+        newest = query.grid.floor(last.ts)
         parts = await self._partitioning.ranges(entry)
-        floor = parts[0].span.start if parts else earliest[-1]
-        reach = n
-        while True:
-            start = max(floor, _back(query.grid, int(ends.min()), reach))
-            answer = await self._reader.read(replace(query, span=Span(start, min(end, LATEST))))
-            counts = np.bincount(answer.series, minlength=len(answer.names))
-            wanting = counts[np.unique(answer.series)] < n
-            if start <= floor or not wanting.any():
-                break
+        floor = parts[0].span.start if parts else EARLIEST
+        answers: list[Columns] = []
+        for rows in _neighbours(newest, n * query.grid.step.approximate_us):
+            group = tuple(names[last.series[row]] for row in sorted(rows))
+            ends = newest[rows]
+            span = Span(int(ends.min()), int(ends.max()))
+            answers += await self._bars_of(query, group, span, n, floor)
+        return _joined(answers, names, n)
+
+    async def _bars_of(
+        self, query: Query, names: tuple[str, ...], newest: Span, n: int, floor: int
+    ) -> list[Columns]:
+        """Return at least ``n`` bars of each series, where there are; ``newest`` spans the last."""
+        assert query.grid is not None
+        end = int(query.grid.edges(Span(newest.end, newest.end + 1))[-1])
+        reach, found = n, []
+        while names:
+            start = max(floor, _back(query.grid, newest.start, reach))
+            answer = await self._reader.read(_of(query, names, Span(start, min(end, LATEST))))
+            counts = np.bincount(answer.series, minlength=len(names))
+            is_done = (counts >= n) | (start <= floor)
+            found.append(answer.select(is_done[answer.series]))
+            names = tuple(name for name, done in zip(names, is_done, strict=True) if not done)
             reach *= 8
-        return answer.select(_last_n(answer.series, n))
+        return found
+
+
+def _of(query: Query, names: tuple[str, ...], span: Span) -> Query:
+    return replace(query, series=names, labels=None, span=span)
+
+
+def _neighbours(newest: Instants, apart: int) -> list[Any]:
+    """Return the rows in groups, newest first, each ``apart`` from its first to its last.
+
+    Where that makes many groups they are wider: a group is at least one statement.
+
+    >>> [rows.tolist() for rows in _neighbours(np.array([50, 9, 49]), 10)]
+    [[0, 2], [1]]
+    """
+    order = np.argsort(-newest, kind="stable")
+    while True:
+        groups: list[list[int]] = []
+        first = 0
+        for row in order.tolist():
+            if not groups or first - newest[row] > apart:
+                groups.append([])
+                first = newest[row]
+            groups[-1].append(row)
+        if len(groups) <= _MOST_GROUPS:
+            return [np.array(rows) for rows in groups]
+        apart *= 2
+
+
+def _joined(answers: Sequence[Columns], names: tuple[str, ...], n: int) -> Columns:
+    """Return the last ``n`` rows of each series of all answers, the series in order of ``names``."""
+    first = answers[0]
+    if len(answers) == 1 and first.names == names:
+        return first.select(_last_n(first.series, n))
+    nothing = first.select(slice(0))
+    nothing.names = names
+    united = Columns.concat([nothing, *answers])
+    order = np.lexsort((united.ts, united.series))
+    joined = united.select(order)
+    plans = [a.plan for a in answers if len(a) and isinstance(a.plan, Plan)]
+    if plans:
+        sources: dict[str, int] = {}
+        for plan in plans:
+            for kind, rows in plan.sources.items():
+                sources[kind] = sources.get(kind, 0) + rows
+        starts, ends = [p.span.start for p in plans], [p.span.end for p in plans]
+        joined.plan = replace(plans[0], span=Span(min(starts), max(ends)), sources=sources)
+    return joined.select(_last_n(joined.series, n))
 
 
 def _back(grid: Grid, us: int, buckets: int) -> int:

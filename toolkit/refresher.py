@@ -160,7 +160,7 @@ class Refresher:
             if error.sqlstate != OUT_OF_RANGE:
                 raise
             # one value too large to be added up must not stop the refresh for ever
-            _log.warning("%s: %s; summed with infinities", rollup.relation, error)
+            _log.warning("%s: %s; added up as numeric", rollup.relation, error)
         return await transaction.fetch(self._recompute(entry, rollup, finer, True), params)
 
     async def _ensure_year(

@@ -81,9 +81,7 @@ def _drawable(values: Any) -> Any:
 def ordered(query: Query, plan: Plan, series: Any, count: int) -> Any:
     """Return the rows to answer with, in order; None for all as they are."""
     is_native = plan.grid is None and query.points is None
-    computed_here = not is_native and (
-        plan.strategy != "aggregated" or query.group_by is not None
-    )
+    computed_here = not is_native and (plan.strategy != "aggregated" or query.group_by is not None)
     rows: Any = None
     if query.descending and computed_here:
         rows = np.lexsort((np.arange(count)[::-1], series))

@@ -15,7 +15,7 @@ from toolkit.query import Query
 from toolkit.reader import Found, Reader, point_columns
 from toolkit.strategy import compose
 from toolkit.strategy.params import range_params, where_params
-from toolkit.timegrid import Grid, Span, Step, to_datetime
+from toolkit.timegrid import Grid, Span, to_datetime
 
 
 class Streamer:
@@ -104,6 +104,7 @@ class Streamer:
 def _window_end(grid: Grid, extent: Span, buckets: int) -> int:
     """Return where the first ``buckets`` buckets of a range end, at most its own end.
 
+    >>> from toolkit.timegrid import Step
     >>> _window_end(Grid(Step.parse("1s")), Span(500_000, 10**15), 3)
     3000000
     """

@@ -227,8 +227,8 @@ class Grid:
     Steps of seconds, minutes and hours are aligned to 1970-01-01T00:00Z whatever the zone.
     ``n`` days count from 1970-01-01, ``n`` weeks from Monday 1970-01-05 and months and years
     from 1970-01, each at the zone's midnight. Where a clock change removes midnight the bucket
-    begins at the change; where it repeats midnight, at the second one (PostgreSQL's rule for
-    ``timestamp AT TIME ZONE zone``).
+    begins when it would have been by the clock before the change; where it repeats midnight, at
+    the second one (PostgreSQL's rule for ``timestamp AT TIME ZONE zone``).
     """
 
     step: Step

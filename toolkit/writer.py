@@ -145,6 +145,11 @@ class Writer:
                 tz=intake.tz,
                 time_unit=intake.time_unit,
             )
+            if batch.given == () and len(batch):
+                raise InputError(
+                    f"the frame has none of the columns of dataset {entry.dataset.name!r} "
+                    f"({', '.join(entry.dataset.names)}); nothing was stored"
+                )
             self._check_plausible(batch)
             arranged = arrange(batch, numbering)
             return arranged.batch, arranged.duplicates, len(batch)
@@ -289,11 +294,11 @@ class Writer:
             try:
                 async with transaction.savepoint():
                     if server.version >= 170000:
-                        statement = self._text(entry, "merge_rows_counted", is_small)
+                        statement = self._text(entry, "merge_rows_counted", is_small, batch.given)
                         inserted, updated = (await transaction.fetch(statement, params))[0]
                         return inserted, updated
                     matched = await self._matched(transaction, entry, params, is_small)
-                    statement = self._text(entry, "merge_rows", is_small)
+                    statement = self._text(entry, "merge_rows", is_small, batch.given)
                     touched = await transaction.execute(statement, params)
                     inserted = min(len(batch) - matched, touched)
                     return inserted, touched - inserted
@@ -301,7 +306,9 @@ class Writer:
                 if error.sqlstate != "23505":
                     raise
         matched = await self._matched(transaction, entry, params, is_small)
-        touched = await transaction.execute(self._text(entry, "upsert_rows", is_small), params)
+        touched = await transaction.execute(
+            self._text(entry, "upsert_rows", is_small, batch.given), params
+        )
         inserted = min(len(batch) - matched, touched)
         return inserted, touched - inserted
 
@@ -375,11 +382,17 @@ class Writer:
                 return count
             return await transaction.execute(self._text(entry, "delete_range", False), params)
 
-    def _text(self, entry: Entry, statement: str, is_small: bool) -> bytes:
+    def _text(
+        self,
+        entry: Entry,
+        statement: str,
+        is_small: bool,
+        given: tuple[str, ...] | None = None,
+    ) -> bytes:
         def make() -> bytes:
-            return compose(f"write/{statement}", **_parts(entry, is_small))
+            return compose(f"write/{statement}", **_parts(entry, is_small, given))
 
-        text: bytes = entry.once(("write", statement, is_small), make)
+        text: bytes = entry.once(("write", statement, is_small, given), make)
         return text
 
 
@@ -395,9 +408,11 @@ async def _each(
         yield frame
 
 
-def _parts(entry: Entry, is_small: bool) -> dict[str, Composable]:
+def _parts(entry: Entry, is_small: bool, given: tuple[str, ...] | None) -> dict[str, Composable]:
+    """Return what the write statements are made of; ``given`` are the columns an upsert sets."""
     dataset, schema = entry.dataset, entry.schema
     values = dataset.names
+    changed = given or values
     key = [Identifier(k) for k in dataset.key]
     columns = [*key, *(Identifier(c) for c in values)]
     kinds = {"series_id": "integer", "ts": "timestamptz", "seq": "bigint"}
@@ -412,7 +427,7 @@ def _parts(entry: Entry, is_small: bool) -> dict[str, Composable]:
         return SQL(", ").join(Identifier(before, n) for n in names)
 
     def assign(before: str) -> Composed:
-        pairs = [SQL("{0} = {1}").format(Identifier(c), Identifier(before, c)) for c in values]
+        pairs = [SQL("{0} = {1}").format(Identifier(c), Identifier(before, c)) for c in changed]
         return SQL(", ").join(pairs)
 
     return {
@@ -423,9 +438,9 @@ def _parts(entry: Entry, is_small: bool) -> dict[str, Composable]:
         "same_key": SQL(" AND ").join(
             SQL("t.{0} = s.{0}").format(Identifier(k)) for k in dataset.key
         ),
-        "old": each("t", values),
-        "new": each("s", values),
-        "new_excluded": each("excluded", values),
+        "old": each("t", changed),
+        "new": each("s", changed),
+        "new_excluded": each("excluded", changed),
         "assignments": assign("s"),
         "excluded": assign("excluded"),
         "columns": SQL(", ").join(columns),

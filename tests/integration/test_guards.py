@@ -11,7 +11,7 @@ import toolkit
 from toolkit.dataset import CANDLES
 from toolkit.drivers import drive
 from toolkit.drivers.inside import InsideDriver
-from toolkit.errors import DatabaseError
+from toolkit.errors import DatabaseError, InputError
 from toolkit.query import build_query
 from toolkit.reader import Reader
 
@@ -129,10 +129,12 @@ def test_a_store_that_outlives_its_dataset_writes_to_the_new_one(
 
 def test_one_value_too_large_to_add_up_stops_neither_refresh_nor_read(database: Database) -> None:
     huge = {"ts": ["2024-01-01T00:00Z", "2024-01-01T00:01Z"], "value": [1.7e308, 1.7e308]}
+    large = {"ts": minutes(60)["ts"], "value": np.full(60, 1e291)}
     tiny = {**minutes(2, 1e-300), "volume": np.full(2, 1e-300)}
     with toolkit.connect(database.dsn) as store:
         store.write("metrics", huge, series="a")
         store.write("metrics", {"ts": ["2024-01-01T00:00Z"], "value": [5.0]}, series="b")
+        store.write("metrics", large, series="c")
         store.write("candles", tiny | {"high": [1e-300] * 2, "low": [1e-300] * 2}, series="a")
         for _ in range(2):
             for strategy in ("direct", "aggregated", "downsampled"):
@@ -140,7 +142,9 @@ def test_one_value_too_large_to_add_up_stops_neither_refresh_nor_read(database: 
                 bars = store.read("metrics", ["a", "b"], *SPAN, **options)
                 assert bars["value_sum"].tolist() == [np.inf, 5.0]
                 assert bars["value_max"].tolist() == [1.7e308, 5.0]
-                assert len(store.read("candles", "a", *SPAN, **options)) == 1
+                three = store.read("metrics", ["a", "b", "c"], *SPAN, **options)
+                np.testing.assert_allclose(three["value_sum"], [np.inf, 5.0, 6e292], rtol=1e-14)
+                assert store.read("candles", "a", *SPAN, **options)["vwap"].tolist() == [0.0]
             assert store.refresh("metrics").pruned >= 0
             store.refresh("candles")
         assert store.read("metrics", "b", *SPAN, step="1h").plan is not None
@@ -157,3 +161,22 @@ def test_a_table_in_a_partitions_place_that_is_none_is_named(
         pytest.raises(DatabaseError, match="candles_p20240101 exists but is no partition"),
     ):
         store.write("candles", minutes(3), series="a")
+
+
+@pytest.mark.parametrize("size", [1, 3_000])
+def test_an_upsert_leaves_alone_the_columns_a_frame_does_not_have(
+    database: Database, size: int
+) -> None:
+    whole = {**minutes(size), "open": np.full(size, 2.0)}
+    ts = whole["ts"]
+    with toolkit.connect(database.dsn) as store:
+        store.write("candles", whole, series="a")
+        report = store.write("candles", {"ts": ts, "high": np.full(size, 9.0)}, series="a")
+        assert (report.updated, report.inserted) == (size, 0)
+        again = store.write("candles", {"ts": ts, "high": np.full(size, 9.0)}, series="a")
+        assert again.unchanged == size
+        bars = store.read("candles", "a", "2024-01-01Z", "2024-02-01Z")
+        assert [set(bars[c]) for c in ("open", "high", "close")] == [{2.0}, {9.0}, {1.0}]
+        assert np.isnan(bars["low"]).all()
+        with pytest.raises(InputError, match="none of the columns of dataset 'candles'"):
+            store.write("candles", {"ts": ts}, series="a")

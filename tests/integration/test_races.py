@@ -307,7 +307,6 @@ def test_a_database_that_defaults_to_another_isolation_changes_nothing(
 
 # -- at full speed --------------------------------------------------------------------------------
 
-SECONDS = 8.0
 SERIES = tuple("abcdef")
 
 
@@ -384,8 +383,15 @@ def _compare(dsn: str, number: int, stop: Event) -> tuple[int, int]:
     return reads, bad
 
 
+@pytest.mark.parametrize(
+    "seconds",
+    [8.0, pytest.param(900.0, marks=[pytest.mark.soak, pytest.mark.timeout(1_200)])],
+)
 def test_rollups_are_right_in_every_snapshot_while_all_write_and_refresh(
-    blocking: toolkit.Store, database: Database, monkeypatch: pytest.MonkeyPatch
+    blocking: toolkit.Store,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
 ) -> None:
     monkeypatch.setattr(refresher, "SLICE", timedelta(hours=20))
     blocking.write(
@@ -401,7 +407,7 @@ def test_rollups_are_right_in_every_snapshot_while_all_write_and_refresh(
             writers = [pool.submit(_write, database.dsn, ids, n, stop) for n in range(4)]
             refreshers = [pool.submit(_refresh, database.dsn, stop) for _ in range(2)]
             readers = [pool.submit(_compare, database.dsn, n, stop) for n in range(2)]
-            until = time.monotonic() + SECONDS
+            until = time.monotonic() + seconds
             everybody = [*writers, *refreshers, *readers]
             while time.monotonic() < until and not any(f.done() for f in everybody):
                 stop.wait(0.1)

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import psycopg
@@ -15,9 +15,10 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from toolkit.config import PoolOptions
 from toolkit.drivers import Params, Rows, Server, session
-from toolkit.drivers.failures import translate
-from toolkit.errors import Unavailable
+from toolkit.drivers.failures import is_lost, no_turn, translate, unknown_outcome
+from toolkit.drivers.waiting import Lookout, Turns, left
 
+Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 T = TypeVar("T")
 _log = logging.getLogger("toolkit.drivers")
 
@@ -63,9 +64,10 @@ class AsyncDriver:
         self.node = node
         self._conninfo = conninfo
         self._options = options
-        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
+        self._pool: Pool | None = None
         self._server: Server | None = None
-        self._opening: asyncio.Lock | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._lookout = Lookout()
         self._owner = os.getpid()
 
     async def open(self) -> Server:
@@ -74,31 +76,43 @@ class AsyncDriver:
         assert self._server is not None
         return self._server
 
-    async def _open(self) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
+    async def _open(self) -> Pool:
+        """Return the pool; one task makes it, all who come meanwhile share the outcome."""
         if self._owner != os.getpid():
             # the sockets are the parent's: leave them alone, make our own
             _log.info("forked: reopening the connections to %s", self.node)
             self._pool = self._server = self._opening = None
+            self._lookout = Lookout()
             self._owner = os.getpid()
-        if self._opening is None:
-            self._opening = asyncio.Lock()
-        async with self._opening:
-            if self._pool is None:
-                self._server = await self._greet()
-                pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
-                    self._conninfo,
-                    kwargs=session.arguments(self._conninfo, self._options),
-                    min_size=self._options.min_size,
-                    max_size=self._options.max_size,
-                    max_idle=self._options.max_idle,
-                    timeout=self._options.pool_timeout,
-                    configure=self._configure,
-                    name=f"toolkit-{self.node}",
-                    open=False,
-                )
-                await pool.open()
-                self._pool = pool
-            return self._pool
+        while self._pool is None:
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._make_pool())
+                self._opening.add_done_callback(self._opened)
+            # a caller that is cancelled leaves the task to the others
+            await asyncio.shield(self._opening)
+        return self._pool
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        if self._opening is opening:
+            self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # told, even if nobody waits for it any more
+
+    async def _make_pool(self) -> None:
+        server = await self._greet()
+        pool: Pool = AsyncConnectionPool(
+            self._conninfo,
+            kwargs=session.arguments(self._conninfo, self._options),
+            min_size=self._options.min_size,
+            max_size=self._options.max_size,
+            max_idle=self._options.max_idle,
+            timeout=self._options.pool_timeout,
+            configure=self._configure,
+            name=f"toolkit-{self.node}",
+            open=False,
+        )
+        await pool.open()
+        self._server, self._pool = server, pool
 
     async def _greet(self) -> Server:
         # first by itself: a pool only says that it timed out, not that the password is wrong
@@ -128,49 +142,70 @@ class AsyncDriver:
         pool = self._pool
         if pool is None or self._owner != os.getpid():
             pool = await self._open()
-        connection = await self._getconn(pool, patience)
+        if patience is not None:
+            connection = await pool.getconn(patience)
+        else:
+            connection = await self._getconn(pool)
         try:
             yield connection
         finally:
             await pool.putconn(connection)
 
     async def _getconn(
-        self,
-        pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
-        patience: float | None,
+        self, pool: Pool, timeout: float | None = None
     ) -> psycopg.AsyncConnection[Any]:
-        if patience is not None:
-            return await pool.getconn(patience)
-        until = time.monotonic() + self._options.pool_timeout
-        slot = min(1.0, self._options.pool_timeout)
+        """Take a connection, within ``timeout`` if that is less than the pool's."""
+        started = since = time.monotonic()
+        turns = Turns.of(started, self._options.pool_timeout, timeout)
+        turn = turns.next(started)
         while True:
             try:
-                return await pool.getconn(slot)
+                return await pool.getconn(turn)
             except PoolTimeout:
-                # all busy, or nobody there? one connection beside the pool tells at once
-                await (await self._connect()).close()
-                slot = until - time.monotonic()
-                if slot <= 0:
+                if turns.is_over(time.monotonic()) and turns.timeout is not None:
+                    raise no_turn(self.node, turns.timeout) from None
+                await self._look(since)
+                since = time.monotonic()
+                if turns.is_over(since):
                     raise
+                turn = turns.next(since)
+
+    async def _look(self, since: float) -> None:
+        # all busy, or nobody there? one connection beside the pool tells at once
+        if not self._lookout.begin(since, self.node):
+            return
+        failure = None
+        try:
+            await (await self._connect()).close()
+        except psycopg.Error as error:
+            failure = error
+        finally:
+            self._lookout.end(time.monotonic(), failure)
+        self._lookout.begin(since, self.node)
 
     async def fetch(
         self, statement: bytes, params: Params | None = None, *, timeout: float | None = None
     ) -> Rows:
-        pool = self._pool
+        pool, asked = self._pool, time.monotonic()
+
+        async def ask(connection: psycopg.AsyncConnection[Any]) -> Rows:
+            rest = left(timeout, time.monotonic() - asked)
+            return await _ask(connection, statement, params, rest)
+
         try:
             if pool is None or self._owner != os.getpid():
                 pool = await self._open()
-            connection = await self._getconn(pool, None)
+            connection = await self._getconn(pool, left(timeout, time.monotonic() - asked))
             try:
-                return await _ask(connection, statement, params, timeout)
+                return await ask(connection)
             except psycopg.OperationalError as error:
-                if not connection.broken and not isinstance(translate(error), Unavailable):
+                if not is_lost(connection, error):
                     raise
             finally:
                 await pool.putconn(connection)
             _log.info("a connection to %s was dead, trying a new one", self.node)
             async with await self._connect() as connection:
-                return await _ask(connection, statement, params, timeout)
+                return await ask(connection)
         except (psycopg.Error, PoolTimeout) as error:
             raise translate(error, self.node) from error
 
@@ -184,18 +219,62 @@ class AsyncDriver:
         timeout: float | None = None,
         patience: float | None = None,
     ) -> AsyncIterator[AsyncTransaction]:
+        said = session.begin(snapshot, repeatable, read_only, timeout)
+        is_committing = False
         with _translated(self.node):
-            async with self._checked_out(patience) as connection, connection.transaction():
-                for statement in session.begin(snapshot, repeatable, read_only, timeout):
-                    await connection.execute(statement)
-                yield AsyncTransaction(connection, self.node)
+            connection, block = await self._begin(said, patience)
+            try:
+                async with block:
+                    yield AsyncTransaction(connection, self.node)
+                    is_committing = not read_only
+            except psycopg.OperationalError as error:
+                if is_committing and is_lost(connection, error):
+                    raise unknown_outcome(self.node) from error
+                raise
 
-    async def gather(self, jobs: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
+    async def _begin(
+        self, said: Sequence[bytes], patience: float | None
+    ) -> tuple[psycopg.AsyncConnection[Any], AsyncExitStack]:
+        """Begin a transaction; connections that turn out dead are passed over, then a new one."""
+        for others in range(self._options.max_size + 1, -1, -1):
+            connection = None
+            try:
+                async with AsyncExitStack() as block:
+                    place = self._checked_out(patience) if others else await self._connect()
+                    connection = await block.enter_async_context(place)
+                    await block.enter_async_context(connection.transaction())
+                    for statement in said:
+                        await connection.execute(statement)
+                    return connection, block.pop_all()
+            except psycopg.OperationalError as error:
+                if connection is None or not others or not is_lost(connection, error):
+                    raise
+            _log.info("a connection to %s was dead, trying another", self.node)
+        raise AssertionError("unreachable")
+
+    async def gather(
+        self,
+        jobs: Sequence[Callable[[], Coroutine[Any, Any, T]]],
+        *,
+        on_error: Callable[[], None] = lambda: None,
+    ) -> list[T]:
         if len(jobs) < 2:
             return [await job() for job in jobs]
+        has_failed = False
+
+        async def run(job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+            nonlocal has_failed
+            try:
+                return await job()
+            except BaseException:
+                if not has_failed:
+                    has_failed = True
+                    on_error()
+                raise
+
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(job()) for job in jobs]
+                tasks = [group.create_task(run(job)) for job in jobs]
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -168,21 +167,20 @@ class BlockingDriver:
 
     def _getconn(self, pool: Pool, timeout: float | None = None) -> psycopg.Connection[Any]:
         """Take a connection, within ``timeout`` if that is less than the pool's."""
-        asked = time.monotonic()
-        is_short = timeout is not None and timeout < self._options.pool_timeout
-        turns = Turns(asked + min(self._options.pool_timeout, timeout or math.inf))
-        turn = turns.next(asked)
+        started = since = time.monotonic()
+        turns = Turns.of(started, self._options.pool_timeout, timeout)
+        turn = turns.next(started)
         while True:
-            since = time.monotonic()
             try:
                 return pool.getconn(turn)
             except PoolTimeout:
-                turn = turns.next(time.monotonic())
-                if turn <= 0 and is_short:
-                    raise no_turn(self.node, timeout) from None
+                if turns.is_over(time.monotonic()) and turns.timeout is not None:
+                    raise no_turn(self.node, turns.timeout) from None
                 self._look(since)
-                if turn <= 0:
+                since = time.monotonic()
+                if turns.is_over(since):
                     raise
+                turn = turns.next(since)
 
     def _look(self, since: float) -> None:
         # all busy, or nobody there? one connection beside the pool tells at once

@@ -90,7 +90,7 @@ def is_full(error: psycopg.Error) -> bool:
     return error.sqlstate == "53300" or any(words in str(error) for words in _FULL)
 
 
-def no_turn(node: str, timeout: float | None) -> QueryTimeout:
+def no_turn(node: str, timeout: float) -> QueryTimeout:
     """Return the error of a call whose deadline passed before it got a connection."""
     return QueryTimeout(f"{node}: no connection was free within {timeout:.3g} s", "57014")
 

@@ -16,18 +16,32 @@ _FIRST_TURN = 1.0  # seconds; later turns are longer, for who queues anew queues
 class Turns:
     """The turns of one caller's wait, which ends at ``until``.
 
-    >>> turns = Turns(until=5.0)
-    >>> turns.next(0.0), turns.next(1.0), turns.next(3.0), turns.next(5.0)
-    (1.0, 2.0, 2.0, 0.0)
+    ``timeout`` is the caller's own, where that is what ends it.
+
+    >>> turns = Turns.of(0.0, limit=5.0)
+    >>> turns.next(0.0), turns.next(1.0), turns.next(3.0), turns.is_over(5.0)
+    (1.0, 2.0, 2.0, True)
     """
 
     until: float
+    timeout: float | None = None
     _length: float = _FIRST_TURN
 
+    @classmethod
+    def of(cls, now: float, limit: float, timeout: float | None = None) -> Turns:
+        """Return the turns of a wait that the pool limits, and perhaps the caller's timeout."""
+        if timeout is None or timeout >= limit:
+            return cls(now + limit)
+        return cls(now + timeout, timeout)
+
     def next(self, now: float) -> float:
-        """Return how many seconds the next turn takes; 0 when the time is over."""
+        """Return how many seconds the next turn takes."""
         length, self._length = self._length, 2 * self._length
         return max(0.0, min(length, self.until - now))
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether the caller has waited long enough."""
+        return now >= self.until
 
 
 class Lookout:

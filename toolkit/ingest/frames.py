@@ -29,7 +29,8 @@ class Batch:
     """Points of a dataset, checked, in-band (see :mod:`toolkit.columns`).
 
     ``series`` holds codes into ``names``; ``values`` has every column of the dataset, in its
-    order. Float columns may share memory with the frame they came from.
+    order; ``given`` names those that the frame had (None: all), the others are NULL and leave
+    alone what an upsert finds. Float columns may share memory with the frame they came from.
     """
 
     dataset: Dataset
@@ -39,6 +40,7 @@ class Batch:
     seq: npt.NDArray[np.int64] | None
     values: Mapping[str, InBand]
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    given: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -82,7 +84,8 @@ def to_batch(
 
     ``frame`` is a pandas or polars DataFrame, a pyarrow Table or RecordBatch, Columns, or a
     dict of arrays or lists, with ``ts``, ``series`` (unless given), perhaps ``seq``, and the
-    dataset's columns; a column that is not there is NULL. ``mapping`` renames the frame's
+    dataset's columns; one that is not there is NULL in a new row and left as it is in a row that
+    exists. ``mapping`` renames the frame's
     columns; those mapped to None are left out. ``tz`` is the zone of times that carry none
     (numpy's in a dict are UTC unless it is given); ``time_unit`` says what integers in ``ts``
     count. Row numbers in errors count from 0. Numeric columns cost no work per row in Python.
@@ -103,6 +106,7 @@ def to_batch(
         seq = to_int(plain(columns["seq"], _place("seq")), _place("seq"))
         if (seq == NULL_INT).any():
             refuse(_place("seq"), seq == NULL_INT, None, "there is no seq")
+    given = tuple(c for c in dataset.names if c in columns)
     values: dict[str, InBand] = {}
     categories: dict[str, tuple[str, ...]] = {}
     for column in dataset.columns:
@@ -115,7 +119,8 @@ def to_batch(
             values[column.name] = nulls(column.type, opened.rows)
         if column.base == "category":
             categories[column.name] = found
-    return Batch(dataset, names, codes, ts, seq, values, categories)
+    is_whole = len(given) == len(dataset.names)
+    return Batch(dataset, names, codes, ts, seq, values, categories, None if is_whole else given)
 
 
 def arrange(batch: Batch, numbering: Numbering | None = None) -> Arranged:

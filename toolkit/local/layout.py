@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,6 +20,8 @@ from toolkit.local.process import can_execute
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
+# what goes into addresses and the servers' configurations as it is
+_PASSWORD = re.compile(r"[A-Za-z0-9_-]+")
 _ROOTS_HOME = Path("/var/lib/timeseries-toolkit")
 
 
@@ -125,6 +128,18 @@ def _password() -> str:
     return secrets.token_urlsafe(24)
 
 
+class DamagedState(ConfigError):
+    """The state cannot be read, by anybody; making the servers anew is the way out."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            str(path),
+            "",
+            "damaged, and the passwords with it; `toolkit reset` makes the servers anew, "
+            "without their data",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """What an instance keeps from run to run: its passwords, its ports and its binaries."""
@@ -140,29 +155,52 @@ class State:
     def load(cls, path: Path) -> State | None:
         """Read the state; None where there is none yet."""
         try:
-            text = path.read_text(encoding="utf-8")
+            data = path.read_bytes()
+            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                log.warning("%s was readable by others; made 0600", path)
+                path.chmod(0o600)
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except IsADirectoryError as error:
+            raise DamagedState(path) from error
+        except PermissionError as error:
             raise ConfigError(
                 str(path), "", f"{error.strerror}: these servers belong to another user"
             ) from error
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            log.warning("%s was readable by others; made 0600", path)
-            path.chmod(0o600)
-        try:
-            kept = json.loads(text)
-            return cls(**{f.name: kept[f.name] for f in fields(cls)})
-        except (ValueError, KeyError, TypeError) as error:
+        except OSError as error:
             raise ConfigError(
-                str(path),
-                "",
-                "damaged, and the passwords with it; `toolkit reset` makes the servers anew, "
-                "without their data",
+                str(path), "", f"{error.strerror}; name another folder with --root or TOOLKIT_HOME"
             ) from error
+        try:
+            return cls.from_mapping(json.loads(data.decode("utf-8")))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            # not "from": what cannot be read may still hold a password
+            raise DamagedState(path) from None
+
+    @classmethod
+    def from_mapping(cls, kept: Mapping[str, object]) -> State:
+        """Return the state that ``kept`` is; ValueError, KeyError or TypeError if it is none.
+
+        >>> State.from_mapping({**asdict(State()), "valkey_port": 0})
+        Traceback (most recent call last):
+        ValueError: valkey_port
+        """
+        found = {f.name: kept[f.name] for f in fields(cls)}
+        for name, value in found.items():
+            if name.endswith("_password"):
+                is_sane = isinstance(value, str) and _PASSWORD.fullmatch(value) is not None
+            elif name.endswith("_port"):
+                is_sane = value is None or (type(value) is int and 1 <= value <= 65_535)
+            else:
+                is_sane = value is None or isinstance(value, str)
+            if not is_sane:
+                raise ValueError(name)
+        return cls(**found)  # type: ignore[arg-type]  # just checked, field by field
 
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all, readable by nobody else."""
+        if path.is_dir() and not path.is_symlink():  # only where it is damaged, see load
+            shutil.rmtree(path)
         scratch = path.with_suffix(".new")
         scratch.unlink(missing_ok=True)
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -21,6 +21,8 @@ def held(path: Path, *, timeout_s: float, what: str) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except PermissionError as error:
         raise ConfigError(what, "", "they belong to another user; be that user, or root") from error
+    except OSError as error:
+        raise ConfigError(what, "", f"cannot use {path}: {error.strerror}") from error
     try:
         deadline = time.monotonic() + timeout_s
         while not _taken(descriptor):

@@ -168,23 +168,23 @@ class Postgres:
         scratch.rename(self.data)
 
     def start(self, program: Path, account: Account, text: str) -> None:
-        """Start the server with our configuration ``text``, or wait for one that is starting."""
-        if (running := self.running()) is None:
-            self._disown_pid_file(account)
-            account.write(self.data / _CONF, text)
-            self._launch(program, account)
-            return
+        """Start the server with our configuration ``text``, or wait for one that is starting.
+
+        One that ends meanwhile, because somebody stops it, is started again.
+        """
         deadline = time.monotonic() + _START_S
-        while running is not None and not running.is_ready:
+        while (running := self.running()) is not None:
+            if running.is_ready:
+                return
             if time.monotonic() > deadline:
                 raise Unavailable(
                     f"PostgreSQL (process {running.pid}) is not ready after {_START_S:g} s:\n"
                     + tail(self.log)
                 )
             time.sleep(_POLL_S)
-            running = self.running()
-        if running is None:
-            raise Unavailable(f"PostgreSQL ended while it was starting:\n{tail(self.log)}")
+        self._disown_pid_file(account)
+        account.write(self.data / _CONF, text)
+        self._launch(program, account)
 
     def _launch(self, program: Path, account: Account) -> None:
         rotate(self.log)
@@ -234,7 +234,7 @@ class Postgres:
 
 def _read(path: Path, *, strip: bool = True) -> str | None:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
     return text.strip() if strip else text

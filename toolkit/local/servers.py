@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -20,12 +21,15 @@ from toolkit.local.binaries import (
 )
 from toolkit.local.bootstrap import bootstrap
 from toolkit.local.folders import discard
-from toolkit.local.layout import Layout, State
+from toolkit.local.layout import DamagedState, Layout, State
+from toolkit.local.probe import refusal
 from toolkit.local.values import Endpoints, ServerStatus, Status
 
 log = logging.getLogger(__name__)
 
 _PORT_TRIES = 5
+_ANSWER_S = 60.0
+_POLL_S = 0.02
 
 
 class LocalServers:
@@ -66,7 +70,9 @@ class LocalServers:
     def up(self) -> Endpoints:
         """Start what is not running, making it first where it was never made.
 
-        Asks nothing of servers that are up (some milliseconds); a first start takes seconds.
+        Connects to servers that are up and changes nothing (some milliseconds, once psycopg is
+        imported); a first start takes seconds. Servers that do not take connections yet, or are
+        going down, are waited for, and started again where they went.
         """
         state = State.load(self.layout.state)
         if self._pg_bin is None and state is not None and self._is_ready(state):
@@ -92,20 +98,22 @@ class LocalServers:
             return self._stop(fast=True)
 
     def reset(self) -> None:
-        """Stop both servers and delete their data. Passwords and ports stay as they were."""
+        """Stop both servers and delete their data.
+
+        Passwords and ports stay as they were; where they cannot be read there will be new ones.
+        """
         if not self.layout.home.exists():
             return
         with self._lock():
+            try:
+                state = State.load(self.layout.state)  # another user's: before anything is gone
+            except DamagedState:
+                state = State()
             self._stop(fast=False)
             for folder in (self.layout.postgres, self.layout.valkey, self.layout.logs):
                 discard(folder)
-            try:
-                state = State.load(self.layout.state)
-            except ConfigError:  # damaged: resetting is the way out
-                self.layout.state.unlink()
-            else:
-                if state is not None:
-                    self._keep(replace(state, pg_bin=None))
+            if state is not None:
+                self._keep(replace(state, pg_bin=None))
         self._say("deleted the data")
 
     def endpoints(self) -> Endpoints:
@@ -157,7 +165,14 @@ class LocalServers:
 
     def _is_postgres_ready(self, state: State) -> bool:
         running = self._postgres.running() if self._postgres.is_made else None
-        return running is not None and running.is_ready and running.port == state.postgres_port
+        return (
+            running is not None
+            and running.is_ready
+            and running.port is not None
+            and running.port == state.postgres_port
+            # the pid file goes on saying ready while a crashed server recovers
+            and refusal(running.port, state.toolkit_password) is None
+        )
 
     def _is_valkey_ready(self, state: State) -> bool:
         return (
@@ -240,7 +255,29 @@ class LocalServers:
             assert state.postgres_port is not None
             bootstrap(state.postgres_port, state.admin_password, state.toolkit_password)
             self._postgres.mark_made(account)
-        return state
+        return self._await_postgres(state, start)
+
+    def _await_postgres(self, state: State, start: Callable[[int], None]) -> State:
+        """Wait until PostgreSQL takes connections; one that ends meanwhile is started again."""
+        deadline = time.monotonic() + _ANSWER_S
+        while True:
+            assert state.postgres_port is not None
+            if (refused := refusal(state.postgres_port, state.toolkit_password)) is None:
+                return state
+            if not refused.passes:
+                raise Unavailable(
+                    f"PostgreSQL runs in {self.layout.postgres} and refuses the role toolkit: "
+                    f"{refused.problem}; `toolkit reset` makes the servers anew, without their data"
+                )
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"PostgreSQL takes no connections after {_ANSWER_S:g} s: {refused.problem} "
+                    f"(its log: {self._postgres.log})"
+                )
+            if self._postgres.running() is None:
+                state = self._start_on_port("PostgreSQL", state, start)
+            else:
+                time.sleep(_POLL_S)
 
     def _up_valkey(self, state: State, program: Path, account: Account) -> State:
         if self._is_valkey_ready(state):

@@ -55,7 +55,7 @@ class Valkey:
     def running(self) -> int | None:
         """The live server's pid; a pid that is now another program's is not it."""
         try:
-            text = (self.home / "valkey.pid").read_text(encoding="ascii").strip()
+            text = (self.home / "valkey.pid").read_text(encoding="ascii", errors="replace").strip()
         except FileNotFoundError:
             return None
         return int(text) if text.isdigit() and self._is_ours(int(text)) else None

@@ -278,8 +278,8 @@ def state_of_points(state: State, dataset: Dataset, *, is_total: bool = False) -
     """Return the aggregate that computes a state from points ``t``, named as the state.
 
     PostgreSQL raises an error where a sum or product leaves its type. ``is_total`` is the form
-    for such values: floats beyond 1e290 (in products beyond 1e140) count as infinite, products
-    of floats below 1e-140 as 0, and an integer sum that leaves bigint is NULL.
+    for such values, added up as numeric: what is too large for a float is infinite, what is too
+    small 0, as IEEE 754 (and numpy) has it; an integer sum that leaves bigint is NULL.
     """
     value = Identifier("t", state.of[0])
     order = [Identifier("t", k) for k in dataset.key[1:]]
@@ -324,21 +324,22 @@ def merged_state(state: State, *, is_total: bool = False) -> Composed:
 
 
 def _sum(value: Composable, state: State, is_total: bool) -> Composed:
-    is_float = state.type == "float"
-    if not is_total:
-        return SQL("sum({}){}").format(value, NOTHING if is_float else SQL("::bigint"))
-    if is_float:
-        return SQL("sum({})").format(_clamped(value, SQL("1e290"), SQL("0")))
-    return SQL("CASE WHEN abs(sum({0})) < 9223372036854775808 THEN sum({0})::bigint END").format(
-        value
-    )
+    if state.type == "float":
+        return _total(value) if is_total else SQL("sum({})").format(value)
+    if is_total:
+        fits = SQL("CASE WHEN abs(sum({0})) < 9223372036854775808 THEN sum({0})::bigint END")
+        return fits.format(value)
+    return SQL("sum({})::bigint").format(value)
 
 
-def _clamped(value: Composable, most: SQL, least: SQL) -> Composed:
+def _total(value: Composable) -> Composed:
+    """Return a float sum that cannot fail: exact to the 15 digits a numeric takes of a float."""
+    n = SQL("sum(({})::numeric)").format(value)  # written four times, computed once
     return SQL(
-        "CASE WHEN abs({0}) > {1} AND abs({0}) < 'Infinity' THEN sign({0}) * 'Infinity'::float8 "
-        "WHEN abs({0}) < {2} THEN 0 ELSE {0} END"
-    ).format(value, most, least)
+        "CASE WHEN {n} = 'NaN' THEN 'NaN'::float8 "
+        "WHEN abs({n}) > 1.7976931348623157e308 THEN sign({n})::float8 * 'Infinity'::float8 "
+        "WHEN abs({n}) < 5e-324 THEN 0 ELSE ({n})::float8 END"
+    ).format(n=n)
 
 
 def _weighted(state: State, dataset: Dataset, is_total: bool) -> Composed:
@@ -346,18 +347,19 @@ def _weighted(state: State, dataset: Dataset, is_total: bool) -> Composed:
 
     def factor(column: str) -> Composed:
         value = _as_float(column, dataset)
-        return _clamped(value, SQL("1e140"), SQL("1e-140")) if is_total else value
+        return SQL("({})::numeric").format(value) if is_total else value
 
-    total = SQL(" + ").join(SQL("({})").format(factor(c)) for c in state.of)
-    price = (
-        SQL("({}) / {}").format(total, Literal(float(len(state.of))))
-        if len(state.of) > 1
-        else total
-    )
+    total = SQL(" + ").join(factor(c) for c in state.of)
+    price = SQL("({})").format(total)
+    if len(state.of) > 1:
+        count = Literal(len(state.of)) if is_total else Literal(float(len(state.of)))
+        price = SQL("({} / {})").format(price, count)
     weight = factor(state.by)
     if state.kind == "pv":
-        return SQL("sum(({}) * {})").format(price, weight)
-    return SQL("sum({}) FILTER (WHERE ({}) IS NOT NULL)").format(weight, total)
+        product = SQL("{} * {}").format(price, weight)
+        return _total(product) if is_total else SQL("sum({})").format(product)
+    counted = SQL("CASE WHEN ({}) IS NOT NULL THEN {} END").format(total, weight)
+    return _total(counted) if is_total else SQL("sum({})").format(counted)
 
 
 def _as_float(column: str, dataset: Dataset) -> Composed:
