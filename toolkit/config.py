@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import ConfigError, UnknownName
+from toolkit.errors import ConfigError, UnknownName, shorten
 from toolkit.timegrid import EARLIEST, LATEST, Span, iso, to_us
 
 FILE = "toolkit.toml"
@@ -84,6 +84,8 @@ _KEYS: dict[str, type] = {
     **{f"pool.{f.name}": type(f.default) for f in fields(PoolOptions)},
     **{f"chooser.{f.name}": int for f in fields(Limits)},
 }
+_LONGEST_S = 10 * 24 * 3600
+_MOST = 2**31 - 1
 _ALIASES = {"TOOLKIT_DSN": "database.dsn", "TOOLKIT_SCHEMA": "database.schema"}
 _NOT_KEYS = {"TOOLKIT_CONFIG", "TOOLKIT_HOME"}
 
@@ -200,15 +202,28 @@ def _typed(key: str, value: object, origin: str) -> Any:
     wanted = _KEYS[key]
     if isinstance(value, str) and wanted is not str:
         value = _from_text(key, value, wanted, origin)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise ConfigError(origin, key, f"expected {wanted.__name__}, got {value!r}")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    least = 0 if key == "pool.min_size" else 1 if wanted is int else 0.001
-    if is_number and value < least:  # type: ignore[operator]  # a number, just checked
-        raise ConfigError(origin, key, f"{value!r} is too small")
+    if not isinstance(value, wanted) and not (wanted is float and is_number):
+        # what stands in place of a conninfo may hold a password
+        got = f"a {type(value).__name__}" if key == "database.dsn" else shorten(str(value))
+        raise ConfigError(origin, key, f"expected {wanted.__name__}, got {got}")
+    if wanted is int and isinstance(value, bool):
+        raise ConfigError(origin, key, f"expected int, got {str(value).lower()}")
+    if isinstance(value, int | float) and is_number:
+        _check_range(key, value, wanted, origin)
+        return wanted(value)
     return value
+
+
+def _check_range(key: str, value: float, wanted: type, origin: str) -> None:
+    least, most = (0.001, _LONGEST_S) if wanted is float else (1, _MOST)
+    if key == "pool.min_size":
+        least = 0
+    if value < least:
+        raise ConfigError(origin, key, f"{value!r} is too small")
+    if not value <= most:  # nan is not, either
+        problem = f"is not a number up to {most:,}" + (" (10 days)" if wanted is float else "")
+        raise ConfigError(origin, key, f"{shorten(str(value))} {problem}")
 
 
 def _from_text(key: str, value: str, wanted: type, origin: str) -> object:

@@ -115,16 +115,25 @@ class Newest:
         newest = query.grid.floor(last.ts)
         parts = await self._partitioning.ranges(entry)
         floor = parts[0].span.start if parts else EARLIEST
+        # one series that is fine enough allows the step, as in a read of all of them
+        steps = [s.step or 0 for s in await self._directory.series(entry, names)]
+        may_be_finer = min(steps) <= query.grid.step.approximate_us
         answers: list[Columns] = []
         for rows in _neighbours(newest, n * query.grid.step.approximate_us):
             group = tuple(names[last.series[row]] for row in sorted(rows))
             ends = newest[rows]
             span = Span(int(ends.min()), int(ends.max()))
-            answers += await self._bars_of(query, group, span, n, floor)
+            answers += await self._bars_of(query, group, span, n, floor, may_be_finer)
         return _joined(answers, names, n)
 
     async def _bars_of(
-        self, query: Query, names: tuple[str, ...], newest: Span, n: int, floor: int
+        self,
+        query: Query,
+        names: tuple[str, ...],
+        newest: Span,
+        n: int,
+        floor: int,
+        may_be_finer: bool,
     ) -> list[Columns]:
         """Return at least ``n`` bars of each series, where there are; ``newest`` spans the last."""
         assert query.grid is not None
@@ -132,7 +141,9 @@ class Newest:
         reach, found = n, []
         while names:
             start = max(floor, _back(query.grid, newest.start, reach))
-            answer = await self._reader.read(_of(query, names, Span(start, min(end, LATEST))))
+            mine = _of(query, names, Span(start, min(end, LATEST)))
+            work = await self._reader.prepare(mine, may_be_finer=may_be_finer)
+            answer = await self._reader.answer(work)
             counts = np.bincount(answer.series, minlength=len(names))
             is_done = (counts >= n) | (start <= floor)
             found.append(answer.select(is_done[answer.series]))
@@ -168,7 +179,7 @@ def _neighbours(newest: Instants, apart: int) -> list[Any]:
 
 
 def _joined(answers: Sequence[Columns], names: tuple[str, ...], n: int) -> Columns:
-    """Return the last ``n`` rows of each series of all answers, the series in order of ``names``."""
+    """Return the last ``n`` rows of each series of all answers, in the order of ``names``."""
     first = answers[0]
     if len(answers) == 1 and first.names == names:
         return first.select(_last_n(first.series, n))

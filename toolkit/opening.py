@@ -47,8 +47,12 @@ def check_conninfo(dsn: str, origin: str) -> None:
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        ports = str(conninfo_to_dict(dsn).get("port") or "")
+        parts = conninfo_to_dict(dsn)
+        host, ports = str(parts.get("host") or ""), str(parts.get("port") or "")
         problem = "" if _PORTS.fullmatch(ports) else "the port is not a number"
+        # in words, not in a URL, a leading @ is an abstract socket
+        if "@" in host and ("://" in dsn or not host.startswith("@")):
+            problem = "the host has an @ in it, as it has where an @ in the password is not %40"
     except Error as error:
         # libpq quotes the piece it stumbled over, and an unescaped password makes it stumble
         problem = re.sub(r'"[^"]*"', '"…"', str(error).strip())

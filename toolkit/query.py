@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from toolkit.errors import QueryError, shorten
 from toolkit.timegrid import Grid, Span, Step, zone
 
+_LONGEST = 864_000  # seconds: ten days
+_MOST = 2**31 - 1
 STRATEGIES = ("auto", "direct", "aggregated", "downsampled")
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "in", "is null", "is not null")
 
@@ -87,8 +91,9 @@ def build_query(
         raise QueryError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}")
     _positive(points, "points", minimum=3)
     _positive(limit, "limit")
-    if timeout is not None and not timeout > 0:
-        raise QueryError(f"timeout: {timeout!r} is not a positive number of seconds")
+    _check_timeout(timeout)
+    if not isinstance(tz, str):
+        raise QueryError(f"tz: expected the name of a time zone, got {type(tz).__name__}")
     names = _names(series, "series")
     if names is not None and labels:
         raise QueryError("give either series or labels, not both")
@@ -106,10 +111,10 @@ def build_query(
         grid=grid,
         is_auto=step == "auto",
         tz=tz,
-        points=points,
+        points=None if points is None else int(points),
         group_by=group_by,
         where=conditions(where),
-        limit=limit,
+        limit=None if limit is None else int(limit),
         descending=bool(descending),
         strategy=strategy,
         timeout=timeout,
@@ -168,11 +173,20 @@ def _listed(operator: object, value: object) -> object:
     return tuple(value) if operator == "in" and isinstance(value, Iterable) else value
 
 
+def _check_timeout(timeout: object) -> None:
+    if timeout is None:
+        return
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not is_number or not 0 < timeout <= _LONGEST:  # type: ignore[operator]  # a number
+        raise QueryError(f"timeout: {timeout!r} is not a number of seconds up to {_LONGEST:,}")
+
+
 def _positive(value: object, what: str, minimum: int = 1) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise QueryError(f"{what}: {value!r} is not a whole number of at least {minimum}")
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or not minimum <= value <= _MOST:  # type: ignore[operator]  # a number
+        raise QueryError(f"{what}: {value!r} is not a whole number from {minimum} to {_MOST:,}")
 
 
 def _names(value: str | Iterable[str] | None, what: str) -> tuple[str, ...] | None:
@@ -180,6 +194,8 @@ def _names(value: str | Iterable[str] | None, what: str) -> tuple[str, ...] | No
         return None
     if isinstance(value, str):
         return (value,)
+    if not isinstance(value, Iterable):
+        raise QueryError(f"{what}: expected a name or names, got {type(value).__name__}")
     names = tuple(value)
     wrong = [n for n in names if not isinstance(n, str)]
     if wrong:
@@ -192,6 +208,8 @@ def _names(value: str | Iterable[str] | None, what: str) -> tuple[str, ...] | No
 def _labels(labels: Mapping[str, str] | None) -> Mapping[str, str] | None:
     if labels is None:
         return None
+    if not isinstance(labels, Mapping):
+        raise QueryError(f"labels: expected a mapping, got {type(labels).__name__}")
     for key, value in labels.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise QueryError(f"labels: {key!r}: {value!r} must both be text")
@@ -199,7 +217,11 @@ def _labels(labels: Mapping[str, str] | None) -> Mapping[str, str] | None:
 
 
 def _agg(agg: Mapping[str, str | Iterable[str]] | None) -> tuple[tuple[str, str], ...]:
-    pairs = []
+    pairs: list[tuple[str, str]] = []
+    if agg is not None and not isinstance(agg, Mapping):
+        raise QueryError("agg: give a mapping of columns to kinds, like {'close': ['max']}")
     for column, kinds in (agg or {}).items():
+        if not isinstance(kinds, Iterable):
+            raise QueryError(f"agg: {column!r}: expected kinds, got {type(kinds).__name__}")
         pairs += [(column, k) for k in ((kinds,) if isinstance(kinds, str) else kinds)]
     return tuple(pairs)

@@ -91,8 +91,11 @@ class Reader:
         """Answer a query; the plan that did it comes along as ``cols.plan``."""
         return await self.answer(await self.prepare(query))
 
-    async def prepare(self, query: Query) -> Work:
-        """Look up what a query names, and choose how to answer it."""
+    async def prepare(self, query: Query, *, may_be_finer: bool = False) -> Work:
+        """Look up what a query names, and choose how to answer it.
+
+        A step finer than all the series is refused, unless it ``may_be_finer``.
+        """
         started = time.perf_counter()
         entry = await self._directory.entry(query.dataset)
         targets = await self._targets(query, entry)
@@ -103,7 +106,8 @@ class Reader:
         elif query.points is not None:
             density = await self._density_of_chart(query, entry, targets)
         plan = choose(query, entry, self._limits, native_step=targets.step, density=density)
-        if query.grid is not None and query.grid.step.approximate_us < (targets.step or 0):
+        least = 0 if may_be_finer else targets.step or 0
+        if query.grid is not None and query.grid.step.approximate_us < least:
             await self._refuse_finer(_with_time_left(asked, started), entry, targets)
         return Work(asked, entry, targets, plan, started)
 
@@ -163,7 +167,8 @@ class Reader:
             )
 
     async def _finest_distance(self, query: Query, entry: Entry, series_id: int) -> int | None:
-        statement: bytes = entry.once("finest", lambda: _finest_statement(entry))
+        points = statements.name(entry.schema, entry.dataset.name)
+        statement = statements.compose("read/find_finest", points=points)
         params = {"id": series_id, **range_params(query.span)}
         rows = await self._driver.fetch(statement, params, timeout=query.timeout)
         apart: timedelta | None = rows[0][0]
@@ -438,11 +443,6 @@ def _from_now(work: Work) -> Work:
         return work
     query = _with_time_left(work.query, work.started)
     return replace(work, query=query, started=time.perf_counter())
-
-
-def _finest_statement(entry: Entry) -> bytes:
-    points = statements.name(entry.schema, entry.dataset.name)
-    return statements.compose("read/find_finest", points=points)
 
 
 def _is_backwards(query: Query, plan: Plan) -> bool:

@@ -117,8 +117,8 @@ class Roads:
         return Explanation(*await self.reader.explain(query, analyze=analyze))
 
     async def latest(self, query: Query, n: int) -> Columns:
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise QueryError(f"n: {n!r} is not a whole number of at least 1")
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n < 2**31:
+            raise QueryError(f"n: {n!r} is not a whole number from 1 to 2,147,483,647")
         started = time.perf_counter()
         columns = await self.newest.latest(query, n)
         assert isinstance(columns.plan, Plan)

@@ -130,11 +130,9 @@ class Span:
     def between(cls, start: object, end: object) -> Span:
         """Build a span from anything :func:`to_us` takes, inside 1900 to 2100."""
         low, high = to_us(start, "start"), to_us(end, "end")
-        for what, us in (("start", low), ("end", high)):
+        for what, given, us in (("start", start, low), ("end", end, high)):
             if not EARLIEST <= us <= LATEST:
-                raise QueryError(
-                    f"{what}: the year of {to_datetime(us).isoformat()} is outside 1900 to 2100"
-                )
+                raise QueryError(f"{what}: {given} is outside 1900 to 2100")
         return cls(low, high)
 
     @property

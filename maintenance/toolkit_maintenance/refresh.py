@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
+from toolkit.errors import ToolkitError
 from toolkit.refresher import RefreshReport
 from toolkit.store import Store
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, str, int], None]
 """Called with a dataset, a step and the buckets computed so far."""
@@ -14,9 +18,13 @@ Progress = Callable[[str, str, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run did, in buckets of all levels; ``refreshed`` has it by dataset and level."""
+    """What a run did, in buckets of all levels; ``refreshed`` has it by dataset and level.
+
+    ``failed`` has the datasets that could not be refreshed, and why.
+    """
 
     refreshed: tuple[RefreshReport, ...] = ()
+    failed: Mapping[str, ToolkitError] = field(default_factory=dict)
 
     @property
     def computed(self) -> int:
@@ -49,14 +57,20 @@ def run(
     """Refresh the rollups of ``datasets`` (all of them by default), one after the other.
 
     Idempotent, and safe beside other runs: each transaction holds its rollup's state row, and
-    what a killed run leaves unfinished the next one goes on with.
+    what a killed run leaves unfinished the next one goes on with. A dataset that fails does not
+    keep the others from being refreshed.
     """
     names = [d.name for d in store.datasets()] if datasets is None else list(datasets)
-    reports = []
+    reports: list[RefreshReport] = []
+    failed: dict[str, ToolkitError] = {}
     for name in names:
 
         def progress(step: str, buckets: int, name: str = name) -> None:
             on_progress(name, step, buckets)
 
-        reports.append(store.refresh(name, progress))
-    return Report(tuple(reports))
+        try:
+            reports.append(store.refresh(name, progress))
+        except ToolkitError as error:
+            log.warning("dataset %s could not be refreshed: %s", name, error)
+            failed[name] = error
+    return Report(tuple(reports), failed)

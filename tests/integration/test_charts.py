@@ -10,7 +10,7 @@ from fix_servers import Database
 from fix_stores import create
 
 import toolkit
-from toolkit.dataset import Aggregate, Column, Dataset
+from toolkit.dataset import CANDLES, Aggregate, Column, Dataset
 from toolkit.errors import QueryError
 
 START, END = "2024-01-01T00:00Z", "2024-03-01T00:00Z"
@@ -147,7 +147,7 @@ def test_trades_are_drawn_from_a_rollup_where_it_keeps_all_that_is_asked(store: 
 def test_ints_decimals_and_categories_keep_their_types(store: Any, database: Database) -> None:
     create(database, COUNTS, PRICES)
     hits = np.arange(MINUTES) % 1_000
-    frame = {"ts": instants(), "hits": hits, "cost": ["1.25"] * MINUTES, "mood": ["ok"] * MINUTES}
+    frame = {"ts": instants(), "hits": hits, "cost": [1.25] * MINUTES, "mood": ["ok"] * MINUTES}
     store.write("counts", frame, series="a")
     store.write("prices", {"ts": instants(), "price": wave(), "size": wave()[::-1]}, series="a")
     for dataset in ("counts", "prices"):
@@ -170,4 +170,4 @@ def test_many_points_are_drawn_like_few(database: Database) -> None:
         write_candles(store)
         few = store.read("candles", "a", START, END, points=300)
     assert few.plan.strategy == "direct"
-    assert list(few) == list(toolkit.CANDLES.names)
+    assert list(few) == list(CANDLES.names)

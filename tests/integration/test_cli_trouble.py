@@ -22,9 +22,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import toolkit
 from toolkit.catalog import VERSION_TABLE
 from toolkit.cli import main
+from toolkit.errors import DatabaseError
 from toolkit.local.account import choose_account
 
 Run = Callable[..., Result]
+DELETE = ("delete", "candles", "BTC-USD", "2024-01-02", "2024-01-03")
 TOOLKIT = (sys.executable, "-c", "from toolkit.cli import main; main(prog_name='toolkit')")
 
 
@@ -306,6 +308,53 @@ def test_reader_of_a_pipe_that_goes_away_gets_no_complaint(
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def closed(database: Database, shell: str) -> tuple[int, str, str]:
+    """Run ``toolkit`` through a shell that closes streams; return code, output and errors."""
+    command = ["sh", "-c", f'"$0" "$@" {shell}', *TOOLKIT, *DELETE]
+    environment = {**os.environ, "TOOLKIT_DSN": database.dsn}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_closed_stream_is_a_sentence_and_an_exit_code(
+    database: Database, bars: Path, run: Run
+) -> None:
+    run(*load(bars))
+    code, _, said = closed(database, ">&-")
+    assert code == 1
+    assert said.startswith("Error: standard output is closed")
+    assert said.count("\n") == 1
+    code, _, said = closed(database, "<&-")
+    assert code == 1
+    assert "nothing was done: give --yes" in said
+    assert "RuntimeError" not in said
+    assert closed(database, "--dry-run 2>&-") == (0, "1,440 points would be deleted\n", "")
+    assert admin(database, "SELECT count(*) FROM toolkit.candles") == [(20_000,)]
+
+
+def test_dataset_that_cannot_be_refreshed_keeps_no_other_from_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refresh = toolkit.Store.refresh
+    names = [d["name"] for d in json.loads(run("datasets", "--json").stdout)]
+
+    def broken(store: toolkit.Store, name: str, *rest: Any) -> Any:
+        if name == names[0]:
+            raise DatabaseError("by design")
+        return refresh(store, name, *rest)
+
+    monkeypatch.setattr(toolkit.Store, "refresh", broken)
+    result = run("refresh", code=1)
+    assert f"{names[0]}: by design\n" in result.stderr
+    assert f"Error: 1 of {len(names)} datasets could not be refreshed\n" in result.stderr
+    said = json.loads(run("refresh", "--json", code=1).stdout)
+    assert said["failed"] == {names[0]: "by design"}
+    assert [r["dataset"] for r in said["refreshed"]] == names[1:]
+    assert run("refresh", names[0], code=1).stderr == "Error: by design\n"
 
 
 def test_unexpected_error_is_a_sentence_and_debug_shows_the_traceback(

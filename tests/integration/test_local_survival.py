@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
+import psycopg
 import pytest
 import redis
 from fix_local import UP, Instances, ask, has_the_row, keep_a_row, pids, python
@@ -16,6 +20,7 @@ from fix_servers import SETTINGS, begin_run, sweep_dead_runs
 from toolkit.errors import ConfigError, MissingExtra, Unavailable
 from toolkit.local import LocalServers, binaries
 from toolkit.local.account import choose_account
+from toolkit.local.layout import State
 from toolkit.local.process import runs
 
 
@@ -146,6 +151,94 @@ def test_damaged_secrets_file_says_so_and_reset_is_the_way_out(make_servers: Ins
         servers.up()
     servers.reset()
     assert ask(servers.up().dsn, "SELECT 1") == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\xff\xfe",
+        b"[" * 100_000,
+        None,  # a folder in its place
+        {"valkey_port": 0},
+        {"postgres_port": 65_536},
+        {"postgres_port": "5432"},
+        {"valkey_port": True},
+        {"toolkit_password": None},
+        {"admin_password": ""},
+        {"pg_bin": 7},
+    ],
+)
+def test_reset_is_the_way_out_of_every_damaged_state(
+    make_servers: Instances, damage: bytes | dict[str, object] | None
+) -> None:
+    servers = make_servers()
+    servers.layout.prepare(choose_account(servers.layout.postgres))
+    servers.layout.postgres.mkdir()
+    path = servers.layout.state
+    if damage is None:
+        path.mkdir()
+        (path / "something").write_text("")
+    elif isinstance(damage, dict):
+        path.write_text(json.dumps(asdict(State()) | damage))
+    else:
+        path.write_bytes(damage)
+    for act in (servers.up, servers.status, servers.endpoints):
+        with pytest.raises(ConfigError, match="toolkit reset") as caught:
+            act()
+        assert str(path) in str(caught.value)
+    servers.reset()
+    assert not servers.layout.postgres.exists()
+    assert State.load(path) is not None
+    assert not servers.status().is_ready
+
+
+def test_impossible_root_is_not_said_to_be_another_users() -> None:
+    servers = LocalServers(Path(os.devnull))
+    for act in (servers.up, servers.status):
+        with pytest.raises(ConfigError, match="--root") as caught:
+            act()
+        assert "another user" not in str(caught.value)
+
+
+def test_up_waits_while_a_crashed_server_recovers(make_servers: Instances) -> None:
+    servers = make_servers()
+    endpoints = servers.up()
+    before = pids(servers)
+    with psycopg.connect(endpoints.dsn) as victim, psycopg.connect(endpoints.dsn) as witness:
+        os.kill(victim.info.backend_pid, signal.SIGKILL)
+        with pytest.raises(psycopg.OperationalError):
+            # the server ends all its backends once it has seen that one was killed
+            witness.execute("SELECT pg_sleep(60)")
+        assert servers.up() == endpoints
+        assert ask(endpoints.dsn, "SELECT 1") == 1
+    assert servers.status().is_ready
+    assert pids(servers) == before
+
+
+def test_up_starts_a_server_again_that_is_shutting_down(make_servers: Instances) -> None:
+    servers = make_servers()
+    endpoints = servers.up()
+    before = pids(servers)
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(endpoints.dsn) as connection:
+        connection.execute("SELECT 1")
+        os.kill(before[0], signal.SIGTERM)  # takes no new connections, waits for the old
+        deadline = time.monotonic() + 10
+        while servers.status().is_ready:
+            assert time.monotonic() < deadline
+        begun = pool.submit(servers.up)
+        connection.close()
+        assert begun.result(60) == endpoints
+    assert ask(endpoints.dsn, "SELECT 1") == 1
+    assert pids(servers)[0] != before[0]
+
+
+def test_server_that_refuses_the_role_is_not_ready(make_servers: Instances) -> None:
+    servers = make_servers()
+    with psycopg.connect(servers.up().admin_dsn) as connection:
+        connection.execute("ALTER ROLE toolkit NOLOGIN")
+    assert not servers.status().is_ready
+    with pytest.raises(Unavailable, match="refuses the role toolkit"):
+        servers.up()
 
 
 def test_server_that_does_not_start_shows_its_log(make_servers: Instances) -> None:

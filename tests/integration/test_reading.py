@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,10 @@ from fix_servers import Database
 from fix_stores import READINGS, create
 
 import toolkit
+from toolkit.config import Settings
 from toolkit.errors import QueryError, QueryTimeout, UnknownName
+from toolkit.query import build_query
+from toolkit.reader import _with_time_left
 
 T0 = datetime(2024, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -51,8 +55,26 @@ def test_latest_bars_are_those_a_read_would_return(store: Any) -> None:
         everything = store.read("metrics", ["a", "old"], "2020-01-01T00:00Z", END, step=step)
         for code in (0, 1):
             mine, all_ = newest.series == code, everything.series == code
+            assert newest.ts[mine].tolist() == everything.ts[all_][-n:].tolist()
             for column in ("value_sum", "value_last"):
-                assert newest[column][mine].tolist() == everything[column][all_][-n:].tolist()
+                expected = pytest.approx(everything[column][all_][-n:], rel=1e-12)
+                assert newest[column][mine] == expected
+
+
+def test_latest_bars_of_a_dead_series_do_not_make_the_others_read_back_to_it(store: Any) -> None:
+    store.write("metrics", minutes(30_000), series="live")
+    store.write("metrics", minutes(1, T0 - 900 * DAY), series="dead")
+    sparse = np.datetime64("2023-01-01", "us") + np.arange(8) * np.timedelta64(30, "D")
+    store.write("metrics", {"ts": sparse, "value": np.arange(8.0)}, series="sparse")
+    for n in (1, 3):
+        cols = store.latest("metrics", ["sparse", "live", "dead"], n=n, step="1m")
+        assert cols.names == ("sparse", "live", "dead")
+        assert np.bincount(cols.series).tolist() == [n, n, 1]
+        assert cols["value_last"][:n].tolist() == np.arange(8.0)[-n:].tolist()
+        assert cols.plan.rows < 20
+    some = store.latest("metrics", n=2, step="1m")
+    assert some.names == ("dead", "live", "sparse")
+    assert np.bincount(some.series).tolist() == [1, 2, 2]
 
 
 @pytest.mark.parametrize("n", [0, -1, True, 1.5, "2"])
@@ -96,6 +118,57 @@ def test_a_stream_left_early_gives_its_connection_back(store: Any, sql: psycopg.
     pieces.close()
     busy = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' "
     assert sql.execute(busy + "AND application_name = 'toolkit'").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(("step", "rows"), [("1s", 50_000), ("1d", 7), ("1M", 2)])
+def test_a_stream_of_bars_steps_over_the_gaps_of_a_sparse_series(
+    store: Any, step: str, rows: int
+) -> None:
+    ts = np.array(["1990-01-01T00:00:00.5", "1990-01-01T00:00:03", "2024-01-01"], "M8[us]")
+    store.write("metrics", {"ts": ts, "value": np.arange(3.0)}, series="a")
+    span = ("1980-01-01Z", "2099-01-01Z")
+    zone = "Europe/Berlin"
+    pieces = list(store.stream("metrics", "a", *span, step=step, tz=zone, rows=rows))
+    assert len(pieces) == 2
+    joined = toolkit.Columns.concat(pieces)
+    whole = store.read("metrics", "a", *span, step=step, tz=zone)
+    assert joined.ts.tolist() == whole.ts.tolist()
+    assert joined["value_sum"].tolist() == whole["value_sum"].tolist()
+
+
+def test_streams_of_bars_equal_a_read(store: Any) -> None:
+    store.write("metrics", minutes(3_000), series="a")
+    pieces = list(store.stream("metrics", "a", START, END, step="7m", rows=10))
+    assert max(map(len, pieces)) <= 10
+    joined = toolkit.Columns.concat(pieces)
+    whole = store.read("metrics", "a", START, END, step="7m")
+    assert joined.ts.tolist() == whole.ts.tolist()
+    assert joined["value_count"].tolist() == whole["value_count"].tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"step": "2m"}, {"step": "1s"}])
+def test_streams_need_one_connection_each_however_long_they_stay_open(
+    database: Database, options: dict[str, Any]
+) -> None:
+    pool = replace(Settings(dsn=database.dsn).pool, min_size=1, max_size=2, pool_timeout=2.0)
+    with toolkit.connect(Settings(dsn=database.dsn, pool=pool)) as store:
+        for name in ("a", "b"):
+            store.write("metrics", minutes(50), series=name)
+        now = [0.0]
+        directory = store._roads.directory
+        directory._clock = lambda: now[0]
+        directory._loaded_at = 0.0
+        if options == {"step": "1s"}:  # the recorded step is wrong, and cannot be put right here
+            store.write("metrics", {"ts": [T0 + timedelta(seconds=1)], "value": [1.0]}, series="a")
+            store.write("metrics", {"ts": [T0 + timedelta(seconds=1)], "value": [1.0]}, series="b")
+        streams = [
+            store.stream("metrics", ["a", "b"], START, END, rows=7, **options) for _ in range(2)
+        ]
+        counts = [len(next(stream)) for stream in streams]
+        now[0] = 3_600.0
+        for number, stream in enumerate(streams):
+            counts[number] += sum(len(piece) for piece in stream)
+        assert counts[0] == counts[1] >= 50
 
 
 @pytest.mark.parametrize(
@@ -192,6 +265,27 @@ def test_a_timeout_cancels_the_statement_on_the_server(store: Any, sql: psycopg.
         assert failed.value.retryable
         assert sql.execute(_RUNNING).fetchone() == (0,)
     assert len(store.read("metrics", "a", START, END, timeout=5.0)) == 3
+
+
+def test_a_deadline_is_one_for_all_the_statements_of_a_read(
+    store: Any, sql: psycopg.Connection
+) -> None:
+    store.write("metrics", {"ts": [T0, T0 + DAY, T0 + 3 * DAY], "value": [1.0] * 3}, series="a")
+    with sql.transaction():
+        sql.execute("LOCK TABLE metrics IN ACCESS EXCLUSIVE MODE")
+        for options in ({"step": "auto"}, {"points": 9}, {"step": "1s"}):
+            began = time.monotonic()
+            with pytest.raises(QueryTimeout):
+                store.read("metrics", "a", START, END, timeout=0.3, **options)
+            assert 0.2 < time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("late", [0.0, 0.2, 9.0])
+def test_a_statement_gets_what_is_left_of_the_time(late: float) -> None:
+    query = build_query("metrics", "a", START, END, timeout=1.0)
+    left = _with_time_left(query, time.perf_counter() - late).timeout
+    assert left == pytest.approx(max(1.0 - late, 0.001), abs=0.05)
+    assert left >= 0.001
 
 
 def test_a_cancelled_read_ends_on_the_server_and_gives_back_a_clean_connection(

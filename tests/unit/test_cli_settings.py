@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from toolkit.cli import main
 from toolkit.cli.template import NOTES, defaults, template
 from toolkit.config import _KEYS, load_settings
+from toolkit.opening import check_conninfo
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,66 @@ def test_wrong_setting_is_named_with_its_file(text: str, said: str) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: toolkit.toml: ")
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'dsn = ["postgresql://u:S3CR3T@h/x"]',
+        'dsn.url = "postgresql://u:S3CR3T@h/x"',
+        'dsn = "postgresql://u:p@S3CR3T@h/x"',
+        'dsn = "host=S3CR3T@h"',
+    ],
+)
+def test_what_stands_for_a_conninfo_is_never_repeated(text: str) -> None:
+    Path("toolkit.toml").write_text(f"[database]\n{text}\n", "utf-8")
+    result = run("datasets")
+    assert result.exit_code == 2
+    assert "database.dsn" in result.stderr
+    assert "S3CR3T" not in result.output
+
+
+def test_abstract_socket_is_a_host() -> None:
+    check_conninfo("host=@toolkit", "flag")
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e300", "864001", "-inf", "0"])
+@pytest.mark.parametrize(
+    "key", ["connect_timeout", "pool_timeout", "statement_timeout", "max_idle"]
+)
+def test_times_beyond_reason_are_refused(
+    key: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("toolkit.toml").write_text(f"[pool]\n{key} = {value}\n", "utf-8")
+    result = run("config", "show")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert f"toolkit.toml: pool.{key}: " in result.stderr
+    monkeypatch.setenv(f"TOOLKIT_POOL_{key.upper()}", value)
+    assert f"$TOOLKIT_POOL_{key.upper()}: pool.{key}: " in run("config", "show").stderr
+
+
+def test_whole_number_beyond_reason_is_refused() -> None:
+    for key in ("max_size", "max_idle"):
+        Path("toolkit.toml").write_text(f"[pool]\n{key} = 1{'0' * 400}\n", "utf-8")
+        result = run("config", "show")
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert len(result.stderr) < 200
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("query", "x", "now-1d", "now", "--timeout", v) for v in ("inf", "nan", "1e300")),
+        ("query", "x", "now-1d", "now", "--limit", "2147483648"),
+        ("query", "x", "now-1d", "now", "--points", "2147483648"),
+        ("latest", "x", "-n", "2147483648"),
+        ("migrate", "up", "--wait", "nan"),
+    ],
+)
+def test_number_beyond_reason_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{arguments[-2]}'" in result.stderr
 
 
 def test_migrate_sql_needs_no_database() -> None:

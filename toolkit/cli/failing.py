@@ -33,6 +33,7 @@ class Failure(click.ClickException):
 def failing(*, is_debug: bool) -> Iterator[None]:
     """Raise what click can show in place of everything else that may come."""
     try:
+        _stand_in()
         try:
             yield
         finally:
@@ -61,6 +62,20 @@ def failing(*, is_debug: bool) -> Iterator[None]:
         raise Failure(
             f"this should not have happened: {type(error).__name__}: {what[0]}{hint}"
         ) from error
+
+
+def _stand_in() -> None:
+    """Put the null device where standard input or error is closed; without output, refuse.
+
+    What is closed Python has as None, and gives its number to the next file or connection.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - until the program ends
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as above
+        raise Failure("standard output is closed; send it to /dev/null where nobody reads it")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as above
 
 
 def _trace(is_debug: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli.choice import Choice, dataset_of
+from toolkit.cli.numbers import COUNT, Seconds
 
 if TYPE_CHECKING:
     from toolkit.store import Store
@@ -104,8 +105,10 @@ _question = _options(
         "'price is not null'. Several must all hold.",
     ),
     _columns,
-    click.option("--points", type=int, help="At most this many rows a series, keeping the shape."),
-    click.option("--limit", type=int, help="At most this many rows of the answer."),
+    click.option(
+        "--points", type=COUNT, help="At most this many rows a series, keeping the shape."
+    ),
+    click.option("--limit", type=COUNT, help="At most this many rows of the answer."),
     click.option("--descending", is_flag=True, help="Newest first."),
     _label,
     click.option("--group-by", metavar="KEY", help="Merge the series with one value of a label."),
@@ -116,7 +119,9 @@ _question = _options(
         show_default=True,
         help="Force a road; the values are the same on each.",
     ),
-    click.option("--timeout", type=float, metavar="SECONDS", help="Cancel the query after this."),
+    click.option(
+        "--timeout", type=Seconds(), metavar="SECONDS", help="Cancel the query after this."
+    ),
     _tz,
 )
 
@@ -218,7 +223,7 @@ def explain(choice: Choice, /, analyze: bool, as_json: bool, **options: Any) -> 
 @click.command()
 @click.argument("dataset")
 @click.argument("series", nargs=-1)
-@click.option("-n", default=1, show_default=True, help="How many of each series.")
+@click.option("-n", type=COUNT, default=1, show_default=True, help="How many of each series.")
 @_label
 @_columns
 @click.option("--step", help="Bars of this length instead of points.")

@@ -9,6 +9,7 @@ import click
 
 from toolkit.cli.choice import Choice, dataset_of
 from toolkit.cli.failing import FAILED
+from toolkit.cli.numbers import Seconds
 
 if TYPE_CHECKING:
     from toolkit.dataset import Dataset
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _wait = click.option(
     "--wait",
-    type=float,
+    type=Seconds(),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from toolkit.cli.render import confirmed
 from toolkit.config import environment
 from toolkit.local import Endpoints, LocalServers, Status, default_root
 
@@ -100,8 +101,7 @@ def status(context: click.Context, root: Path | None, name: str, as_json: bool) 
 def reset(root: Path | None, name: str, as_json: bool, yes: bool) -> None:
     """Stop the local servers and delete their data."""
     servers = _servers(root, name)
-    if not yes:
-        click.confirm(f"Delete all data in {servers.layout.home}?", abort=True, err=True)
+    confirmed(f"Delete all data in {servers.layout.home}?", is_sure=yes)
     servers.reset()
     click.echo(json.dumps({"reset": True}) if as_json else "stopped, and the data is deleted")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from toolkit.cli.loading.pieces import File
     from toolkit.store import Store
     from toolkit.writer import WriteReport
+    from toolkit_maintenance.refresh import Report
 
 
 @click.command()
@@ -288,10 +289,10 @@ def delete(
 def refresh(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
     """Bring the rollups up to now.
 
-    Of all datasets, or of those named. Answers are right without it, only slower; any number of
-    refreshes may run at once.
+    Of all datasets, or of those named; one that fails does not keep the others from it. Answers
+    are right without it, only slower; any number of refreshes may run at once.
     """
-    from toolkit.cli.render import echo_json, echo_table, working
+    from toolkit.cli.render import echo_json, working
     from toolkit_maintenance import refresh as job
 
     with choice.store() as store, working("refreshing") as say:
@@ -300,9 +301,22 @@ def refresh(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
             datasets or None,
             on_progress=lambda name, step, n: say(f"refreshing {name} {step}: {n:,} buckets"),
         )
+    if len(datasets) == 1:
+        for error in report.failed.values():
+            raise error
     if as_json:
-        echo_json({"refreshed": report.refreshed, "seconds": report.seconds})
-        return
+        said = {name: str(error) for name, error in report.failed.items()}
+        echo_json({"refreshed": report.refreshed, "failed": said, "seconds": report.seconds})
+    else:
+        _show_refreshed(report)
+    if report.failed:
+        count = len(report.failed) + len(report.refreshed)
+        raise Failure(f"{len(report.failed)} of {count} datasets could not be refreshed")
+
+
+def _show_refreshed(report: Report) -> None:
+    from toolkit.cli.render import echo_table, note
+
     rows = [
         (r.dataset, level.step, level.computed, level.written, level.removed)
         for r in report.refreshed
@@ -311,3 +325,5 @@ def refresh(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
     headers = ("dataset", "step", "computed", "written", "removed")
     echo_table(headers, rows, numbers=headers[2:])
     click.echo(f"{report.computed:,} buckets computed in {report.seconds:.1f} s")
+    for name, error in report.failed.items():
+        note(f"{name}: {error}")
