@@ -156,6 +156,9 @@ def _vwap(rows: list[Row], aggregate: Aggregate, dataset: Dataset) -> Any:
     size = total([abs(w) for w in weights])
     if math.isnan(below) or size == 0:
         return None
+    if math.isfinite(size) and abs(below) <= TOLERANCE * size:
+        # what is left of weights that cancel may be nothing at all in another order
+        return About(above / below if below else 0.0, math.inf) if below or size > 2**53 else None
     if below == 0:
         return About(0.0, math.inf) if any(w % 1 for w in weights) or size > 2**53 else None
     if math.isinf(below) or math.isinf(above) or math.isnan(above):

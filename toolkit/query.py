@@ -178,7 +178,7 @@ def _check_timeout(timeout: object) -> None:
         return
     is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if not is_number or not 0 < timeout <= _LONGEST:  # type: ignore[operator]  # a number
-        raise QueryError(f"timeout: {timeout!r} is not a number of seconds up to {_LONGEST:,}")
+        raise QueryError(f"timeout: {timeout!r} is not a positive number of seconds, at most {_LONGEST:,}")
 
 
 def _positive(value: object, what: str, minimum: int = 1) -> None:
@@ -186,7 +186,8 @@ def _positive(value: object, what: str, minimum: int = 1) -> None:
         return
     is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not is_whole or not minimum <= value <= _MOST:  # type: ignore[operator]  # a number
-        raise QueryError(f"{what}: {value!r} is not a whole number from {minimum} to {_MOST:,}")
+        least = f"of at least {minimum} and at most {_MOST:,}"
+        raise QueryError(f"{what}: {value!r} is not a whole number {least}")
 
 
 def _names(value: str | Iterable[str] | None, what: str) -> tuple[str, ...] | None:

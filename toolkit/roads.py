@@ -118,7 +118,9 @@ class Roads:
 
     async def latest(self, query: Query, n: int) -> Columns:
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n < 2**31:
-            raise QueryError(f"n: {n!r} is not a whole number from 1 to 2,147,483,647")
+            raise QueryError(
+                f"n: {n!r} is not a whole number of at least 1 and at most 2,147,483,647"
+            )
         started = time.perf_counter()
         columns = await self.newest.latest(query, n)
         assert isinstance(columns.plan, Plan)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from psycopg.sql import SQL, Composable, Composed, Identifier
+from psycopg.sql import SQL, Identifier
 
+from toolkit.batches import STAGE, arrays, bounds, parts
 from toolkit.catalog import Entry
-from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT
-from toolkit.ddl import STORED
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, Driver, Params, Transaction
 from toolkit.errors import (
@@ -34,7 +33,6 @@ from toolkit.timegrid import Span, iso, to_datetime
 
 MODES = ("upsert", "insert", "ignore")
 SMALL = 2_000  # rows; a batch up to here travels as arrays, a larger one through a stage
-_STAGE = ("pg_temp", "toolkit_stage")
 _MANY_PARTITIONS = 64  # MERGE plans every partition between its bounds
 _WEEK = 7 * 86_400_000_000
 _TRIES = 5
@@ -254,7 +252,7 @@ class Writer:
         ids: npt.NDArray[np.int32],
         mode: str,
     ) -> tuple[int, int]:
-        bounds = _bounds(batch)
+        within = bounds(batch)
         is_small = len(batch) <= SMALL
         if mode == "insert":
             await self._copy(transaction, entry, batch, ids, entry.dataset.name)
@@ -269,9 +267,9 @@ class Writer:
                     raise
         params: Params
         if is_small:
-            params = bounds | _arrays(batch, ids)
+            params = within | arrays(batch, ids)
         else:
-            params = bounds
+            params = within
             await transaction.fetch(self._text(entry, "prepare_merge", False))
             await transaction.execute(self._text(entry, "create_stage", False))
             await self._copy(transaction, entry, batch, ids, None)
@@ -328,7 +326,7 @@ class Writer:
             "ids": ids[batch.series[starts]].tolist(),
             "lows": [to_datetime(int(t)) for t in batch.ts[starts]],
             "highs": [to_datetime(int(t)) for t in batch.ts[ends]],
-            **_bounds(batch),
+            **bounds(batch),
         }
         rows = await transaction.fetch(self._text(entry, "probe_empty", False), params)
         return bool(rows[0][0])
@@ -343,7 +341,7 @@ class Writer:
     ) -> None:
         """Copy a batch into the dataset's rows, or (``table`` None) into the stage."""
         dataset = entry.dataset
-        into = Identifier(*_STAGE) if table is None else Identifier(entry.schema, table)
+        into = Identifier(*STAGE) if table is None else Identifier(entry.schema, table)
         columns = SQL(", ").join(Identifier(c) for c in (*dataset.key, *dataset.names))
         statement = SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(into, columns)
         pieces = encode(batch, ids, dataset.names, with_seq=dataset.has_seq)
@@ -390,7 +388,7 @@ class Writer:
         given: tuple[str, ...] | None = None,
     ) -> bytes:
         def make() -> bytes:
-            return compose(f"write/{statement}", **_parts(entry, is_small, given))
+            return compose(f"write/{statement}", **parts(entry, is_small, given))
 
         text: bytes = entry.once(("write", statement, is_small, given), make)
         return text
@@ -406,82 +404,6 @@ async def _each(
     end = object()
     while (frame := await driver.compute(next, frames, end)) is not end:
         yield frame
-
-
-def _parts(entry: Entry, is_small: bool, given: tuple[str, ...] | None) -> dict[str, Composable]:
-    """Return what the write statements are made of; ``given`` are the columns an upsert sets."""
-    dataset, schema = entry.dataset, entry.schema
-    values = dataset.names
-    changed = given or values
-    key = [Identifier(k) for k in dataset.key]
-    columns = [*key, *(Identifier(c) for c in values)]
-    kinds = {"series_id": "integer", "ts": "timestamptz", "seq": "bigint"}
-    types = {c: kinds.get(c) or STORED[dataset.column(c).base] for c in (*dataset.key, *values)}
-    declared = [SQL("{} {}").format(Identifier(c), _own(t)) for c, t in types.items()]
-    arrays = [SQL("%({})s::{}[]").format(_own(f"c_{c}"), _own(t)) for c, t in types.items()]
-    unnested = SQL("(SELECT * FROM unnest({}) AS n ({}))").format(
-        SQL(", ").join(arrays), SQL(", ").join(columns)
-    )
-
-    def each(before: str, names: Iterable[str]) -> Composed:
-        return SQL(", ").join(Identifier(before, n) for n in names)
-
-    def assign(before: str) -> Composed:
-        pairs = [SQL("{0} = {1}").format(Identifier(c), Identifier(before, c)) for c in changed]
-        return SQL(", ").join(pairs)
-
-    return {
-        "points": Identifier(schema, dataset.name),
-        "log": Identifier(schema, f"{dataset.name}_log"),
-        "series": Identifier(schema, "series"),
-        "source": unnested if is_small else Identifier(*_STAGE),
-        "same_key": SQL(" AND ").join(
-            SQL("t.{0} = s.{0}").format(Identifier(k)) for k in dataset.key
-        ),
-        "old": each("t", changed),
-        "new": each("s", changed),
-        "new_excluded": each("excluded", changed),
-        "assignments": assign("s"),
-        "excluded": assign("excluded"),
-        "columns": SQL(", ").join(columns),
-        "declared": SQL(", ").join(declared),
-        "values": each("s", (*dataset.key, *values)),
-        "key": each("s", dataset.key),
-        "key_columns": SQL(", ").join(key),
-    }
-
-
-def _own(text: str) -> SQL:
-    return SQL(text)
-
-
-def _bounds(batch: Batch) -> dict[str, Any]:
-    return {
-        "start": to_datetime(int(batch.ts.min())),
-        "end": to_datetime(int(batch.ts.max()) + 1),
-    }
-
-
-def _arrays(batch: Batch, ids: npt.NDArray[np.int32]) -> dict[str, Any]:
-    params: dict[str, Any] = {
-        "c_series_id": ids[batch.series].tolist(),
-        "c_ts": [to_datetime(t) for t in batch.ts.tolist()],
-    }
-    if batch.seq is not None:
-        params["c_seq"] = batch.seq.tolist()
-    for name, values in batch.values.items():
-        params[f"c_{name}"] = _listed(values, batch.categories.get(name))
-    return params
-
-
-def _listed(values: npt.NDArray[Any], names: tuple[str, ...] | None) -> list[Any]:
-    if names is not None:
-        return [None if c == NULL_CODE else names[c] for c in values.tolist()]
-    if values.dtype == np.float64:
-        return [None if v != v else v for v in values.tolist()]
-    if values.dtype == np.int8:
-        return [None if v == NULL_BOOL else bool(v) for v in values.tolist()]
-    return [None if v == NULL_INT else v for v in values.tolist()]
 
 
 def _steps(batch: Batch) -> dict[int, int]:

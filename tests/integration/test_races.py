@@ -119,6 +119,9 @@ class _Inside:
         self._step()
         return touched
 
+    def savepoint(self) -> Any:
+        return self._transaction.savepoint()
+
 
 def stepped(store: toolkit.Store, at: Callable[[int], None]) -> int:
     """Refresh, and call ``at`` at each place in it; return how many there were."""
