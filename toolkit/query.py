@@ -178,7 +178,8 @@ def _check_timeout(timeout: object) -> None:
         return
     is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if not is_number or not 0 < timeout <= _LONGEST:  # type: ignore[operator]  # a number
-        raise QueryError(f"timeout: {timeout!r} is not a positive number of seconds, at most {_LONGEST:,}")
+        most = f"at most {_LONGEST:,}"
+        raise QueryError(f"timeout: {timeout!r} is not a positive number of seconds, {most}")
 
 
 def _positive(value: object, what: str, minimum: int = 1) -> None:
