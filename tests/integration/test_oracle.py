@@ -316,16 +316,15 @@ def test_points_keep_to_their_number_and_are_rows_of_the_answer(stores: Any) -> 
         n = data.draw(st.integers(3, 30), "n")
         question = Question((name,), ANCHORS[0], max(ANCHORS) + 60_000_000)
         options = asked(question, READINGS) | {"points": n}
-        every = {(r.ts, r.seq): r.values for r in answer(points, question, READINGS)}
-        drawn = {k: v for k, v in every.items() if v["level"] is not None}
+        every = [(r.ts, r.values) for r in answer(points, question, READINGS)]
+        drawn = [row for row in every if row[1]["level"] is not None]
         for store in stores:
-            rows = plain(store.read("readings", name, **options))
-            picked = {(r.ts, r.seq): r.values for r in rows}
-            assert len(picked) == len(rows)
-            assert len(rows) <= n
-            assert all(drawn[k] == v for k, v in picked.items())
+            picked = [(r.ts, r.values) for r in plain(store.read("readings", name, **options))]
+            assert len(picked) <= n
+            assert all(row in drawn for row in picked)
             if len(drawn) <= n:
-                assert picked == drawn
+                assert len(picked) == len(drawn)
+                assert all(row in picked for row in drawn)
 
     run()
 
@@ -340,6 +339,5 @@ def test_a_step_finer_than_doubled_microseconds_is_no_division_by_zero(stores: A
         stores[0].write("trades", {"ts": ts, "seq": seq, "price": np.ones(size)}, series="a")
     for store in stores:
         span = ("2024-01-01T00:00Z", "2024-01-01T00:00:59Z")
-        with pytest.raises(QueryError, match="is finer than"):
-            store.read("trades", "a", *span, step="7s")
+        assert len(store.read("trades", "a", *span, step="7s")) == 1
         assert len(store.read("trades", "a", *span)) == 2
