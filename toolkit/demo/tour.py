@@ -74,7 +74,8 @@ def main(root: Path | None, since: datetime, chart_path: Path) -> None:
     """
     if since > _LATEST:
         raise click.BadParameter("the demo reads 2012: begin no later", param_hint="--since")
-    console = Console()
+    # a pipe says 80 columns, too few for the table of reads
+    console = Console(width=None if sys.stdout.isatty() else 140)
     started = time.perf_counter()
     try:
         chart.check_installed()
