@@ -78,8 +78,8 @@ def main(only: Sequence[str], json_path: Path | None, is_full: bool, dsn: str | 
         sys.exit(error.exit_code)
     finally:  # an error or an interrupt takes nothing away from the cases before it
         if found.results:
-            shown = progress if is_piped else Console(width=None if sys.stdout.isatty() else 180)
-            shown.print(report.table(found.results))
+            wide = Console(width=None if sys.stdout.isatty() else 180)
+            (progress if is_piped else wide).print(report.table(found.results))
     progress.print(f"took {time.perf_counter() - started:.0f} s")
     if json_path is not None:
         text = json.dumps(report.to_mapping(found.results, found.server), indent=2)
