@@ -27,22 +27,24 @@ WITH work AS (
           AND t.ts >= %(low)s AND t.ts < %(high)s
         GROUP BY 1
     ) AS b
-), emptied AS (
+), emptied AS MATERIALIZED (
     -- OFFSET 0: one index range a span; a join on the series alone would compare every bucket of
     -- a series with every span of it
-    SELECT s.series_id, b.ts
+    SELECT b.tableoid, b.ctid
     FROM spans AS s
     CROSS JOIN LATERAL (
-        SELECT t.ts FROM {relation} AS t
+        SELECT t.tableoid, t.ctid, t.ts FROM {relation} AS t
         WHERE t.series_id = s.series_id AND t.ts >= s.low AND t.ts < s.high
           AND t.ts >= %(low)s AND t.ts < %(high)s
         OFFSET 0
     ) AS b
     WHERE NOT EXISTS (SELECT FROM fresh AS f WHERE f.series_id = s.series_id AND f.ts = b.ts)
 ), gone AS (
+    -- by address, not by key: whatever the statistics say, this costs no more than the buckets
+    -- that go; nobody else writes to a rollup, so addresses hold still
     DELETE FROM {relation} AS g
-    USING emptied AS e
-    WHERE g.series_id = e.series_id AND g.ts = e.ts AND g.ts >= %(low)s AND g.ts < %(high)s
+    WHERE (g.tableoid, g.ctid) IN (SELECT e.tableoid, e.ctid FROM emptied AS e)
+      AND g.ts >= %(low)s AND g.ts < %(high)s
     RETURNING 1
 ), put AS (
     INSERT INTO {relation} AS g (series_id, ts{columns})
