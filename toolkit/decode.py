@@ -63,13 +63,15 @@ def unpack(packing: Packing, rows: Sequence[Sequence[Any]]) -> Unpacked:
     matrix = _matrix(len(packing.wide), rows)
     ts = matrix[0]
     ts += PG_EPOCH  # the key's time is never NULL
+    floats = matrix.view(_FLOAT)
     values: dict[str, Array] = {}
-    for at, (name, kind) in enumerate(packing.wide[1:], 1):
-        values[name] = matrix[at]
+    for at, (name, kind) in enumerate(packing.wide):
         if kind in _FLOATS:
-            values[name] = matrix[at].view(_FLOAT)
-        elif kind == "time":
-            _to_unix(matrix[at])
+            values[name] = floats[at]
+        elif at:
+            values[name] = matrix[at]
+            if kind == "time":
+                _to_unix(matrix[at])
     categories: dict[str, tuple[str, ...]] = {}
     for at, (name, kind) in enumerate(packing.narrow, 2):
         parts = [r[at] for r in rows if r[at]]

@@ -41,14 +41,14 @@ class Newest:
         Windows widen backwards from the newest partition: a series that is still being written
         costs ``n`` index entries however long its past is.
         """
-        entry = await self._directory.entry(query.dataset)
-        if query.series is None:
-            found = await self._directory.list_series(entry, query.labels)
+        entry = await self._directory.entry(query.asked.dataset)
+        if query.asked.series is None:
+            found = await self._directory.list_series(entry, query.asked.labels)
         else:
-            found = await self._directory.series(entry, query.series)
+            found = await self._directory.series(entry, query.asked.series)
         names, ids = tuple(s.name for s in found), [s.id for s in found]
-        columns = query.columns or entry.dataset.names
-        if query.grid is not None:
+        columns = query.asked.columns or entry.dataset.names
+        if query.asked.grid is not None:
             return await self._bars(query, entry, names, ids, n)
         for column in columns:
             entry.dataset.column(column)
@@ -108,18 +108,18 @@ class Newest:
     async def _bars(
         self, query: Query, entry: Entry, names: tuple[str, ...], ids: Sequence[int], n: int
     ) -> Columns:
-        assert query.grid is not None
+        assert query.asked.grid is not None
         last = await self._points(entry, ids, 1, ())
         if not len(last):
             return await self._reader.read(replace(query, span=Span(0, 0)))
-        newest = query.grid.floor(last.ts)
+        newest = query.asked.grid.floor(last.ts)
         parts = await self._partitioning.ranges(entry)
         floor = parts[0].span.start if parts else EARLIEST
         # one series that is fine enough allows the step, as in a read of all of them
         steps = [s.step or 0 for s in await self._directory.series(entry, names)]
-        may_be_finer = min(steps) <= query.grid.step.approximate_us
+        may_be_finer = min(steps) <= query.asked.grid.step.approximate_us
         answers: list[Columns] = []
-        for rows in _neighbours(newest, n * query.grid.step.approximate_us):
+        for rows in _neighbours(newest, n * query.asked.grid.step.approximate_us):
             group = tuple(names[last.series[row]] for row in sorted(rows))
             ends = newest[rows]
             span = Span(int(ends.min()), int(ends.max()))
@@ -136,11 +136,11 @@ class Newest:
         may_be_finer: bool,
     ) -> list[Columns]:
         """Return at least ``n`` bars of each series, where there are; ``newest`` spans the last."""
-        assert query.grid is not None
-        end = int(query.grid.edges(Span(newest.end, newest.end + 1))[-1])
+        assert query.asked.grid is not None
+        end = int(query.asked.grid.edges(Span(newest.end, newest.end + 1))[-1])
         reach, found = n, []
         while names:
-            start = max(floor, _back(query.grid, newest.start, reach))
+            start = max(floor, _back(query.asked.grid, newest.start, reach))
             mine = _of(query, names, Span(start, min(end, LATEST)))
             work = await self._reader.prepare(mine, may_be_finer=may_be_finer)
             answer = await self._reader.answer(work)
@@ -153,7 +153,7 @@ class Newest:
 
 
 def _of(query: Query, names: tuple[str, ...], span: Span) -> Query:
-    return replace(query, series=names, labels=None, span=span)
+    return Query(replace(query.asked, series=names, labels=None), span, query.timeout)
 
 
 def _neighbours(newest: Instants, apart: int) -> list[Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from toolkit.timegrid import Grid, Span, Step, zone
 
 _LONGEST = 864_000  # seconds: ten days
 _MOST = 2**31 - 1
+_FEW = 16  # names of a question that is remembered
 STRATEGIES = ("auto", "direct", "aggregated", "downsampled")
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "in", "is null", "is not null")
 
@@ -34,17 +37,18 @@ class Condition:
             raise QueryError(f"where: {self.column!r} in … needs a list of values")
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What is asked; see :meth:`toolkit.Store.read` for the meaning of each field.
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """All of a query but when; see :meth:`toolkit.Store.read` for the meaning of each field.
 
     ``series`` None means all that carry ``labels``. ``grid`` is None for native points;
-    ``is_auto`` leaves the resolution to the chooser, in the zone of ``tz``.
+    ``is_auto`` leaves the resolution to the chooser, in the zone of ``tz``. Equal only to
+    itself: who asks the same again gets the same object, and what was worked out for it is
+    found by its address.
     """
 
     dataset: str
     series: tuple[str, ...] | None
-    span: Span
     labels: Mapping[str, str] | None = None
     columns: tuple[str, ...] | None = None
     agg: tuple[tuple[str, str], ...] = ()
@@ -57,12 +61,20 @@ class Query:
     limit: int | None = None
     descending: bool = False
     strategy: str = "auto"
-    timeout: float | None = None
 
     @property
     def is_native(self) -> bool:
         """Whether points, not bars, are asked for."""
         return self.grid is None and not self.is_auto
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question: what is asked, the range of time it is about, and the seconds it may take."""
+
+    asked: Asked
+    span: Span
+    timeout: float | None = None
 
 
 def build_query(
@@ -84,59 +96,90 @@ def build_query(
     strategy: str = "auto",
     timeout: float | None = None,
 ) -> Query:
-    """Build a query from what callers write, or say what is wrong with it."""
+    """Build a query from what callers write, or say what is wrong with it.
+
+    What was asked before is not checked again: a service asks a few things about many ranges.
+    """
+    if timeout is not None:
+        _check_timeout(timeout)
+    names = (series,) if type(series) is str else _names(series, "series")
+    shown = columns if columns is None else _names(columns, "columns")
+    rest = (step, tz, points, group_by, limit, descending, strategy)
+    asked = None
+    if labels is None and agg is None and where is None and (names is None or len(names) <= _FEW):
+        with suppress(TypeError):  # something that cannot be a key: below it is said what is wrong
+            asked = _ask_again(dataset, names, shown, *rest)
+    if asked is None:
+        asked = _ask(dataset, names, shown, *rest, labels, agg, conditions(where))
+    return Query(asked, Span.between(start, end), timeout)
+
+
+def _ask(
+    dataset: str,
+    names: tuple[str, ...] | None,
+    columns: tuple[str, ...] | None,
+    step: str | Step | None,
+    tz: str,
+    points: int | None,
+    group_by: str | None,
+    limit: int | None,
+    descending: bool,
+    strategy: str,
+    labels: Mapping[str, str] | None = None,
+    agg: Mapping[str, str | Iterable[str]] | None = None,
+    where: tuple[Condition, ...] = (),
+) -> Asked:
     if not isinstance(dataset, str):
         raise QueryError(f"dataset: expected a name, got {type(dataset).__name__}")
     if strategy not in STRATEGIES:
         raise QueryError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}")
     _positive(points, "points", minimum=3)
     _positive(limit, "limit")
-    _check_timeout(timeout)
     if not isinstance(tz, str):
         raise QueryError(f"tz: expected the name of a time zone, got {type(tz).__name__}")
-    names = _names(series, "series")
     if names is not None and labels:
         raise QueryError("give either series or labels, not both")
-    span = Span.between(start, end)
     grid = None if step is None or step == "auto" else Grid(Step.parse(step), tz)
     if grid is None and tz != "UTC":
         zone(tz)  # an unknown zone is refused whether it is used or not
-    query = Query(
+    asked = Asked(
         dataset=dataset,
         series=names,
-        span=span,
         labels=_labels(labels),
-        columns=_names(columns, "columns"),
+        columns=columns,
         agg=_agg(agg),
         grid=grid,
         is_auto=step == "auto",
         tz=tz,
         points=None if points is None else int(points),
         group_by=group_by,
-        where=conditions(where),
+        where=where,
         limit=None if limit is None else int(limit),
         descending=bool(descending),
         strategy=strategy,
-        timeout=timeout,
     )
-    _check_together(query)
-    return query
+    _check_together(asked)
+    return asked
 
 
-def _check_together(query: Query) -> None:
-    if query.points is not None and not query.is_native:
+# typed: a limit of True is not one of 1; what is refused is not remembered
+_ask_again = lru_cache(maxsize=4_096, typed=True)(_ask)
+
+
+def _check_together(asked: Asked) -> None:
+    if asked.points is not None and not asked.is_native:
         raise QueryError("points= picks among native points itself; leave out step")
-    if query.points is not None and query.limit is not None:
+    if asked.points is not None and asked.limit is not None:
         raise QueryError("give either points or limit, not both")
-    if query.is_native and query.agg:
+    if asked.is_native and asked.agg:
         raise QueryError("agg needs a step: give step='1h', or step='auto'")
-    if query.is_native and query.group_by:
+    if asked.is_native and asked.group_by:
         raise QueryError("group_by needs a step: give step='1h', or step='auto'")
-    if query.is_native and query.points is None and query.strategy in ("aggregated", "downsampled"):
+    if asked.is_native and asked.points is None and asked.strategy in ("aggregated", "downsampled"):
         raise QueryError(
-            f"strategy {query.strategy!r} cannot answer native points; give a step, or points="
+            f"strategy {asked.strategy!r} cannot answer native points; give a step, or points="
         )
-    if query.points is not None and query.strategy == "aggregated":
+    if asked.points is not None and asked.strategy == "aggregated":
         raise QueryError("strategy 'aggregated' cannot pick points; use direct or downsampled")
 
 
@@ -174,8 +217,6 @@ def _listed(operator: object, value: object) -> object:
 
 
 def _check_timeout(timeout: object) -> None:
-    if timeout is None:
-        return
     is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if not is_number or not 0 < timeout <= _LONGEST:  # type: ignore[operator]  # a number
         most = f"at most {_LONGEST:,}"

@@ -133,9 +133,9 @@ class Roads:
         if rows < 1:
             raise QueryError(f"rows: {rows!r} is not at least 1")
         for name in ("limit", "points", "group_by"):
-            if getattr(query, name) is not None:
+            if getattr(query.asked, name) is not None:
                 raise QueryError(f"stream: {name} is for read; a stream yields everything")
-        if query.descending or query.is_auto:
+        if query.asked.descending or query.asked.is_auto:
             raise QueryError("stream: oldest first, native or with a given step")
         self.counters.add(streams=1)
         # closed here, not by the garbage collector: a stream left early gives its connection back
@@ -163,9 +163,9 @@ class Roads:
 
     async def delete(self, dataset: str, series: Any, start: object, end: object) -> int:
         query = build_query(dataset, series, start, end)
-        if query.series is None:
+        if query.asked.series is None:
             raise QueryError("delete: name the series; to empty a dataset, drop its partitions")
-        count = await self.writer.delete(dataset, query.series, query.span)
+        count = await self.writer.delete(dataset, query.asked.series, query.span)
         self.counters.add(deletes=1, rows_deleted=count)
         return count
 

@@ -80,11 +80,13 @@ def _drawable(values: Any) -> Any:
 
 def ordered(query: Query, plan: Plan, series: Any, count: int) -> Any:
     """Return the rows to answer with, in order; None for all as they are."""
-    is_native = plan.grid is None and query.points is None
-    computed_here = not is_native and (plan.strategy != "aggregated" or query.group_by is not None)
+    is_native = plan.grid is None and query.asked.points is None
+    computed_here = not is_native and (
+        plan.strategy != "aggregated" or query.asked.group_by is not None
+    )
     rows: Any = None
-    if query.descending and computed_here:
+    if query.asked.descending and computed_here:
         rows = np.lexsort((np.arange(count)[::-1], series))
-    if query.limit is not None and count > query.limit:
-        rows = slice(query.limit) if rows is None else rows[: query.limit]
+    if query.asked.limit is not None and count > query.asked.limit:
+        rows = slice(query.asked.limit) if rows is None else rows[: query.asked.limit]
     return rows

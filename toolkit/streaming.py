@@ -12,10 +12,11 @@ from toolkit.directory import Directory
 from toolkit.drivers import Driver, Transaction
 from toolkit.drivers.inside import InsideDriver
 from toolkit.query import Query
-from toolkit.reader import Found, Reader, point_columns
+from toolkit.reader import Reader
 from toolkit.strategy import compose
 from toolkit.strategy.params import range_params, where_params
 from toolkit.timegrid import Grid, Span, to_datetime
+from toolkit.work import Found, point_columns
 
 
 class Streamer:
@@ -28,19 +29,20 @@ class Streamer:
 
     async def stream(self, query: Query, rows: int) -> AsyncGenerator[Columns]:
         """Yield the answer in pieces of at most ``rows`` rows, series after series."""
-        entry = await self._directory.entry(query.dataset)
-        if query.series is None:
-            found = await self._directory.list_series(entry, query.labels)
+        entry = await self._directory.entry(query.asked.dataset)
+        if query.asked.series is None:
+            found = await self._directory.list_series(entry, query.asked.labels)
         else:
-            found = await self._directory.series(entry, query.series)
+            found = await self._directory.series(entry, query.asked.series)
         async with self._driver.transaction(
             repeatable=True, read_only=True, timeout=query.timeout
         ) as transaction:
             inside = InsideDriver(self._driver, transaction)
             reader = Reader(inside, self._directory.inside(inside), self._limits)
             for series in found:
-                mine = replace(query, series=(series.name,), labels=None)
-                if query.grid is None:
+                asked = replace(query.asked, series=(series.name,), labels=None)
+                mine = replace(query, asked=asked)
+                if query.asked.grid is None:
                     pieces = self._points(transaction, reader, mine, rows)
                 else:
                     pieces = self._bars(reader, mine, rows)
@@ -58,7 +60,7 @@ class Streamer:
         packing = compose.packing_of_points(entry, columns)
         params: dict[str, object] = {
             **work.targets.params,
-            **where_params(query.where, entry),
+            **where_params(query.asked.where, entry),
             **range_params(query.span),
             "limit": rows,
         }
@@ -67,12 +69,12 @@ class Streamer:
                 entry,
                 columns,
                 source="one",
-                where=query.where,
+                where=query.asked.where,
                 has_limit=True,
                 after="after_ts" in params,
             )
             answer = await transaction.fetch(statement, params)
-            table, names = await reader.table(work, answer, packing)
+            table, names = await reader.fetcher.table(work, answer, packing)
             if len(table):
                 yield await reader.finish(work, Found(table, names, {"points": len(table)}))
             if len(table) < rows:
@@ -84,21 +86,23 @@ class Streamer:
 
     async def _bars(self, reader: Reader, query: Query, rows: int) -> AsyncGenerator[Columns]:
         """Go on after the window before; over a gap, at the next point."""
-        assert query.grid is not None
-        work = await reader.prepare(query)
+        assert query.asked.grid is not None
+        work, fetcher = await reader.prepare(query), reader.fetcher
         if work.plan.strategy == "direct":
             work = replace(work, plan=replace(work.plan, strategy="aggregated"))
         # the series may have points in a small part of the range only
-        extent = (await reader.density(query, work.entry, work.targets, cap=1)).extent
+        extent = (await fetcher.density(query, work.entry, work.targets, cap=1)).extent
         while not extent.is_empty:
-            window = Span(extent.start, _window_end(query.grid, extent, rows))
+            window = Span(extent.start, _window_end(query.asked.grid, extent, rows))
             piece = await reader.answer(replace(work, query=replace(query, span=window)))
             if len(piece):
                 yield piece
             extent = Span(window.end, extent.end)
             if not len(piece) and not extent.is_empty:
                 rest = replace(query, span=extent)
-                extent = (await reader.density(rest, work.entry, work.targets, cap=1)).extent
+                extent = (
+                    await reader.fetcher.density(rest, work.entry, work.targets, cap=1)
+                ).extent
 
 
 def _window_end(grid: Grid, extent: Span, buckets: int) -> int:

@@ -46,6 +46,8 @@ def to_us(value: object, what: str = "time") -> int:
     """
     if isinstance(value, str):
         value = _parse_iso(value, what)
+    if type(value) is datetime and value.tzinfo is UTC:
+        return (value - _EPOCH) // _MICROSECOND
     if isinstance(value, np.datetime64):
         if np.isnat(value):
             raise QueryError(f"{what}: NaT is not a point in time")

@@ -272,7 +272,7 @@ def test_when_one_task_fails_the_others_are_cancelled_and_the_caller_told_once(
 def test_an_interrupted_read_leaves_no_statement_running(
     database: Database, blocking: toolkit.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.reader.PIECE", 10)
+    monkeypatch.setattr("toolkit.fetcher.PIECE", 10)
     fetch, asked = BlockingTransaction.fetch, threading.Semaphore(5)
     count = 0
 

@@ -21,7 +21,7 @@ import toolkit
 from toolkit.config import Settings
 from toolkit.errors import QueryError, QueryTimeout, UnknownName
 from toolkit.query import build_query
-from toolkit.reader import _with_time_left
+from toolkit.work import with_time_left
 
 T0 = datetime(2024, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -283,7 +283,7 @@ def test_a_deadline_is_one_for_all_the_statements_of_a_read(
 @pytest.mark.parametrize("late", [0.0, 0.2, 9.0])
 def test_a_statement_gets_what_is_left_of_the_time(late: float) -> None:
     query = build_query("metrics", "a", START, END, timeout=1.0)
-    left = _with_time_left(query, time.perf_counter() - late).timeout
+    left = with_time_left(query, time.perf_counter() - late).timeout
     assert left == pytest.approx(max(1.0 - late, 0.001), abs=0.05)
     assert left >= 0.001
 

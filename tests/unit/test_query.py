@@ -31,18 +31,18 @@ def test_a_query_holds_what_was_asked() -> None:
         limit=3,
         agg={"value": ["max", "min"]},
     )
-    assert query.series == ("a", "b")
+    assert query.asked.series == ("a", "b")
     assert query.span == Span(to_us(T0), to_us(T1))
-    assert query.grid == Grid(Step(1, "d"), "Europe/Berlin")
-    assert query.columns == ("value",)
-    assert query.agg == (("value", "max"), ("value", "min"))
-    assert not query.is_native
+    assert query.asked.grid == Grid(Step(1, "d"), "Europe/Berlin")
+    assert query.asked.columns == ("value",)
+    assert query.asked.agg == (("value", "max"), ("value", "min"))
+    assert not query.asked.is_native
 
 
 def test_native_points_are_what_no_step_means() -> None:
-    assert build().is_native
-    assert not build(step="auto").is_native
-    assert build(step="auto").grid is None
+    assert build().asked.is_native
+    assert not build(step="auto").asked.is_native
+    assert build(step="auto").asked.grid is None
 
 
 @pytest.mark.parametrize(
@@ -140,3 +140,26 @@ def test_a_value_is_compared_as_it_is_stored(value: Any, type: str, stored: Any)
 def test_a_value_that_no_stored_one_can_equal_is_refused(value: Any, type: str) -> None:
     with pytest.raises(QueryError, match="cannot be compared"):
         comparable(Condition("c", "=", value), Column("c", type))
+
+
+def test_the_same_question_about_another_range_is_the_same_object() -> None:
+    first = build_query("metrics", "a", T0, T1, columns=["value"], limit=1)
+    again = build_query("metrics", ["a"], T0, T0, columns="value", limit=1)
+    assert again.asked is first.asked
+    assert again.span != first.span
+    assert build_query("metrics", "b", T0, T1, columns="value", limit=1).asked is not first.asked
+
+
+def test_trap_true_is_one_and_no_limit() -> None:
+    assert build_query("metrics", "a", T0, T1, limit=1).asked.limit == 1
+    with pytest.raises(QueryError, match="limit: True is not a whole number"):
+        build_query("metrics", "a", T0, T1, limit=True)
+    with pytest.raises(QueryError, match=r"points: 3\.0 is not a whole number"):
+        build_query("metrics", "a", T0, T1, points=3.0)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_a_key_is_refused_by_its_name() -> None:
+    with pytest.raises(QueryError, match="unknown step"):
+        build_query("metrics", "a", T0, T1, step=["1h"])  # type: ignore[arg-type]
+    with pytest.raises(QueryError, match="dataset: expected a name, got list"):
+        build_query(["metrics"], "a", T0, T1)  # type: ignore[arg-type]

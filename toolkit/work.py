@@ -1,0 +1,87 @@
+"""A read on its way: what a query goes to, how it will be answered, and what was found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from toolkit.catalog import Entry
+from toolkit.dataset import Dataset
+from toolkit.drivers import Params
+from toolkit.query import Query
+from toolkit.reduce import Table
+from toolkit.strategy import Plan, compose
+
+_LEAST_TIME = 0.001  # seconds that a statement gets, however late it is
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The series a query goes to: by id where they were named, else by their labels.
+
+    ``step`` is the smallest distance of their points in µs, None where one is irregular.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    source: compose.Source
+    params: Params
+    step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A query with all that was looked up for it, and how it will be answered."""
+
+    query: Query
+    entry: Entry
+    targets: Targets
+    plan: Plan
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a source gave: rows, the names of their series codes, and the rows it touched."""
+
+    table: Table
+    names: tuple[str, ...]
+    sources: Mapping[str, int]
+
+
+def with_time_left(query: Query, started: float) -> Query:
+    """Return the query with what is left of its deadline, at least a millisecond."""
+    if query.timeout is None:
+        return query
+    left = query.timeout - (time.perf_counter() - started)
+    return replace(query, timeout=max(left, _LEAST_TIME))
+
+
+def from_now(work: Work) -> Work:
+    """Return the work as if it began now, with what is left of its time."""
+    if work.query.timeout is None:
+        return work
+    query = with_time_left(work.query, work.started)
+    return replace(work, query=query, started=time.perf_counter())
+
+
+def types_of(plan: Plan, dataset: Dataset) -> dict[str, str]:
+    """Return the types of an answer's columns."""
+    if plan.grid is None:
+        return {c: dataset.column(c).type for c in plan.columns}
+    return {a.name: dataset.answer_type(a) for a in plan.aggregates}
+
+
+def is_backwards(query: Query, plan: Plan) -> bool:
+    """Return whether points are fetched newest first; buckets and pictures are made forwards."""
+    return query.asked.descending and plan.grid is None and query.asked.points is None
+
+
+def point_columns(query: Query, dataset: Dataset, plan: Plan) -> tuple[str, ...]:
+    """Return the value columns that a plan reads points of."""
+    if plan.grid is not None:
+        return tuple(dict.fromkeys(c for a in plan.aggregates for c in a.inputs))
+    if query.asked.points is not None and dataset.chart not in plan.columns:
+        return (*plan.columns, dataset.chart)
+    return plan.columns
