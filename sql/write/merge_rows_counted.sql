@@ -5,7 +5,8 @@ WITH merged AS (
     MERGE INTO {points} AS t
     USING {source} AS s
     ON {same_key} AND t.ts >= %(start)s AND t.ts < %(end)s
-    WHEN MATCHED AND ROW({old})::record *<> ROW({new})::record THEN UPDATE SET {assignments}
+    WHEN MATCHED AND (ROW({old}) IS DISTINCT FROM ROW({new})
+                      OR ROW({old})::record *<> ROW({new})::record) THEN UPDATE SET {assignments}
     WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})
     RETURNING merge_action() AS action
 )
