@@ -90,8 +90,9 @@ class Entry:
 class Catalog:
     """The memory of names: shared by threads; it never waits for a server itself.
 
-    Ids are never reused, so what is remembered can be out of date only by lacking new names;
-    the caller looks those up and adds them.
+    Ids are never reused, so what is remembered can be out of date only by lacking new names,
+    which the caller looks up and adds, or by naming what is gone and has no points any more:
+    ``Directory.confirm`` finds that out for who found none.
     """
 
     def __init__(self) -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 
 from toolkit.catalog import REVISION, VERSION_TABLE, Catalog, Entry, Series
 from toolkit.drivers import Driver, Params, Rows, Server
-from toolkit.errors import DatabaseError, QueryError, SchemaError, UnknownName
+from toolkit.errors import DatabaseError, QueryError, QueryTimeout, SchemaError, UnknownName
 from toolkit.statements import Part, compose, name
 
 _log = logging.getLogger("toolkit.directory")
 _MAX_AGE = 60.0  # seconds
+_LEAST_TIME = 0.001  # seconds that a statement gets, however late it is
 
 
 class Directory:
-    """The names of one schema on one server; safe to share as its parts are."""
+    """The names of one schema on one server; safe to share as its parts are.
+
+    ``timeout`` bounds a whole look-up, in seconds, however many statements that takes.
+    """
 
     def __init__(
         self,
@@ -50,46 +54,86 @@ class Directory:
             may_write=False,
         )
 
-    async def entry(self, dataset: str) -> Entry:
+    async def entry(self, dataset: str, *, timeout: float | None = None) -> Entry:
         """Return a dataset's entry, or say which datasets there are.
 
         What is remembered is read again once a minute: a dataset may have been dropped and
-        made anew by somebody else.
+        made anew by somebody else. Who finds nothing in it does not wait that long: see
+        :meth:`confirm`.
         """
         found = self.catalog.entry(dataset)
         if found is None or self._clock() - self._loaded_at > _MAX_AGE:
-            await self.load()
+            await self.load(timeout=timeout)
             found = self.catalog.known(dataset)
         return found
 
-    async def load(self) -> tuple[Entry, ...]:
+    async def load(self, *, timeout: float | None = None) -> tuple[Entry, ...]:
         """Read all datasets from the database; refuse a schema this version does not know."""
-        sysid = await self.identify()
-        await self._check_revision()
-        rows = await self.run("catalog/list_datasets", "dataset", "rollup")
+        left = self._counting_down(timeout)
+        sysid = await self.identify(timeout=left())
+        await self._check_revision(left())
+        rows = await self.run("catalog/list_datasets", "dataset", "rollup", timeout=left())
         self._loaded_at = self._clock()
         self.catalog.remember(
             Entry.from_row((row[0], row[1], row[2]), self.schema, sysid) for row in rows
         )
         return self.catalog.entries()
 
-    async def identify(self) -> int | None:
+    async def confirm(
+        self, entry: Entry, series: Mapping[int, str], *, timeout: float | None = None
+    ) -> None:
+        """Raise SchemaError if series by id, or without any their dataset, are not ours any more.
+
+        For who found no points under them: what is dropped and made anew by somebody else has
+        other ids, and the old ones answer with nothing. Costs a round trip.
+        """
+        dataset = entry.dataset.name
+        params: Params
+        if series:  # each of them holds on to its dataset
+            params = {"ids": list(series)}
+            text = "catalog/list_series_by_id"
+            rows = await self.run(text, "series", params=params, timeout=timeout)
+            is_current = {row[0]: row[1] for row in rows} == series
+        else:
+            params = {"dataset_id": entry.id, "name": dataset}
+            rows = await self.run("catalog/is_current", "dataset", params=params, timeout=timeout)
+            is_current = rows[0][0]
+        if is_current:
+            return
+        _log.info("dataset %s or series of it were made anew", dataset)
+        self.catalog.forget()
+        raise SchemaError(
+            f"dataset {dataset!r} or series of it were made anew meanwhile; ask again"
+        )
+
+    async def confirmed(self, dataset: str) -> Entry:
+        """Return a dataset's entry as the database has it now; a statement more than ``entry``."""
+        entry = await self.entry(dataset)
+        try:
+            await self.confirm(entry, {})
+        except SchemaError:
+            entry = await self.entry(dataset)
+        return entry
+
+    async def identify(self, *, timeout: float | None = None) -> int | None:
         """Return the system identifier of the server as it is now; None where it is not told.
 
         Transaction ids, and with them every cursor, mean something on the server they come from
         only, and a database can be restored elsewhere under an address that stays.
         """
         try:
-            rows = await self.run("session/identify_server")
+            rows = await self.run("session/identify_server", timeout=timeout)
+        except QueryTimeout:
+            raise
         except (DatabaseError, SchemaError) as error:
             _log.debug("the server does not tell its system identifier: %s", error)
             return None
         sysid: int = rows[0][0]
         return sysid
 
-    async def _check_revision(self) -> None:
+    async def _check_revision(self, timeout: float | None) -> None:
         try:
-            rows = await self.run("catalog/read_version", VERSION_TABLE)
+            rows = await self.run("catalog/read_version", VERSION_TABLE, timeout=timeout)
         except SchemaError:
             rows = []
         revision = rows[0][0] if rows else None
@@ -109,57 +153,85 @@ class Directory:
                 "while a deployment is under way"
             )
 
-    async def series(self, entry: Entry, names: Sequence[str]) -> list[Series]:
+    async def series(
+        self, entry: Entry, names: Sequence[str], *, timeout: float | None = None
+    ) -> list[Series]:
         """Return series by name, in the order given, or name one that does not exist."""
         found, missing = self.catalog.series(entry, names)
+        if not missing:
+            return found
+        left = self._counting_down(timeout)
+        await self._find(entry, missing, left())
+        found, missing = self.catalog.series(entry, names)
         if missing:
-            await self._find(entry, missing)
-            found, missing = self.catalog.series(entry, names)
-        if missing:
-            known = [s.name for s in await self.list_series(entry)]
+            known = [s.name for s in await self.list_series(entry, timeout=left())]
             raise UnknownName("series", missing[0], known, f"dataset {entry.dataset.name!r}")
         return found
 
-    async def _find(self, entry: Entry, names: Sequence[str]) -> None:
+    async def _find(self, entry: Entry, names: Sequence[str], timeout: float | None = None) -> None:
         params = {"dataset_id": entry.id, "names": list(names)}
-        rows = await self.run("catalog/find_series", "series", params=params)
+        rows = await self.run("catalog/find_series", "series", params=params, timeout=timeout)
         self.catalog.add_series(entry, (Series(*row) for row in rows))
 
     async def list_series(
-        self, entry: Entry, labels: Mapping[str, str] | None = None
+        self,
+        entry: Entry,
+        labels: Mapping[str, str] | None = None,
+        *,
+        timeout: float | None = None,
     ) -> list[Series]:
         """Return the series that carry all of ``labels``, by name."""
+        left = self._counting_down(timeout)
         params = {"dataset_id": entry.id, "labels": json.dumps(dict(labels or {}))}
-        rows = await self.run("catalog/list_series", "series", params=params)
+        rows = await self.run("catalog/list_series", "series", params=params, timeout=left())
         found = [Series(*row) for row in rows]
+        if not found:
+            await self.confirm(entry, {}, timeout=left())
         self.catalog.add_series(entry, found)
         return found
 
-    async def series_by_id(self, entry: Entry, ids: Iterable[int]) -> dict[int, Series]:
-        """Return series by id as the database has them now."""
-        rows = await self.run("catalog/list_series_by_id", "series", params={"ids": list(ids)})
-        found = [Series(*row) for row in rows]
-        self.catalog.add_series(entry, found)
-        return {s.id: s for s in found}
+    async def series_by_id(
+        self, entry: Entry, ids: Sequence[int], *, timeout: float | None = None
+    ) -> dict[int, Series]:
+        """Return series by id as the database has them now; SchemaError if one is gone."""
+        params = {"ids": list(ids)}
+        rows = await self.run("catalog/list_series_by_id", "series", params=params, timeout=timeout)
+        found = {row[0]: Series(*row) for row in rows}
+        if len(found) < len(set(ids)):
+            self.catalog.forget()
+            raise SchemaError(
+                f"series of dataset {entry.dataset.name!r} are gone meanwhile; ask again"
+            )
+        self.catalog.add_series(entry, found.values())
+        return found
 
-    async def names(self, entry: Entry, ids: Sequence[int]) -> dict[int, str]:
+    async def names(
+        self, entry: Entry, ids: Sequence[int], *, timeout: float | None = None
+    ) -> dict[int, str]:
         """Return the names of series ids."""
         known = self.catalog.names(ids)
         missing = [i for i in ids if i not in known]
         if missing:
-            fresh = await self.series_by_id(entry, missing)
+            fresh = await self.series_by_id(entry, missing, timeout=timeout)
             known |= {i: s.name for i, s in fresh.items()}
         return known
 
-    async def make_series(self, entry: Entry, steps: Mapping[str, int | None]) -> dict[str, Series]:
+    async def make_series(
+        self,
+        entry: Entry,
+        steps: Mapping[str, int | None],
+        *,
+        timeout: float | None = None,
+    ) -> dict[str, Series]:
         """Return series by name, made where missing; ``steps`` gives each its step in µs.
 
         A series whose recorded step is coarser than the one given takes the finer one.
         """
+        left = self._counting_down(timeout)
         names = sorted(steps)
         found, missing = self.catalog.series(entry, names)
         if missing:
-            await self._find(entry, missing)
+            await self._find(entry, missing, left())
             found, missing = self.catalog.series(entry, names)
         if missing:
             params: Params = {
@@ -167,8 +239,13 @@ class Directory:
                 "names": missing,
                 "steps": [_interval(steps[n]) for n in missing],
             }
-            await self.run("catalog/add_series", "series", params=params, returns=False)
-            await self._find(entry, missing)
+            try:
+                await self._put("catalog/add_series", params, left())
+            except DatabaseError as error:
+                if error.sqlstate == "23503":  # there is no such dataset any more
+                    await self.confirm(entry, {}, timeout=left())
+                raise
+            await self._find(entry, missing, left())
             found, _ = self.catalog.series(entry, names)
         finer = [
             (s, step)
@@ -180,8 +257,8 @@ class Directory:
                 "ids": [s.id for s, _ in finer],
                 "steps": [_interval(step) for _, step in finer],
             }
-            await self.run("catalog/set_step", "series", params=params, returns=False)
-            await self._find(entry, [s.name for s, _ in finer])
+            await self._put("catalog/set_step", params, left())
+            await self._find(entry, [s.name for s, _ in finer], left())
         found, _ = self.catalog.series(entry, names)
         return {s.name: s for s in found}
 
@@ -195,6 +272,11 @@ class Directory:
         await self.series(entry, [series])
         params = {"dataset_id": entry.id, "name": series, "labels": json.dumps(dict(labels))}
         rows = await self.run("catalog/set_labels", "series", params=params)
+        if not rows:
+            self.catalog.forget()
+            raise SchemaError(
+                f"series {series!r} of dataset {entry.dataset.name!r} is gone meanwhile; ask again"
+            )
         await self._find(entry, [series])
         result: dict[str, str] = rows[0][0]
         return result
@@ -203,15 +285,27 @@ class Directory:
         return await self.driver.open()
 
     async def run(
-        self, statement: str, *tables: str, params: Params | None = None, returns: bool = True
+        self,
+        statement: str,
+        *tables: str,
+        params: Params | None = None,
+        timeout: float | None = None,
     ) -> Rows:
         """Run a statement whose open places are tables of the schema."""
         text = _statement(statement, self.schema, tables)
-        if returns:
-            return await self.driver.fetch(text, params)
-        async with self.driver.transaction() as transaction:
+        return await self.driver.fetch(text, params, timeout=timeout)
+
+    async def _put(self, statement: str, params: Params, timeout: float | None) -> None:
+        text = _statement(statement, self.schema, ("series",))
+        async with self.driver.transaction(timeout=timeout) as transaction:
             await transaction.execute(text, params)
-        return []
+
+    def _counting_down(self, timeout: float | None) -> Callable[[], float | None]:
+        """Return what tells how much of a timeout is left, from now on."""
+        if timeout is None:
+            return lambda: None
+        until = self._clock() + timeout
+        return lambda: max(until - self._clock(), _LEAST_TIME)
 
 
 @lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,14 @@ from toolkit.catalog import Entry
 from toolkit.decode import Packing
 from toolkit.directory import Directory
 from toolkit.drivers import OUT_OF_RANGE, Driver, Params, Rows, Transaction
-from toolkit.errors import DatabaseError, QueryTimeout, Unavailable
+from toolkit.errors import DatabaseError, QueryError, QueryTimeout, Unavailable
 from toolkit.query import Query
-from toolkit.reduce import Table, bucket_points, merge
+from toolkit.reduce import NO_ADDEND, Table, bucket_points, merge
 from toolkit.strategy import Density, compose
 from toolkit.strategy.choose import even_edges
 from toolkit.strategy.params import grid_params, range_params, rollup_params, where_params
 from toolkit.timegrid import Grid, Span, Step
-from toolkit.work import Found, Targets, Work, from_now, is_backwards, point_columns
+from toolkit.work import Found, Targets, Work, from_now, is_backwards, point_columns, time_left
 
 PIECE = 32_768  # points a statement: below it one statement, above it several at once
 _PATIENCE = 0.05  # seconds to wait for a second connection
@@ -73,7 +73,10 @@ class Fetcher:
         table, names = await self.table(work, rows, packing)
         count = len(table)
         if plan.grid is not None:
-            table = await self.compute(count, bucket_points, table, plan.states, dataset, plan.grid)
+            is_added = work.query.asked.group_by is not None
+            table = await self.compute(
+                count, bucket_points, table, plan.states, dataset, plan.grid, is_added
+            )
         return Found(table, names, {"points": count})
 
     def _packing(self, work: Work) -> Packing:
@@ -95,7 +98,14 @@ class Fetcher:
         plan = work.plan
         assert plan.rollup is not None
         assert plan.grid is not None
-        rows = await self._states(work)
+        try:
+            rows = await self._states(work)
+        except DatabaseError as error:
+            if error.sqlstate != OUT_OF_RANGE:
+                raise
+            # an integer sum that has left bigint cannot be added to others: from the points then
+            now = from_now(work)
+            return await self._from_buckets(replace(now, plan=replace(plan, strategy="aggregated")))
         packing = compose.packing_of_states(plan.states)
         # a row is: id; count and columns from the rollup; count, touched and columns from points
         at = 2 + packing.width
@@ -114,13 +124,18 @@ class Fetcher:
 
     async def _states(self, work: Work) -> Rows:
         """Fetch the states of buckets; where a sum leaves its type, in the form that cannot."""
-        timeout = work.query.timeout
         try:
-            return await self._driver.fetch(*self.statement(work), timeout=timeout)
+            return await self._driver.fetch(*self.statement(work), timeout=time_left(work))
         except DatabaseError as error:
             if error.sqlstate != OUT_OF_RANGE:
                 raise
-        return await self._driver.fetch(*self.statement(work, is_total=True), timeout=timeout)
+        total = self.statement(work, is_total=True)
+        try:
+            return await self._driver.fetch(*total, timeout=time_left(work))
+        except DatabaseError as error:
+            if error.sqlstate != OUT_OF_RANGE or work.plan.strategy == "downsampled":
+                raise
+            raise QueryError(NO_ADDEND) from error
 
     def statement(self, work: Work, *, is_total: bool = False) -> tuple[bytes, Params]:
         """Return the one statement that answers, and its values."""
@@ -132,7 +147,12 @@ class Fetcher:
         if plan.strategy == "downsampled":
             assert plan.rollup is not None
             statement = compose.rollup_statement(
-                entry, plan.states, plan.rollup, source=targets.source, is_total=is_total
+                entry,
+                plan.states,
+                plan.rollup,
+                source=targets.source,
+                is_total=is_total,
+                is_added=plan.grid != plan.rollup.grid or query.asked.group_by is not None,
             )
             return statement, params | rollup_params(plan.rollup.id, plan.rollup.grid, query.span)
         has_limit = query.asked.limit is not None and query.asked.group_by is None
@@ -145,6 +165,7 @@ class Fetcher:
             has_limit=has_limit,
             descending=query.asked.descending,
             is_total=is_total,
+            is_added=query.asked.group_by is not None,
         )
         params |= where_params(query.asked.where, entry) | grid_params(plan.grid, query.span)
         return statement, params | ({"limit": query.asked.limit} if has_limit else {})
@@ -252,7 +273,7 @@ class Fetcher:
         """Return packed rows as a table, and the names that its series codes stand for."""
         if work.targets.source == "labels":
             ids = list(dict.fromkeys(r[0] for r in rows))
-            by_id = await self._directory.names(work.entry, ids)
+            by_id = await self._directory.names(work.entry, ids, timeout=time_left(work))
             names = tuple(by_id[i] for i in ids)
         else:
             ids, names = list(work.targets.ids), work.targets.names

@@ -12,6 +12,7 @@ from toolkit.catalog import Entry
 from toolkit.columns import Columns
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Rows
+from toolkit.errors import SchemaError
 from toolkit.partitions import Partitioning
 from toolkit.query import Query
 from toolkit.reader import Reader
@@ -41,6 +42,13 @@ class Newest:
         Windows widen backwards from the newest partition: a series that is still being written
         costs ``n`` index entries however long its past is.
         """
+        try:
+            return await self._latest(query, n)
+        except SchemaError:  # what we remember is gone: look again, and ask once more
+            self._directory.catalog.forget()
+        return await self._latest(query, n)
+
+    async def _latest(self, query: Query, n: int) -> Columns:
         entry = await self._directory.entry(query.asked.dataset)
         if query.asked.series is None:
             found = await self._directory.list_series(entry, query.asked.labels)
@@ -52,7 +60,7 @@ class Newest:
             return await self._bars(query, entry, names, ids, n)
         for column in columns:
             entry.dataset.column(column)
-        table = await self._points(entry, ids, n, columns)
+        table = await self._points(entry, names, ids, n, columns)
         dataset = entry.dataset
         plan = Plan(
             "direct",
@@ -74,7 +82,12 @@ class Newest:
         )
 
     async def _points(
-        self, entry: Entry, ids: Sequence[int], n: int, columns: Sequence[str]
+        self,
+        entry: Entry,
+        names: Sequence[str],
+        ids: Sequence[int],
+        n: int,
+        columns: Sequence[str],
     ) -> Table:
         statement = compose.points_statement(
             entry, tuple(columns), source="many", has_limit=True, descending=True
@@ -94,6 +107,9 @@ class Newest:
             rows = await self._driver.fetch(statement, params)
             best |= {r[0]: r for r in rows}
             left = [r[0] for r in rows if r[1] < n]
+        silent = {i: name for i, name in zip(ids, names, strict=True) if not best.get(i, (i, 0))[1]}
+        if silent or not ids:
+            await self._directory.confirm(entry, silent)
         rows_in_order: Rows = [best[i] for i in ids if i in best]
         code_of: Mapping[int, int] = {i: k for k, i in enumerate(ids)}
         table = to_table(packing, rows_in_order, code_of)
@@ -109,7 +125,7 @@ class Newest:
         self, query: Query, entry: Entry, names: tuple[str, ...], ids: Sequence[int], n: int
     ) -> Columns:
         assert query.asked.grid is not None
-        last = await self._points(entry, ids, 1, ())
+        last = await self._points(entry, names, ids, 1, ())
         if not len(last):
             return await self._reader.read(replace(query, span=Span(0, 0)))
         newest = query.asked.grid.floor(last.ts)

@@ -12,12 +12,17 @@ import numpy.typing as npt
 
 from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT
 from toolkit.dataset import Aggregate, Dataset, State
+from toolkit.errors import QueryError
 from toolkit.timegrid import Grid, Instants
 
 Array = npt.NDArray[Any]
 EMPTY_SUM = -sys.float_info.max
 """A float sum over no values while it can still be merged; NaN is what inf - inf sums to."""
 
+NO_ADDEND = (
+    "group_by: in one bucket of one series an integer sum leaves 64 bits, and cannot be added to "
+    "those of the others; take a finer step, or leave out group_by"
+)
 _BIGGEST = np.iinfo(np.int64).max
 
 
@@ -32,6 +37,12 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.ts)
+
+    def silent(self, count: int) -> list[int]:
+        """Return which of the first ``count`` series codes have no row."""
+        if count < 2:
+            return [] if len(self) else list(range(count))
+        return np.flatnonzero(np.bincount(self.series, minlength=count) == 0).tolist()
 
     def take(self, rows: Array | slice) -> Table:
         """Return the given rows."""
@@ -82,8 +93,17 @@ class _Segments:
         return found, (at >= 0) & (found >= self.starts)
 
 
-def bucket_points(points: Table, states: Sequence[State], dataset: Dataset, grid: Grid) -> Table:
-    """Return the states of each (series, bucket) of ``points``; one pass a state."""
+def bucket_points(
+    points: Table,
+    states: Sequence[State],
+    dataset: Dataset,
+    grid: Grid,
+    is_added: bool = False,
+) -> Table:
+    """Return the states of each (series, bucket) of ``points``; one pass a state.
+
+    Where they are added up across series (``is_added``), an integer sum must be one.
+    """
     buckets = grid.floor(points.ts)
     runs = _Segments.of(points.series, buckets)
     values: dict[str, Array] = {}
@@ -91,6 +111,8 @@ def bucket_points(points: Table, states: Sequence[State], dataset: Dataset, grid
     with np.errstate(all="ignore"):
         for state in states:
             values[state.name] = _state_of_points(state, points, dataset, runs)
+            if is_added and state.kind == "sum":
+                _check_addends(values[state.name], is_valid(points.values[state.of[0]]), runs)
             if state.type == "category":
                 categories[state.name] = points.categories.get(state.of[0], ())
     return Table(points.series[runs.starts], buckets[runs.starts], values, categories)
@@ -261,6 +283,11 @@ def _int_sum(values: Array, valid: npt.NDArray[np.bool_], runs: _Segments) -> Ar
         exact = sum(kept[runs.starts[at] : runs.ends[at]].tolist())
         total[at] = exact if abs(exact) <= _BIGGEST else NULL_INT
     return np.where(_counted(valid, runs) > 0, total, NULL_INT)
+
+
+def _check_addends(total: Array, valid: npt.NDArray[np.bool_], runs: _Segments) -> None:
+    if total.dtype != np.float64 and ((total == NULL_INT) & (_counted(valid, runs) > 0)).any():
+        raise QueryError(NO_ADDEND)
 
 
 def _extreme(

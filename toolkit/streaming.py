@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+from toolkit.catalog import Entry, Series
 from toolkit.columns import Columns
 from toolkit.config import Limits
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Transaction
 from toolkit.drivers.inside import InsideDriver
+from toolkit.errors import SchemaError
 from toolkit.query import Query
 from toolkit.reader import Reader
 from toolkit.strategy import compose
 from toolkit.strategy.params import range_params, where_params
 from toolkit.timegrid import Grid, Span, to_datetime
-from toolkit.work import Found, point_columns
+from toolkit.work import Found, point_columns, with_time_left
 
 
 class Streamer:
@@ -29,11 +32,15 @@ class Streamer:
 
     async def stream(self, query: Query, rows: int) -> AsyncGenerator[Columns]:
         """Yield the answer in pieces of at most ``rows`` rows, series after series."""
-        entry = await self._directory.entry(query.asked.dataset)
-        if query.asked.series is None:
-            found = await self._directory.list_series(entry, query.asked.labels)
-        else:
-            found = await self._directory.series(entry, query.asked.series)
+        started = time.perf_counter()
+        try:
+            entry, found = await self._found(query)
+            # a stream may run for long: asked before, once, and not series by series
+            left = with_time_left(query, started).timeout
+            await self._directory.confirm(entry, {s.id: s.name for s in found}, timeout=left)
+        except SchemaError:
+            self._directory.catalog.forget()
+            _, found = await self._found(with_time_left(query, started))
         async with self._driver.transaction(
             repeatable=True, read_only=True, timeout=query.timeout
         ) as transaction:
@@ -49,6 +56,15 @@ class Streamer:
                 async with aclosing(pieces):
                     async for piece in pieces:
                         yield piece
+
+    async def _found(self, query: Query) -> tuple[Entry, list[Series]]:
+        started = time.perf_counter()
+        entry = await self._directory.entry(query.asked.dataset, timeout=query.timeout)
+        left = with_time_left(query, started).timeout
+        if query.asked.series is None:
+            labels = query.asked.labels
+            return entry, await self._directory.list_series(entry, labels, timeout=left)
+        return entry, await self._directory.series(entry, query.asked.series, timeout=left)
 
     async def _points(
         self, transaction: Transaction, reader: Reader, query: Query, rows: int

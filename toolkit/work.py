@@ -20,7 +20,8 @@ _LEAST_TIME = 0.001  # seconds that a statement gets, however late it is
 class Targets:
     """The series a query goes to: by id where they were named, else by their labels.
 
-    ``step`` is the smallest distance of their points in µs, None where one is irregular.
+    ``steps`` are the distances of each one's points in µs, None where it is irregular; ``step``
+    is the smallest, None where one is irregular.
     """
 
     names: tuple[str, ...]
@@ -28,6 +29,7 @@ class Targets:
     source: compose.Source
     params: Params
     step: int | None
+    steps: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,15 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a source gave: rows, the names of their series codes, and the rows it touched."""
+    """What a source gave: rows, the names of their series codes, and the rows it touched.
+
+    ``is_fetched``: some, or all, come from the database just now.
+    """
 
     table: Table
     names: tuple[str, ...]
     sources: Mapping[str, int]
+    is_fetched: bool = True
 
 
 def with_time_left(query: Query, started: float) -> Query:
@@ -56,6 +62,11 @@ def with_time_left(query: Query, started: float) -> Query:
         return query
     left = query.timeout - (time.perf_counter() - started)
     return replace(query, timeout=max(left, _LEAST_TIME))
+
+
+def time_left(work: Work) -> float | None:
+    """Return what is left of a work's deadline; None if it has none."""
+    return with_time_left(work.query, work.started).timeout
 
 
 def from_now(work: Work) -> Work:

@@ -173,7 +173,7 @@ class Writer:
     async def _store_known(self, entry: Entry, batch: Batch, mode: str) -> tuple[int, int]:
         try:
             return await self._store(entry, batch, await self._ids(entry, batch), mode)
-        except _SeriesGone:
+        except (_SeriesGone, SchemaError):
             self._directory.catalog.forget()
             self._partitioning.forget(entry)
         entry = await self._directory.entry(entry.dataset.name)
@@ -214,7 +214,7 @@ class Writer:
                     counts = await self._put(transaction, entry, batch, ids, mode)
                     if entry.dataset.changelog == "writer" and counts != (0, 0):
                         await self._log(transaction, entry, batch, ids)
-                    await self._check_alive(transaction, entry, batch, ids)
+                    await self._check_alive(transaction, entry, ids[np.unique(batch.series)])
                 return counts
             except DatabaseError as error:
                 if error.sqlstate == "23505":
@@ -232,16 +232,15 @@ class Writer:
         raise AssertionError("unreachable")
 
     async def _check_alive(
-        self, transaction: Transaction, entry: Entry, batch: Batch, ids: npt.NDArray[np.int32]
+        self, transaction: Transaction, entry: Entry, ids: npt.NDArray[np.int32]
     ) -> None:
         """Refuse to commit points of series that are gone with a dataset made anew meanwhile.
 
         Asked after the points are in: their table is locked by then, and stays what it is.
         """
-        used = ids[np.unique(batch.series)].tolist()
-        params = {"dataset_id": entry.id, "ids": used}
+        params = {"dataset_id": entry.id, "ids": ids.tolist()}
         rows = await transaction.fetch(self._text(entry, "count_series", False), params)
-        if rows[0][0] != len(used):
+        if rows[0][0] != len(ids):
             raise _SeriesGone
 
     async def _put(
@@ -362,6 +361,13 @@ class Writer:
 
     async def delete(self, dataset: str, names: tuple[str, ...], span: Span) -> int:
         """Delete the points of series in a span, and return how many there were."""
+        try:
+            return await self._delete(dataset, names, span)
+        except (_SeriesGone, SchemaError):
+            self._directory.catalog.forget()
+        return await self._delete(dataset, names, span)
+
+    async def _delete(self, dataset: str, names: tuple[str, ...], span: Span) -> int:
         entry = await self._directory.entry(dataset)
         series = await self._directory.series(entry, names)
         grid = entry.dataset.log_step
@@ -377,8 +383,11 @@ class Writer:
             if entry.dataset.changelog == "writer":
                 statement = self._text(entry, "delete_range_logged", False)
                 count: int = (await transaction.fetch(statement, params))[0][0]
-                return count
-            return await transaction.execute(self._text(entry, "delete_range", False), params)
+            else:
+                statement = self._text(entry, "delete_range", False)
+                count = await transaction.execute(statement, params)
+            await self._check_alive(transaction, entry, np.unique(params["ids"]))
+        return count
 
     def _text(
         self,
