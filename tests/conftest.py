@@ -14,3 +14,7 @@ settings.register_profile("quick", _COMMON, max_examples=20)
 settings.register_profile("ci", _COMMON, max_examples=100)
 settings.register_profile("soak", _COMMON, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# a test that does not ask for a cache sees the database as it is, and the log cut at once
+os.environ.setdefault("TOOLKIT_CACHE_MEMORY", "0")
+os.environ.setdefault("TOOLKIT_CACHE_KEEP_LOG", "0")

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -14,6 +15,7 @@ from fix_servers import Database
 
 import toolkit
 from toolkit import ddl
+from toolkit.config import CacheOptions, Settings, load_settings
 from toolkit.dataset import Aggregate, Column, Dataset
 
 COLOURS = ("blocking", "asyncio")
@@ -98,6 +100,11 @@ def open_store(colour: str, source: Any) -> Iterator[Any]:
             yield awaited
         finally:
             awaited.close()
+
+
+def cached(dsn: str, **options: Any) -> Settings:
+    """Return the settings of a store that remembers its answers."""
+    return replace(load_settings(dsn), cache=CacheOptions(**options))
 
 
 def create(database: Database, *datasets: Dataset) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from toolkit.columns import Columns
     from toolkit.config import Settings
     from toolkit.dataset import Aggregate, Column, Dataset, Index
+    from toolkit.query import bounded
     from toolkit.refresher import RefreshReport
     from toolkit.roads import Explanation
     from toolkit.store import Store
@@ -36,6 +37,7 @@ _HOME = {
     "Settings": "toolkit.config",
     "Store": "toolkit.store",
     "WriteReport": "toolkit.writer",
+    "bounded": "toolkit.query",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Settings",
     "Store",
     "WriteReport",
+    "bounded",
     "connect",
     "connect_async",
     "resolve",

@@ -13,7 +13,7 @@ from toolkit.dataset import Dataset
 from toolkit.drivers.aio import AsyncDriver
 from toolkit.inspection import DatasetStats
 from toolkit.partitions import Partition
-from toolkit.query import build_query
+from toolkit.query import Freshness, build_query
 from toolkit.refresher import Progress, RefreshReport
 from toolkit.roads import Explanation, Roads, latest_query
 from toolkit.timegrid import Step
@@ -86,6 +86,8 @@ class AsyncStore:
         descending: bool = False,
         strategy: str = "auto",
         timeout: float | None = None,
+        freshness: str | Freshness | None = None,
+        cache: bool = True,
     ) -> Columns:
         """Return points, or bars of a step; see :meth:`toolkit.Store.read`."""
         query = build_query(
@@ -105,6 +107,8 @@ class AsyncStore:
             descending=descending,
             strategy=strategy,
             timeout=timeout,
+            freshness=freshness,
+            cache=cache,
         )
         return await self._roads.read(query)
 
@@ -171,6 +175,20 @@ class AsyncStore:
         Any number of processes may refresh at once; one that is killed is taken over.
         """
         return await self._roads.refresh(dataset, on_progress)
+
+    async def forget(
+        self,
+        dataset: str,
+        series: str | None = None,
+        start: object = None,
+        end: object = None,
+    ) -> int:
+        """Drop what this store remembers of a range, and return how many spans that were.
+
+        ``series`` is a name or a pattern (``"BTC-*"``), None for all; without ``start`` and
+        ``end`` it is all of time. Never needed for what the change log tells.
+        """
+        return await self._roads.forget(dataset, series, start, end)
 
     async def datasets(self) -> tuple[Dataset, ...]:
         """Return the datasets there are."""

@@ -205,13 +205,13 @@ class Columns:
         plan = first.plan if plan is None else plan
         for number, piece in enumerate(pieces[1:], 1):
             _check_same_shape(first, piece, number)
-        names, series = _unite([(p.names, p._series) for p in pieces])
+        names, series = unite([(p.names, p._series) for p in pieces])
         values: dict[str, InBand] = {}
         categories: dict[str, tuple[str, ...]] = {}
         for name in first:
             parts = [p._values[name] for p in pieces]
             if first.types[name] == "category":
-                categories[name], values[name] = _unite(
+                categories[name], values[name] = unite(
                     [
                         (p.categories[name], part.astype(np.int32, copy=False))
                         for p, part in zip(pieces, parts, strict=True)
@@ -306,7 +306,8 @@ def _check_same_shape(first: Columns, other: Columns, number: int) -> None:
         raise QueryError(f"piece {number} and piece 0 differ: only one of them has seq")
 
 
-def _unite(pieces: Sequence[tuple[tuple[str, ...], Codes]]) -> tuple[tuple[str, ...], Codes]:
+def unite(pieces: Sequence[tuple[tuple[str, ...], Codes]]) -> tuple[tuple[str, ...], Codes]:
+    """Return one list of names for pieces that each have their own, and all codes into it."""
     names = pieces[0][0]
     if all(n is names or n == names for n, _ in pieces):
         return names, np.concatenate([codes for _, codes in pieces])

@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """What a store remembers of its answers; ``memory`` in MiB (0: nothing), times in seconds.
+
+    ``max_age`` is how old an answer may be that others have changed meanwhile, ``keep_log`` how
+    long the change log keeps what every rollup has followed: a cache that slept longer starts anew.
+    """
+
+    memory: int = 64
+    max_age: float = 1.0
+    keep_log: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything a store can be told; ``dsn`` None means the local servers.
 
@@ -52,12 +65,17 @@ class Settings:
     allow_newer_schema: bool = False
     pool: PoolOptions = PoolOptions()
     limits: Limits = Limits()
+    cache: CacheOptions = CacheOptions()
     parallel: int = 2
     plausible: Span = field(default_factory=lambda: Span(EARLIEST, LATEST))
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
         return f"Settings(schema={self.schema!r}, dsn={'…' if self.dsn else None})"
+
+    def without_cache(self) -> Settings:
+        """Return the same for a store that is asked a few things only."""
+        return replace(self, cache=replace(self.cache, memory=0))
 
     def shown(self) -> dict[str, str]:
         """Return every key with its value as text, passwords hidden."""
@@ -71,6 +89,9 @@ class Settings:
         }
         values |= {f"pool.{f.name}": str(getattr(self.pool, f.name)) for f in fields(PoolOptions)}
         values |= {f"chooser.{f.name}": str(getattr(self.limits, f.name)) for f in fields(Limits)}
+        values |= {
+            f"cache.{f.name}": str(getattr(self.cache, f.name)) for f in fields(CacheOptions)
+        }
         return dict(sorted(values.items()))
 
 
@@ -83,7 +104,9 @@ _KEYS: dict[str, type] = {
     "write.latest": str,
     **{f"pool.{f.name}": type(f.default) for f in fields(PoolOptions)},
     **{f"chooser.{f.name}": int for f in fields(Limits)},
+    **{f"cache.{f.name}": type(f.default) for f in fields(CacheOptions)},
 }
+_MAY_BE_ZERO = {"pool.min_size", *(f"cache.{f.name}" for f in fields(CacheOptions))}
 _LONGEST_S = 10 * 24 * 3600
 _MOST = 2**31 - 1
 _ALIASES = {"TOOLKIT_DSN": "database.dsn", "TOOLKIT_SCHEMA": "database.schema"}
@@ -217,7 +240,7 @@ def _typed(key: str, value: object, origin: str) -> Any:
 
 def _check_range(key: str, value: float, wanted: type, origin: str) -> None:
     least, most = (0.001, _LONGEST_S) if wanted is float else (1, _MOST)
-    if key == "pool.min_size":
+    if key in _MAY_BE_ZERO:
         least = 0
     if value < least:
         raise ConfigError(origin, key, f"{value!r} is too small")
@@ -238,6 +261,7 @@ def _from_text(key: str, value: str, wanted: type, origin: str) -> object:
 def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
     pool = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("pool.")}
     limits = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("chooser.")}
+    cache = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("cache.")}
     options = PoolOptions(**pool)
     if options.max_size < max(options.min_size, 2):
         where = origins.get("pool.max_size", "defaults")
@@ -252,6 +276,7 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
         allow_newer_schema=values.get("database.allow_newer_schema", False),
         pool=options,
         limits=Limits(**limits),
+        cache=CacheOptions(**cache),
         parallel=values.get("read.parallel", 2),
         plausible=_plausible(values, origins),
         origins=origins,

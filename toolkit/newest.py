@@ -169,7 +169,8 @@ class Newest:
 
 
 def _of(query: Query, names: tuple[str, ...], span: Span) -> Query:
-    return Query(replace(query.asked, series=names, labels=None), span, query.timeout)
+    asked = replace(query.asked, series=names, labels=None)
+    return Query(asked, span, query.timeout, is_cached=False)
 
 
 def _neighbours(newest: Instants, apart: int) -> list[Any]:

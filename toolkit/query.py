@@ -69,12 +69,42 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Freshness:
+    """How old an answer may be, in seconds; ``max_age`` None: as the settings say.
+
+    ``sees_own``: it sees every write made through this store, however young.
+    """
+
+    max_age: float | None = None
+    sees_own: bool = True
+
+
+SESSION = Freshness()
+_FRESHNESS = {"session": SESSION, "strong": Freshness(0.0)}
+
+
+def bounded(seconds: float) -> Freshness:
+    """Return the freshness of answers that are at most so many seconds old.
+
+    >>> bounded(30).max_age
+    30.0
+    """
+    _check_seconds(seconds, "bounded", least=0.0)
+    return Freshness(float(seconds), sees_own=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
-    """A question: what is asked, the range of time it is about, and the seconds it may take."""
+    """A question: what is asked, the range of time it is about, and the seconds it may take.
+
+    Where it may be answered from the cache (``is_cached``), no older than ``freshness`` says.
+    """
 
     asked: Asked
     span: Span
     timeout: float | None = None
+    freshness: Freshness = SESSION
+    is_cached: bool = True
 
 
 def build_query(
@@ -95,13 +125,16 @@ def build_query(
     descending: bool = False,
     strategy: str = "auto",
     timeout: float | None = None,
+    freshness: str | Freshness | None = None,
+    cache: bool = True,
 ) -> Query:
     """Build a query from what callers write, or say what is wrong with it.
 
     What was asked before is not checked again: a service asks a few things about many ranges.
     """
     if timeout is not None:
-        _check_timeout(timeout)
+        _check_seconds(timeout, "timeout")
+    fresh = SESSION if freshness is None else _freshness(freshness)
     names = (series,) if type(series) is str else _names(series, "series")
     shown = columns if columns is None else _names(columns, "columns")
     rest = (step, tz, points, group_by, limit, descending, strategy)
@@ -111,7 +144,7 @@ def build_query(
             asked = _ask_again(dataset, names, shown, *rest)
     if asked is None:
         asked = _ask(dataset, names, shown, *rest, labels, agg, conditions(where))
-    return Query(asked, Span.between(start, end), timeout)
+    return Query(asked, Span.between(start, end), timeout, fresh, bool(cache))
 
 
 def _ask(
@@ -216,11 +249,21 @@ def _listed(operator: object, value: object) -> object:
     return tuple(value) if operator == "in" and isinstance(value, Iterable) else value
 
 
-def _check_timeout(timeout: object) -> None:
-    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if not is_number or not 0 < timeout <= _LONGEST:  # type: ignore[operator]  # a number
+def _freshness(value: object) -> Freshness:
+    found = value if isinstance(value, Freshness) else _FRESHNESS.get(str(value))
+    if found is None:
+        raise QueryError(
+            f"freshness: {shorten(repr(value))} is none of 'session', 'strong' and "
+            "toolkit.bounded(seconds)"
+        )
+    return found
+
+
+def _check_seconds(value: object, what: str, least: float = 1e-9) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= _LONGEST:  # type: ignore[operator]  # a number
         most = f"at most {_LONGEST:,}"
-        raise QueryError(f"timeout: {timeout!r} is not a positive number of seconds, {most}")
+        raise QueryError(f"{what}: {value!r} is not a positive number of seconds, {most}")
 
 
 def _positive(value: object, what: str, minimum: int = 1) -> None:

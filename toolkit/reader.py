@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolkit import shape, statements
+from toolkit.cached import Cache
 from toolkit.catalog import Entry
 from toolkit.columns import Columns
 from toolkit.config import Limits
@@ -21,22 +22,28 @@ from toolkit.drivers import Driver, Params
 from toolkit.errors import QueryError
 from toolkit.fetcher import Fetcher
 from toolkit.query import Query
-from toolkit.reduce import finish, group_series
+from toolkit.reduce import Table, finish, group_series
 from toolkit.strategy import Density, Plan, choose, compose
 from toolkit.strategy.params import range_params
 from toolkit.timegrid import Step
-from toolkit.work import Found, Targets, Work, types_of, with_time_left
+from toolkit.work import Found, Targets, Work, time_left, types_of, with_time_left
 
 
 class Reader:
     """Reads of one store; holds no state of its own."""
 
     def __init__(
-        self, driver: Driver, directory: Directory, limits: Limits, parallel: int = 2
+        self,
+        driver: Driver,
+        directory: Directory,
+        limits: Limits,
+        parallel: int = 2,
+        cache: Cache | None = None,
     ) -> None:
         self._driver = driver
         self._directory = directory
         self._limits = limits
+        self._cache = cache
         self.fetcher = Fetcher(driver, directory, parallel)
 
     async def read(self, query: Query) -> Columns:
@@ -49,8 +56,8 @@ class Reader:
         A step finer than all the series is refused, unless it ``may_be_finer``.
         """
         started = time.perf_counter()
-        entry = await self._directory.entry(query.asked.dataset)
-        targets = await self._targets(query, entry)
+        entry = await self._directory.entry(query.asked.dataset, timeout=query.timeout)
+        targets = await self._targets(with_time_left(query, started), entry)
         asked, density = query, None
         query = with_time_left(query, started)
         if query.asked.is_auto:
@@ -61,7 +68,15 @@ class Reader:
             # nothing to choose: the plan is the same for every range
             plan = entry.once(("plan", query.asked), lambda: choose(query, entry, self._limits))
         else:
-            plan = choose(query, entry, self._limits, native_step=targets.step, density=density)
+            is_cached = self._cache is not None and query.is_cached
+            plan = choose(
+                query,
+                entry,
+                self._limits,
+                native_step=targets.step,
+                density=density,
+                is_cached=is_cached,
+            )
         least = 0 if may_be_finer else targets.step or 0
         if query.asked.grid is not None and query.asked.grid.step.approximate_us < least:
             await self._refuse_finer(with_time_left(asked, started), entry, targets)
@@ -69,7 +84,20 @@ class Reader:
 
     async def answer(self, work: Work) -> Columns:
         """Carry out a plan."""
-        return await self.finish(work, await self.fetcher.fetch(work))
+        if self._cache is None or not work.query.is_cached:
+            found = await self.fetcher.fetch(work)
+        else:
+            found = await self._cache.fetch(work, self.fetcher)
+        if found.is_fetched:
+            await self._confirm(work, found.table)
+        return await self.finish(work, found)
+
+    async def _confirm(self, work: Work, table: Table) -> None:
+        """Ask whether series without points are still those we remember: a round trip then."""
+        ids, names = work.targets.ids, work.targets.names
+        silent = {ids[code]: names[code] for code in table.silent(len(ids))}
+        if silent or not len(table):
+            await self._directory.confirm(work.entry, silent, timeout=time_left(work))
 
     async def explain(self, query: Query, *, analyze: bool = False) -> tuple[Plan, str, str]:
         """Return the plan, its statement and what the database's EXPLAIN says of it."""
@@ -81,34 +109,45 @@ class Reader:
 
     async def _targets(self, query: Query, entry: Entry) -> Targets:
         if query.asked.series is not None:
-            found = await self._directory.series(entry, query.asked.series)
-        elif query.span.width <= Step.parse(entry.dataset.partition).approximate_us:
+            names = query.asked.series
+            found = await self._directory.series(entry, names, timeout=query.timeout)
+        elif self._asks_at_once(query, entry):
             # in the same statement: one round trip, however many series carry the labels
             labels = json.dumps(dict(query.asked.labels or {}))
             params: Params = {"dataset_id": entry.id, "labels": labels}
             return Targets((), (), "labels", params, None)
         else:  # a long read is cut into pieces by series and time
-            found = await self._directory.list_series(entry, query.asked.labels)
+            labelled = query.asked.labels
+            found = await self._directory.list_series(entry, labelled, timeout=query.timeout)
         if len(found) == 1:
             one = found[0]
-            return Targets((one.name,), (one.id,), "one", {"id": one.id}, one.step)
-        steps = [s.step for s in found]
+            return Targets((one.name,), (one.id,), "one", {"id": one.id}, one.step, (one.step,))
+        steps = tuple([s.step for s in found])
         step = None if None in steps else min((s for s in steps if s is not None), default=None)
         ids = tuple([s.id for s in found])
         names = tuple([s.name for s in found])
-        return Targets(names, ids, compose.source_of(ids), compose.ids_params(ids), step)
+        return Targets(names, ids, compose.source_of(ids), compose.ids_params(ids), step, steps)
+
+    def _asks_at_once(self, query: Query, entry: Entry) -> bool:
+        """Whether labels go into the statement itself; the cache needs to know the series."""
+        if self._cache is not None and query.is_cached:
+            return False
+        return query.span.width <= Step.parse(entry.dataset.partition).approximate_us
 
     async def _refuse_finer(self, query: Query, entry: Entry, targets: Targets) -> None:
         # the recorded steps may be out of date: look before refusing
         assert query.asked.grid is not None
         wanted = query.asked.grid.step.approximate_us
         coarse: tuple[str, int] | None = None
-        for series in await self._directory.series(entry, targets.names):
-            finest = await self._finest_distance(query, entry, series.id)
+        started = time.perf_counter()
+        for series in await self._directory.series(entry, targets.names, timeout=query.timeout):
+            now = with_time_left(query, started)
+            finest = await self._finest_distance(now, entry, series.id)
             if finest is None:
                 continue
             if series.step is not None and finest < series.step and self._directory.may_write:
-                await self._directory.make_series(entry, {series.name: finest})
+                finer = {series.name: finest}
+                await self._directory.make_series(entry, finer, timeout=now.timeout)
             if finest <= wanted:
                 return
             coarse = coarse or (series.name, finest)
@@ -140,7 +179,7 @@ class Reader:
         query, plan, dataset = work.query, work.plan, work.entry.dataset
         table, names = found.table, found.names
         if query.asked.group_by is not None:
-            names, groups = await self._groups(work.entry, query.asked.group_by, names)
+            names, groups = await self._groups(work, query.asked.group_by, names)
             table = group_series(table, plan.states, groups)
         if query.asked.points is not None:
             points = query.asked.points
@@ -167,10 +206,12 @@ class Reader:
         return Columns(names, series, ts, values, {**types}, categories, seq, done)
 
     async def _groups(
-        self, entry: Entry, label: str, names: tuple[str, ...]
+        self, work: Work, label: str, names: tuple[str, ...]
     ) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
-        series = await self._directory.series(entry, names) if names else []
-        fresh = await self._directory.series_by_id(entry, [s.id for s in series])
+        directory, entry, left = self._directory, work.entry, time_left(work)
+        series = await directory.series(entry, names, timeout=left) if names else []
+        ids = [s.id for s in series]
+        fresh = await directory.series_by_id(entry, ids, timeout=time_left(work))
         values = [fresh[s.id].labels.get(label, "") for s in series]
         if series and not any(values):
             known = sorted({k for s in fresh.values() for k in s.labels})

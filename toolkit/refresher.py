@@ -17,7 +17,7 @@ from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, OUT_OF_RANGE, Driver, Params, Rows, Transaction
 from toolkit.errors import DatabaseError
 from toolkit.statements import compose, name
-from toolkit.strategy.compose import merged_state, state_of_points
+from toolkit.strategy.states import merged_state, state_of_points
 from toolkit.timegrid import to_datetime
 
 _log = logging.getLogger("toolkit.refresher")
@@ -38,7 +38,10 @@ class LevelReport:
 
 @dataclass(frozen=True, slots=True)
 class RefreshReport:
-    """What a refresh did; ``pruned`` counts change-log rows that nobody needs any more."""
+    """What a refresh did; ``pruned`` counts change-log rows that nobody needs any more.
+
+    Rows stay for some minutes after every rollup has followed them: caches follow them, too.
+    """
 
     dataset: str
     levels: tuple[LevelReport, ...]
@@ -57,9 +60,10 @@ class Refresher:
     leaves unfinished, killed or not, the next one goes on with.
     """
 
-    def __init__(self, driver: Driver, directory: Directory) -> None:
+    def __init__(self, driver: Driver, directory: Directory, keep_log: float = 300.0) -> None:
         self._driver = driver
         self._directory = directory
+        self._keep = timedelta(seconds=keep_log)
 
     async def refresh(
         self, dataset: str, on_progress: Progress = lambda step, buckets: None
@@ -70,7 +74,7 @@ class Refresher:
         changed buckets are read once; each coarser level reads the one below it.
         """
         started = time.perf_counter()
-        entry = await self._directory.entry(dataset)
+        entry = await self._directory.confirmed(dataset)
         sysid = await self._directory.identify()
         await self._adopt(entry, sysid)
         levels = []
@@ -153,15 +157,18 @@ class Refresher:
         finer: Rollup | None,
         params: Params,
     ) -> Rows:
-        try:
-            async with transaction.savepoint():
-                return await transaction.fetch(self._recompute(entry, rollup, finer, False), params)
-        except DatabaseError as error:
-            if error.sqlstate != OUT_OF_RANGE:
-                raise
-            # one value too large to be added up must not stop the refresh for ever
-            _log.warning("%s: %s; added up as numeric", rollup.relation, error)
-        return await transaction.fetch(self._recompute(entry, rollup, finer, True), params)
+        # one value too large to be added up must not stop the refresh for ever: then as numeric,
+        # and where the finer rollup has an integer sum that is none, from the points
+        for source, is_total in ((finer, False), (finer, True)):
+            try:
+                async with transaction.savepoint():
+                    statement = self._recompute(entry, rollup, source, is_total)
+                    return await transaction.fetch(statement, params)
+            except DatabaseError as error:
+                if error.sqlstate != OUT_OF_RANGE or (is_total and source is None):
+                    raise
+                _log.warning("%s: %s; added up as numeric", rollup.relation, error)
+        return await transaction.fetch(self._recompute(entry, rollup, None, True), params)
 
     async def _ensure_year(
         self, transaction: Transaction, entry: Entry, rollup: Rollup, year: int
@@ -191,15 +198,18 @@ class Refresher:
                 await transaction.execute(self._text(entry, "adopt_log"), params)
 
     async def _prune(self, entry: Entry) -> int:
+        params: Params = {"dataset_id": entry.id, "keep": self._keep}
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
-            statement = self._text(entry, "prune_log")
-            return await transaction.execute(statement, {"dataset_id": entry.id})
+            await transaction.execute(self._text(entry, "plan_prune"), params)
+            pruned: int = (await transaction.fetch(self._text(entry, "prune_log"), params))[0][0]
+            return pruned
 
     def _text(self, entry: Entry, statement: str) -> bytes:
         def make() -> bytes:
             tables = {
                 "rollup": name(entry.schema, "rollup"),
                 "log": name(entry.schema, f"{entry.dataset.name}_log"),
+                "dataset": name(entry.schema, "dataset"),
             }
             return compose(f"refresh/{statement}", **tables)
 
@@ -236,5 +246,6 @@ class Refresher:
                 new_columns=SQL(", ").join(SQL("excluded.{}").format(c) for c in columns),
             )
 
-        text: bytes = entry.once(("recompute", rollup.relation, is_total), make)
+        key = ("recompute", rollup.relation, finer is None, is_total)
+        text: bytes = entry.once(key, make)
         return text

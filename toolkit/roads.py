@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
+from toolkit.cached import Cache
 from toolkit.catalog import Catalog, Series
 from toolkit.columns import Columns
 from toolkit.config import Settings
@@ -26,9 +28,11 @@ from toolkit.refresher import Progress, Refresher, RefreshReport
 from toolkit.strategy import Plan
 from toolkit.streaming import Streamer
 from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
+from toolkit.work import with_time_left
 from toolkit.writer import Intake, Writer, WriteReport
 
 _KEPT_TIMES = 1_000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +100,31 @@ class Roads:
             driver, Catalog(), settings.schema, allow_newer_schema=settings.allow_newer_schema
         )
         self.partitioning = NativePartitioning(driver, self.directory)
-        self.reader = Reader(driver, self.directory, settings.limits, settings.parallel)
+        self.cache = Cache(driver, settings.cache) if settings.cache.memory else None
+        self.reader = Reader(driver, self.directory, settings.limits, settings.parallel, self.cache)
         self.streamer = Streamer(driver, self.directory, settings.limits)
         self.writer = Writer(driver, self.directory, self.partitioning, settings.plausible)
-        self.refresher = Refresher(driver, self.directory)
+        self.refresher = Refresher(driver, self.directory, settings.cache.keep_log)
         self.newest = Newest(driver, self.directory, self.partitioning, self.reader)
 
     async def read(self, query: Query) -> Columns:
-        try:
-            columns = await self.reader.read(query)
-        except SchemaError:
-            # a table we remember is gone: look again, and ask once more
-            self.directory.catalog.forget()
-            columns = await self.reader.read(query)
+        started = time.perf_counter()
+        columns = await self._twice(lambda: self.reader.read(with_time_left(query, started)))
         assert isinstance(columns.plan, Plan)
         self.counters.add_read(columns.plan, len(columns))
         return columns
 
+    async def _twice(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Ask, and where what we remember turns out to be gone, look again and ask once more."""
+        try:
+            return await ask()
+        except SchemaError:
+            self.directory.catalog.forget()
+        return await ask()
+
     async def explain(self, query: Query, analyze: bool) -> Explanation:
-        return Explanation(*await self.reader.explain(query, analyze=analyze))
+        said = await self._twice(lambda: self.reader.explain(query, analyze=analyze))
+        return Explanation(*said)
 
     async def latest(self, query: Query, n: int) -> Columns:
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n < 2**31:
@@ -152,7 +162,8 @@ class Roads:
         mode: str,
         on_chunk: Callable[[WriteReport], None],
     ) -> WriteReport:
-        report = await self.writer.write(dataset, frame, intake, mode, on_chunk)
+        async with self._changing(dataset):
+            report = await self.writer.write(dataset, frame, intake, mode, on_chunk)
         self.counters.add(
             writes=1,
             rows_inserted=report.inserted,
@@ -161,11 +172,22 @@ class Roads:
         )
         return report
 
+    @asynccontextmanager
+    async def _changing(self, dataset: str) -> AsyncIterator[None]:
+        """Drop from the cache what the block changes, also if it fails: it may have half-way."""
+        try:
+            yield
+        finally:
+            entry = self.directory.catalog.entry(dataset)
+            if self.cache is not None and entry is not None:
+                await self.cache.follower.wrote(entry)
+
     async def delete(self, dataset: str, series: Any, start: object, end: object) -> int:
         query = build_query(dataset, series, start, end)
         if query.asked.series is None:
             raise QueryError("delete: name the series; to empty a dataset, drop its partitions")
-        count = await self.writer.delete(dataset, query.asked.series, query.span)
+        async with self._changing(dataset):
+            count = await self.writer.delete(dataset, query.asked.series, query.span)
         self.counters.add(deletes=1, rows_deleted=count)
         return count
 
@@ -178,14 +200,19 @@ class Roads:
         return tuple(e.dataset for e in await self.directory.load())
 
     async def series(self, dataset: str, labels: Mapping[str, str] | None) -> tuple[Series, ...]:
-        entry = await self.directory.entry(dataset)
-        return tuple(await self.directory.list_series(entry, labels))
+        async def ask() -> list[Series]:
+            return await self.directory.list_series(await self.directory.entry(dataset), labels)
+
+        return tuple(await self._twice(ask))
 
     async def label(
         self, dataset: str, series: str, labels: Mapping[str, str | None]
     ) -> dict[str, str]:
-        entry = await self.directory.entry(dataset)
-        return await self.directory.set_labels(entry, series, labels)
+        async def ask() -> dict[str, str]:
+            entry = await self.directory.entry(dataset)
+            return await self.directory.set_labels(entry, series, labels)
+
+        return await self._twice(ask)
 
     async def partitions(self, dataset: str) -> list[Partition]:
         entry = await self.directory.entry(dataset)
@@ -193,13 +220,25 @@ class Roads:
 
     async def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
         entry = await self.directory.entry(dataset)
-        return await self.partitioning.drop(entry, Span.between(start, end))
+        async with self._changing(dataset):
+            return await self.partitioning.drop(entry, Span.between(start, end))
 
     async def describe(self, dataset: str) -> DatasetStats:
-        return await describe(self.driver, await self.directory.entry(dataset))
+        return await describe(self.driver, await self.directory.confirmed(dataset))
+
+    async def forget(self, dataset: str, pattern: str | None, start: object, end: object) -> int:
+        entry = await self.directory.entry(dataset)
+        if self.cache is None:
+            return 0
+        low = to_datetime(EARLIEST) if start is None else start
+        high = to_datetime(LATEST) if end is None else end
+        found = await self.directory.list_series(entry)
+        wanted = [s.id for s in found if pattern is None or fnmatchcase(s.name, pattern)]
+        return self.cache.forget(entry, wanted, Span.between(low, high))
 
     def stats(self) -> dict[str, float]:
-        return {**self.counters.shown(), **self.driver.stats()}
+        kept = self.cache.stats() if self.cache is not None else {}
+        return {**self.counters.shown(), **kept, **self.driver.stats()}
 
 
 def latest_query(
@@ -215,5 +254,5 @@ def latest_query(
         raise QueryError("latest: give a step like '1h', or none for points")
     everything = to_datetime(EARLIEST), to_datetime(LATEST)
     return build_query(
-        dataset, series, *everything, labels=labels, columns=columns, step=step, tz=tz
+        dataset, series, *everything, labels=labels, columns=columns, step=step, tz=tz, cache=False
     )

@@ -15,7 +15,7 @@ from toolkit.drivers.blocking import BlockingDriver
 from toolkit.errors import InputError
 from toolkit.inspection import DatasetStats
 from toolkit.partitions import Partition
-from toolkit.query import build_query
+from toolkit.query import Freshness, build_query
 from toolkit.refresher import Progress, RefreshReport
 from toolkit.roads import Explanation, Roads, latest_query
 from toolkit.timegrid import Step
@@ -105,6 +105,8 @@ class Store:
         descending: bool = False,
         strategy: str = "auto",
         timeout: float | None = None,
+        freshness: str | Freshness | None = None,
+        cache: bool = True,
     ) -> Columns:
         """Return points, or bars of a step, in ``[start, end)``, ordered by (series, ts).
 
@@ -118,6 +120,12 @@ class Store:
         aggregated: ``{"price": (">", 90), "side": "buy"}``. ``limit`` counts rows of the
         answer. ``strategy`` (direct, aggregated, downsampled) forces a road; the values are the
         same on each. After ``timeout`` seconds the statement is cancelled on the server.
+
+        The answer may come from what the store remembers (not with ``cache=False``), no older
+        than ``freshness`` says: ``"session"``, the default, sees every write made through this
+        store and others' within ``max_age`` of the settings (1 s); ``"strong"`` every write
+        committed before the call, for one more round trip; ``toolkit.bounded(30)`` what was
+        there 30 seconds ago or later.
 
         Raises QueryError, UnknownName, QueryTimeout, Unavailable.
         """
@@ -138,6 +146,8 @@ class Store:
             descending=descending,
             strategy=strategy,
             timeout=timeout,
+            freshness=freshness,
+            cache=cache,
         )
         return drive(self._roads.read(query))
 
@@ -215,6 +225,20 @@ class Store:
         Any number of processes may refresh at once; one that is killed is taken over.
         """
         return drive(self._roads.refresh(dataset, on_progress))
+
+    def forget(
+        self,
+        dataset: str,
+        series: str | None = None,
+        start: object = None,
+        end: object = None,
+    ) -> int:
+        """Drop what this store remembers of a range, and return how many spans that were.
+
+        ``series`` is a name or a pattern (``"BTC-*"``), None for all; without ``start`` and
+        ``end`` it is all of time. Never needed for what the change log tells.
+        """
+        return drive(self._roads.forget(dataset, series, start, end))
 
     def datasets(self) -> tuple[Dataset, ...]:
         """Return the datasets there are."""

@@ -65,6 +65,19 @@ def catalog_tables(metadata: MetaData) -> None:
         Column("name", Text, nullable=False, unique=True),
         Column("spec", JSONB, nullable=False),
         Column("created_at", stamp, nullable=False, server_default=text("now()")),
+        Column(
+            "prune_to",
+            PgSnapshot,
+            comment="the change log may lose what this snapshot sees; "
+            "prune_next follows it after a while",
+        ),
+        Column("prune_next", PgSnapshot),
+        Column("prune_next_at", stamp),
+        Column(
+            "pruned_to",
+            Xid8,
+            comment="the youngest transaction whose row the change log has lost",
+        ),
         comment="families of series with the same columns; spec is the declaration",
     )
     dataset_id = f"{metadata.schema}.dataset.id"

@@ -3,6 +3,10 @@
 -- Params: dataset_id, sysid.
 WITH stamped AS (
     UPDATE {log} SET xid = pg_current_xact_id()
+), forgotten AS (
+    UPDATE {dataset}
+    SET prune_to = NULL, prune_next = NULL, prune_next_at = NULL, pruned_to = NULL
+    WHERE id = %(dataset_id)s
 )
 UPDATE {rollup}
 SET cursor = '1:1:', pass_to = NULL, pass_series = NULL, pass_lo = NULL, sysid = %(sysid)s

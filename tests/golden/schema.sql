@@ -19,10 +19,18 @@ CREATE TABLE "toolkit".dataset (
     id integer GENERATED ALWAYS AS IDENTITY CONSTRAINT dataset_pkey PRIMARY KEY,
     name text NOT NULL CONSTRAINT dataset_name_key UNIQUE,
     spec jsonb NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    prune_to pg_snapshot,
+    prune_next pg_snapshot,
+    prune_next_at timestamptz,
+    pruned_to xid8
 );
 COMMENT ON TABLE "toolkit".dataset IS
     'families of series with the same columns; spec is the declaration';
+COMMENT ON COLUMN "toolkit".dataset.prune_to IS
+    'the change log may lose what this snapshot sees; prune_next follows it after a while';
+COMMENT ON COLUMN "toolkit".dataset.pruned_to IS
+    'the youngest transaction whose row the change log has lost';
 
 CREATE TABLE "toolkit".series (
     id integer GENERATED ALWAYS AS IDENTITY CONSTRAINT series_pkey PRIMARY KEY,

@@ -38,7 +38,8 @@ def local(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     """A place where toolkit.connect() finds a database with one known series."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOOLKIT_DSN", database.dsn)
-    monkeypatch.delenv("TOOLKIT_CONFIG", raising=False)
+    for name in ("TOOLKIT_CONFIG", "TOOLKIT_CACHE_MEMORY", "TOOLKIT_CACHE_KEEP_LOG"):
+        monkeypatch.delenv(name, raising=False)
     with toolkit.connect() as store:
         store.write("candles", {"ts": ["2023-01-01Z"], "close": [1.0]}, series="BTC-USD")
     return database.dsn

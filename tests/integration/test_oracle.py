@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fix_servers import Database
-from fix_stores import COLOURS, READINGS, create, open_store
+from fix_stores import COLOURS, READINGS, cached, create, open_store
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oracle import Points, Question, Row, answer, differences, plain
@@ -42,7 +42,8 @@ def stores(database: Database) -> Iterator[tuple[Any, ...]]:
     """Both stores on one database that has a dataset with every type."""
     create(database, READINGS)
     with ExitStack() as stack:
-        yield tuple(stack.enter_context(open_store(c, database.dsn)) for c in COLOURS)
+        settings = cached(database.dsn, keep_log=0)
+        yield tuple(stack.enter_context(open_store(c, settings)) for c in COLOURS)
 
 
 def fresh_names(how_many: int) -> list[str]:
@@ -76,10 +77,11 @@ def check(stores: Any, dataset: Dataset, points: Points, question: Question, **o
     strategies = ["auto", "direct"]
     if question.step is not None:
         strategies += ["aggregated", "downsampled"]
-    for strategy in strategies:
-        for store in stores:
+    for number, strategy in enumerate(strategies):
+        for turn, store in enumerate(stores, number + len(points)):
+            fresh = {"freshness": "strong", "cache": turn % 2 == 0}
             try:
-                cols = store.read(dataset.name, series, strategy=strategy, **options)
+                cols = store.read(dataset.name, series, strategy=strategy, **fresh, **options)
             except QueryError as error:
                 if "is finer than" in str(error) and is_too_fine(points, question):
                     return

@@ -15,7 +15,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from toolkit import migrate
 from toolkit.bench.peers import Peers
 from toolkit.bench.questions import Questions, compose
-from toolkit.config import Settings, load_settings
+from toolkit.config import CacheOptions, Settings, load_settings
 from toolkit.dataset import CANDLES
 from toolkit.ddl import create_dataset
 from toolkit.local import LocalServers
@@ -103,7 +103,8 @@ def prepared(
     """Migrate, load, and yield the ground."""
     say("migrating")
     migrate.upgrade(dsn, schema=schema)
-    settings = replace(load_settings(dsn), dsn=dsn, schema=schema)
+    quiet = CacheOptions(memory=0, keep_log=0)  # what is measured is the road to the database
+    settings = replace(load_settings(dsn), dsn=dsn, schema=schema, cache=quiet)
     with ExitStack() as stack:
         with psycopg.connect(dsn, autocommit=True) as connection:
             for dataset in (NOISY, WRITTEN, LONG):

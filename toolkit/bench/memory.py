@@ -59,7 +59,7 @@ def measure(task: dict[str, object]) -> dict[str, float]:
     from toolkit.config import load_settings
 
     dsn, dataset, rows = str(task["dsn"]), str(task["dataset"]), int(str(task["rows"]))
-    settings = replace(load_settings(dsn), dsn=dsn, schema=str(task["schema"]))
+    settings = replace(load_settings(dsn).without_cache(), dsn=dsn, schema=str(task["schema"]))
     with Store(settings) as store:
         names = [s.name for s in store.series(dataset)]
         store.read(dataset, names[0], START, at(10))  # connected, everything imported

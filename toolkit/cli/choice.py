@@ -49,7 +49,7 @@ class Choice:
         """Open the store; its connections are closed at the end."""
         from toolkit.store import Store
 
-        with Store(self.resolved()) as store:
+        with Store(self.resolved().without_cache()) as store:
             yield store
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 
-from toolkit.config import Limits, PoolOptions, Settings
+from toolkit.config import CacheOptions, Limits, PoolOptions, Settings
 from toolkit.timegrid import EARLIEST, LATEST, iso
 
 _HEAD = """\
@@ -19,6 +19,7 @@ _SECTIONS = {
     "read": "",
     "write": "",
     "chooser": 'when step="auto" reads points, aggregates or downsamples; per series',
+    "cache": "what a store remembers of its answers; times in seconds",
 }
 NOTES = {
     "database.dsn": "postgresql://user:password@host:5432/name, or key=value words.\n"
@@ -40,6 +41,9 @@ NOTES = {
     "chooser.aggregated": "up to so many are aggregated in the database",
     "chooser.buckets": "bars of an answer at most",
     "chooser.chart_points": "points that points=N reads before it turns to rollups",
+    "cache.memory": "MiB at most in this process; 0 remembers nothing",
+    "cache.max_age": "how old an answer may be that others have changed meanwhile",
+    "cache.keep_log": "for which the change log keeps what every rollup has followed",
 }
 """What the file says of each setting; line ends make comment lines."""
 
@@ -56,6 +60,7 @@ def defaults() -> dict[str, object]:
         "write.earliest": iso(EARLIEST),
         "write.latest": iso(LATEST),
         **{f"chooser.{f.name}": f.default for f in fields(Limits)},
+        **{f"cache.{f.name}": f.default for f in fields(CacheOptions)},
     }
 
 

@@ -111,7 +111,7 @@ def _serve(root: Path, console: Console) -> Settings:
     with console.status("starting PostgreSQL and Valkey") as shown:
         servers = LocalServers(root, on_progress=shown.update)
         endpoints = servers.up()
-        settings = replace(load_settings(endpoints.dsn), dsn=endpoints.dsn)
+        settings = replace(load_settings(endpoints.dsn).without_cache(), dsn=endpoints.dsn)
         if not migrate.status(endpoints.dsn, schema=settings.schema).is_current:
             shown.update("migrating")
             migrate.upgrade(endpoints.dsn, schema=settings.schema)

@@ -7,7 +7,7 @@ without an event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -90,6 +90,12 @@ class Driver(Protocol):
 
         When one fails, or the caller is interrupted, ``on_error`` is called once: from then on
         the others should come to an end. They have done so when the error is raised.
+        """
+
+    async def once(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run ``make``, or, where somebody runs it under this key already, wait for that.
+
+        All share the outcome, an error too; when who runs it is interrupted, another one does.
         """
 
     async def compute(self, function: Callable[..., T], *args: Any) -> T:

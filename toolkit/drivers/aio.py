@@ -6,7 +6,15 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -67,6 +75,7 @@ class AsyncDriver:
         self._pool: Pool | None = None
         self._server: Server | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._running: dict[Hashable, asyncio.Future[Any]] = {}
         self._lookout = Lookout()
         self._owner = os.getpid()
 
@@ -82,6 +91,7 @@ class AsyncDriver:
             # the sockets are the parent's: leave them alone, make our own
             _log.info("forked: reopening the connections to %s", self.node)
             self._pool = self._server = self._opening = None
+            self._running = {}
             self._lookout = Lookout()
             self._owner = os.getpid()
         while self._pool is None:
@@ -278,6 +288,34 @@ class AsyncDriver:
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    async def once(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        loop = asyncio.get_running_loop()
+        while True:
+            running = self._running.get(key)
+            # what another loop began and did not end is nobody's any more
+            if running is not None and running.get_loop() is loop:
+                await asyncio.wait([running])
+                if running.cancelled():  # who ran it was interrupted
+                    continue
+                return running.result()  # type: ignore[no-any-return]  # of the same key
+            mine: asyncio.Future[Any] = loop.create_future()
+            self._running[key] = mine
+            try:
+                result = await make()
+            except Exception as error:
+                mine.set_exception(error)
+                mine.exception()  # told, even if nobody waits
+                raise
+            except BaseException:
+                mine.cancel()
+                raise
+            else:
+                mine.set_result(result)
+                return result
+            finally:
+                if self._running.get(key) is mine:
+                    del self._running[key]
 
     async def compute(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.to_thread(function, *args)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from threading import Lock
@@ -64,6 +72,7 @@ class BlockingDriver:
         self._lock = Lock()
         self._pool: Pool | None = None
         self._opening: Future[Pool] | None = None
+        self._running: dict[Hashable, Future[Any]] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._server: Server | None = None
         self._lookout = Lookout()
@@ -97,6 +106,7 @@ class BlockingDriver:
             # the sockets are the parent's: leave them alone, make our own
             _log.info("forked: reopening the connections to %s", self.node)
             self._pool = self._threads = self._server = self._opening = None
+            self._running = {}
             self._lookout = Lookout()
             self._owner = os.getpid()
 
@@ -287,6 +297,33 @@ class BlockingDriver:
                 future.cancel()
             wait(futures)  # they use connections that the caller is about to give back
             raise
+
+    async def once(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        while True:
+            mine: Future[Any] = Future()
+            with self._lock:
+                self._leave_to_parent()
+                running = self._running.setdefault(key, mine)
+            if running is not mine:
+                try:
+                    return running.result()  # type: ignore[no-any-return]  # of the same key
+                except CancelledError:  # who ran it was interrupted
+                    continue
+            try:
+                result = await make()
+            except Exception as error:
+                mine.set_exception(error)
+                raise
+            except BaseException:
+                mine.cancel()
+                raise
+            else:
+                mine.set_result(result)
+                return result
+            finally:
+                with self._lock:
+                    if self._running.get(key) is mine:
+                        del self._running[key]
 
     async def compute(self, function: Callable[..., T], *args: Any) -> T:
         return function(*args)

@@ -69,7 +69,7 @@ class Plan:
     @property
     def rows(self) -> int:
         """Rows the database touched for the answer."""
-        return sum(self.sources.values())
+        return sum(count for source, count in self.sources.items() if source != "memory")
 
     def done(self, span: Span, sources: Mapping[str, int], node: str, elapsed_ms: float) -> Plan:
         """Return the plan as carried out over ``span``."""
@@ -102,11 +102,13 @@ def choose(
     *,
     native_step: int | None = None,
     density: Density | None = None,
+    is_cached: bool = False,
 ) -> Plan:
     """Return the plan for ``query``; ``density`` is needed for ``step="auto"`` and ``points``.
 
     ``native_step`` is the distance in µs of the points of the series asked for, where all have
-    one; without it and without a density a range counts as long.
+    one; without it and without a density a range counts as long. Where answers are kept
+    (``is_cached``) what others can share is preferred: points and rollups.
     """
     columns = _native_columns(query, entry.dataset) if query.asked.is_native else ()
     if query.asked.points is not None:
@@ -121,7 +123,7 @@ def choose(
     count = query.span.width // native_step + 1 if native_step else None
     if density is not None:
         count = density.count
-    return _choose_road(query, entry, limits, query.asked.grid, aggregates, count)
+    return _choose_road(query, entry, limits, query.asked.grid, aggregates, count, is_cached)
 
 
 def outputs_of(query: Query, dataset: Dataset) -> tuple[Aggregate, ...]:
@@ -149,6 +151,7 @@ def _choose_road(
     grid: Grid,
     aggregates: tuple[Aggregate, ...],
     count: int | None,
+    is_cached: bool = False,
 ) -> Plan:
     """Decide by cost alone: with the step fixed every road gives the same values."""
     states = _states(entry.dataset, aggregates, with_times=query.asked.group_by is not None)
@@ -165,7 +168,9 @@ def _choose_road(
         reason = f"{about}, at most {limits.direct:,}: fetched and bucketed here"
         return replace(plan, strategy="direct", reason=reason, rejected=rejected)
     small = count is not None and count <= limits.aggregated
-    if rollup is not None and not small:
+    if is_cached and small and rollup is None and not query.asked.where:
+        return replace(plan, strategy="direct", reason=f"{about}, to be kept", rejected=rejected)
+    if rollup is not None and (is_cached or not small):
         reason = f"{about}; every {grid.step} bucket is whole {rollup.grid.step} buckets"
         return replace(plan, strategy="downsampled", reason=reason, rollup=rollup)
     reason = f"{about}, at most {limits.aggregated:,}" if small else f"{about}; {why_not}"

@@ -1,0 +1,203 @@
+"""Tier 1: decoded spans in this process, the least used thrown out first; shared by threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from cachetools import LRUCache
+
+from toolkit.timegrid import Instants
+
+Array = npt.NDArray[Any]
+Key = tuple[tuple[int, str, int], int, int]
+"""A level's key, a series' id, and where the span begins."""
+
+_OVERHEAD = 1_000  # bytes that a span costs beside its arrays, about
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A span's rows up to ``upto``, which is its end or where it was still open.
+
+    Arrays are read-only; ``codes`` are as many zeros. ``expires`` is a time of the caller's clock.
+    """
+
+    start: int
+    upto: int
+    ts: Instants
+    codes: npt.NDArray[np.int32]
+    values: Mapping[str, Array]
+    categories: Mapping[str, tuple[str, ...]]
+    expires: float
+
+    @property
+    def size(self) -> int:
+        """The bytes it takes."""
+        return _OVERHEAD + sum(a.nbytes for a in self.arrays)
+
+    @property
+    def arrays(self) -> list[Array]:
+        """Everything it holds."""
+        return [self.ts, self.codes, *self.values.values()]
+
+
+@dataclass(slots=True, eq=False)
+class Fill:
+    """A fetch under way of some spans; a change to any of them while it runs spoils it."""
+
+    keys: frozenset[Key]
+    low: int
+    high: int
+    is_spoiled: bool = False
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened, since the memory was made."""
+
+    hits: int = 0
+    misses: int = 0
+    puts: int = 0
+    evicted: int = 0
+    dropped: int = 0
+    spoiled: int = 0
+
+
+class Memory:
+    """Spans by key, at most ``most`` bytes of them.
+
+    A fill is announced before its statement is sent and handed in afterwards: what changed in
+    between, as far as anybody here has heard, spoils it. What is heard of later drops the span.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.counts = Counts()
+        self._lock = Lock()
+        self._spans = _Spans(most)
+        self._fills: set[Fill] = set()
+
+    def get(self, key: Key, now: float) -> Held | None:
+        """Return a span that has not expired."""
+        held = self.peek(key, now)
+        if held is None:
+            self.counts.misses += 1
+        return held
+
+    def peek(self, key: Key, now: float) -> Held | None:
+        """Return a span that has not expired; a miss is not counted."""
+        with self._lock:
+            held: Held | None = self._spans.get(key)
+            if held is not None and held.expires > now:
+                self.counts.hits += 1
+                return held
+        return None
+
+    def begin(self, keys: Iterable[Key], low: int, high: int) -> Fill:
+        """Announce a fetch of spans that lie within ``[low, high)``."""
+        fill = Fill(frozenset(keys), low, high)
+        with self._lock:
+            self._fills.add(fill)
+        return fill
+
+    def end(self, fill: Fill, spans: Mapping[Key, Held]) -> bool:
+        """Take what a fetch brought, unless it was spoiled; with nothing, it has failed."""
+        for held in spans.values():
+            for array in held.arrays:
+                _lock_up(array)
+        with self._lock:
+            self._fills.discard(fill)
+            if fill.is_spoiled:
+                self.counts.spoiled += 1
+                return False
+            for key, held in spans.items():
+                if held.size <= self.most:
+                    self._spans[key] = held
+                    self.counts.puts += 1
+            self.counts.evicted = self._spans.evicted
+            return True
+
+    def drop(self, dataset: int, series: int, low: int, high: int) -> int:
+        """Forget the spans that hold any of ``[low, high)`` of a series; say how many."""
+        with self._lock:
+            found = self._spans.of(dataset, series)
+            gone = [k for k, held in found.items() if held.start < high and held.upto > low]
+            for fill in self._fills:
+                if fill.low < high and fill.high > low:
+                    fill.is_spoiled |= any(k[1] == series and k[0][0] == dataset for k in fill.keys)
+            return self._drop(gone)
+
+    def drop_all(self, dataset: int) -> int:
+        """Forget the spans of a dataset; say how many."""
+        with self._lock:
+            for fill in self._fills:
+                fill.is_spoiled |= any(k[0][0] == dataset for k in fill.keys)
+            return self._drop([k for k in self._spans if k[0][0] == dataset])
+
+    def _drop(self, keys: list[Key]) -> int:
+        for key in keys:
+            del self._spans[key]
+        self.counts.dropped += len(keys)
+        return len(keys)
+
+    def clear(self) -> None:
+        """Forget everything; what is under way is spoiled."""
+        with self._lock:
+            self.counts.dropped += len(self._spans)
+            self._spans = _Spans(self.most)
+            for fill in self._fills:
+                fill.is_spoiled = True
+
+    def held(self) -> list[tuple[Key, Held]]:
+        """Return what is held, the least used first."""
+        with self._lock:
+            return list(self._spans.items())
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    @property
+    def size(self) -> int:
+        """The bytes held."""
+        return int(self._spans.currsize)
+
+
+class _Spans(LRUCache[Key, Held]):
+    """An LRU cache that knows which spans each series has."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most, getsizeof=lambda held: held.size)
+        self.evicted = 0
+        self._of: dict[tuple[int, int], dict[Key, Held]] = {}
+
+    def __setitem__(self, key: Key, value: Held, *args: Any, **options: Any) -> None:
+        super().__setitem__(key, value, *args, **options)
+        self._of.setdefault((key[0][0], key[1]), {})[key] = value
+
+    def __delitem__(self, key: Key, *args: Any, **options: Any) -> None:
+        super().__delitem__(key, *args, **options)
+        of = self._of[key[0][0], key[1]]
+        del of[key]
+        if not of:
+            del self._of[key[0][0], key[1]]
+
+    def popitem(self) -> tuple[Key, Held]:
+        self.evicted += 1
+        return super().popitem()
+
+    def of(self, dataset: int, series: int) -> dict[Key, Held]:
+        """Return the spans of a series."""
+        return self._of.get((dataset, series), {})
+
+
+def _lock_up(array: Array) -> None:
+    """Make an array read-only, and what it is a part of: a part can be made writeable else."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner.flags.writeable = False
+        owner = owner.base
