@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.catalog import Series
 from toolkit.columns import Columns
-from toolkit.config import Settings
+from toolkit.config import CacheOptions, Settings
 from toolkit.dataset import Dataset
 from toolkit.drivers.aio import AsyncDriver
 from toolkit.inspection import DatasetStats
@@ -18,6 +18,9 @@ from toolkit.refresher import Progress, RefreshReport
 from toolkit.roads import Explanation, Roads, latest_query
 from toolkit.timegrid import Step
 from toolkit.writer import Intake, WriteReport
+
+if TYPE_CHECKING:
+    from toolkit.drivers.shelf import Shelf
 
 
 class AsyncStore:
@@ -30,7 +33,8 @@ class AsyncStore:
     def __init__(self, settings: Settings) -> None:
         assert settings.dsn is not None
         self.settings = settings
-        self._roads = Roads(AsyncDriver(settings.dsn, settings.pool), settings)
+        driver = AsyncDriver(settings.dsn, settings.pool)
+        self._roads = Roads(driver, settings, _shelf(settings.cache))
 
     def __repr__(self) -> str:
         return f"<AsyncStore schema {self.settings.schema!r}>"
@@ -49,7 +53,7 @@ class AsyncStore:
 
     async def close(self) -> None:
         """Close every connection; the store can be used again and opens new ones."""
-        await self._roads.driver.close()
+        await self._roads.close()
 
     async def write(
         self,
@@ -225,3 +229,13 @@ class AsyncStore:
     def stats(self) -> dict[str, float]:
         """Return counters of this store: reads by strategy, rows, times, and its pool's."""
         return self._roads.stats()
+
+
+def _shelf(options: CacheOptions) -> Shelf | None:
+    if not options.redis or not options.memory:
+        return None
+    from toolkit.drivers.shelf import Shelf
+    from toolkit.drivers.shelf_aio import AsyncWire  # redis-py takes 0.13 s to import
+    from toolkit.drivers.shelf_wire import ShelfOptions
+
+    return Shelf(AsyncWire(options.redis, ShelfOptions(timeout=options.redis_timeout)))

@@ -5,61 +5,35 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
-from typing import Any
+from secrets import token_hex
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from toolkit.cache import Fill, Held, Key, Level, Memory, level_of_points, level_of_rollup
+from toolkit.cache.parts import Part, Rows, concatenated, cut, grouped, rows_of
 from toolkit.cache.policy import Policy
 from toolkit.catalog import Entry
-from toolkit.columns import unite
 from toolkit.config import CacheOptions
 from toolkit.drivers import Driver
 from toolkit.fetcher import Fetcher
 from toolkit.follower import Follower
 from toolkit.query import Asked, Query
 from toolkit.reduce import Table, bucket_points, merge
+from toolkit.shared import Shared, Tier
 from toolkit.strategy import Plan, compose
 from toolkit.timegrid import SECOND, Span
 from toolkit.work import Found, Targets, Work, is_backwards, point_columns, time_left
 
+if TYPE_CHECKING:
+    from toolkit.drivers.shelf import Shelf
+
 _GRACE = 10 * SECOND  # what has just closed is often written a moment later
 _MOST_SPANS = 2_000  # of one read; what is longer goes past the cache
+_TURN = 0.005  # seconds between two looks whether another process is done
 _SHARE = 4  # what would take more than one part in so many of the memory goes past it, too
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Rows of one series in ``[low, high)``, and where they come from.
-
-    Held, or fetched as ``[begin, end)``: with a key to be held from then on, else the part only.
-    """
-
-    series: int
-    level: Level
-    low: int
-    high: int
-    begin: int
-    end: int
-    key: Key | None = None
-    held: Held | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Rows of one series in order of time."""
-
-    ts: Any
-    values: Mapping[str, Any]
-    categories: Mapping[str, tuple[str, ...]]
-
-    def copy(self) -> _Rows:
-        """Return the same rows in arrays of their own."""
-        return replace(
-            self, ts=self.ts.copy(), values={n: v.copy() for n, v in self.values.items()}
-        )
 
 
 class Cache:
@@ -69,11 +43,13 @@ class Cache:
         self,
         driver: Driver,
         options: CacheOptions,
+        shelf: Shelf | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.memory = Memory(options.memory << 20)
-        self.follower = Follower(driver, self.memory, clock)
+        self.shared = Shared(shelf, clock) if shelf is not None else None
+        self.follower = Follower(driver, self.memory, clock, self.shared)
         self._driver = driver
         self._policy = Policy(options.max_age, wall)
         self._clock = clock
@@ -95,16 +71,25 @@ class Cache:
             table = self._held_whole(work, *levels[0], now)
             if table is not None:
                 return await self._computed(work, table, {"memory": len(table)}, fetcher)
-        parts = [p for series, level in levels for p in self._parts(work, series, level, now)]
-        fetched: dict[_Part, _Rows] = {}
+        fetched: dict[Part, Rows] = {}
         touched: dict[str, int] = {}
-        for group in _grouped(parts):
-            found = await self._group(work, group, fetcher)
-            fetched |= _cuts(work, group, found)
-            for source, count in found.sources.items():
-                touched[source] = touched.get(source, 0) + count
-        table, held = self._joined(work, parts, fetched)
-        sources = {"memory": held, **touched} if held or not fetched else touched
+        done = False
+        while not done:
+            held = await self._look_up(work, levels, now)
+            parts = [p for series, level in levels for p in self._parts(work, series, level, held)]
+            done = True
+            for group in grouped(parts):
+                if group[0] in fetched:
+                    continue
+                found = await self._group(work, group, fetcher)
+                if found is None:
+                    done = False  # others have fetched it meanwhile: look again
+                    break
+                fetched |= _cuts(work, group, found)
+                for source, count in found.sources.items():
+                    touched[source] = touched.get(source, 0) + count
+        table, count = self._joined(work, parts, fetched)
+        sources = {"memory": count, **touched} if count or not fetched else touched
         return await self._computed(work, table, sources, fetcher, is_fetched=bool(fetched))
 
     def forget(self, entry: Entry, series: Iterable[int], span: Span) -> int:
@@ -114,12 +99,13 @@ class Cache:
     def stats(self) -> dict[str, float]:
         """Return plain counters, in spans and bytes."""
         found: dict[str, float] = {f"cache_{k}": v for k, v in asdict(self.memory.counts).items()}
-        return {**found, "cache_spans": len(self.memory), "cache_bytes": self.memory.size}
+        shared = self.shared.stats() if self.shared is not None else {}
+        return {**found, **shared, "cache_spans": len(self.memory), "cache_bytes": self.memory.size}
 
     def _begin_anew(self) -> None:
         """In a forked child: whoever held our locks is not here."""
         self.memory = Memory(self.memory.most)
-        self.follower = Follower(self._driver, self.memory, self._clock)
+        self.follower = Follower(self._driver, self.memory, self._clock, self.shared)
         self._owner = os.getpid()
 
     # -- what there is -------------------------------------------------------------------------
@@ -146,39 +132,68 @@ class Cache:
             return None
         return levels
 
-    def _parts(self, work: Work, series: int, level: Level, now: float) -> Iterator[_Part]:
+    async def _look_up(
+        self, work: Work, levels: Sequence[tuple[int, Level]], now: float
+    ) -> dict[Key, Held]:
+        """Return the spans of a range that are held here, or by others."""
+        low, high = work.query.span.start, work.query.span.end
+        keys = [
+            (level.key, series, start)
+            for series, level in levels
+            for start in range(level.floor(low), high, level.length)
+        ]
+        held = {k: h for k in keys if (h := self.memory.get(k, now)) is not None}
+        missing = [k for k in keys if k not in held]
+        return held | await self._find(work, missing) if missing else held
+
+    async def _find(self, work: Work, keys: Sequence[Key]) -> dict[Key, Held]:
+        """Take spans from the second tier into the first."""
+        place = self.follower.place(work.entry)
+        if self.shared is None or place.tier is None:
+            return {}
+        fill = self.memory.begin(keys, min(k[2] for k in keys), max(k[2] + k[0][2] for k in keys))
+        found: dict[Key, Held] = {}
+        try:
+            found = await self.shared.find(place.tier, keys, place.snapshot)
+            return found
+        finally:
+            self.memory.end(fill, found)
+
+    def _parts(
+        self, work: Work, series: int, level: Level, found: Mapping[Key, Held]
+    ) -> Iterator[Part]:
         """Cut a series' range into parts that are held and parts that are not."""
         low, high = work.query.span.start, work.query.span.end
         first, last = (low, high) if level.rollup is None else level.whole(low, high)
         if first >= last:
-            yield _Part(series, level, low, high, low, high)
+            yield Part(series, level, low, high, low, high)
             return
         if low < first:
-            yield _Part(series, level, low, first, low, first)
+            yield Part(series, level, low, first, low, first)
         for start in range(level.floor(first), last, level.length):
             key = (level.key, series, start)
-            held = self.memory.get(key, now)
+            held = found.get(key)
             begin, end = max(start, first), min(start + level.length, last)
             if held is None:
                 closed = level.closed(int(self._wall() * SECOND) - _GRACE)
                 upto = min(start + level.length, closed)
                 if begin < upto:
                     middle = min(end, upto)
-                    yield _Part(series, level, begin, middle, start, upto, key)
+                    yield Part(series, level, begin, middle, start, upto, key)
                     begin = middle
             elif begin < held.upto:
                 middle = min(end, held.upto)
-                yield _Part(series, level, begin, middle, begin, middle, key, held)
+                yield Part(series, level, begin, middle, begin, middle, key, held)
                 begin = middle
             if begin < end:
-                yield _Part(series, level, begin, end, begin, end)
+                yield Part(series, level, begin, end, begin, end)
         if last < high:
-            yield _Part(series, level, last, high, last, high)
+            yield Part(series, level, last, high, last, high)
 
     # -- what there is not ---------------------------------------------------------------------
 
-    async def _group(self, work: Work, group: tuple[_Part, ...], fetcher: Fetcher) -> Found:
-        """Fetch parts that are one range of time, of one series or of several."""
+    async def _group(self, work: Work, group: tuple[Part, ...], fetcher: Fetcher) -> Found | None:
+        """Fetch parts that are one range of time; None if another process has held them now."""
         wanted = self._work(work, group)
         filled = [p for p in group if p.key is not None]
         if not filled:
@@ -197,28 +212,52 @@ class Cache:
         self,
         work: Work,
         wanted: Work,
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         fetcher: Fetcher,
         mine: list[Fill],
-    ) -> tuple[Found, Fill]:
+    ) -> tuple[Found | None, Fill]:
         """Fetch, and hold from then on the spans of ``parts``; tell ``mine`` that it was us."""
         keys = [p.key for p in parts if p.key is not None]
         fill = self.memory.begin(keys, parts[0].begin, max(p.end for p in parts))
         mine.append(fill)
         held: dict[Key, Held] = {}
+        tier, token = self.follower.place(work.entry).tier, token_hex(8)
         try:
+            if self.memory.has(keys, self._clock()):  # another was done a moment ago
+                return None, fill
+            if tier is not None and not await self._has_lease(work, tier, keys, token):
+                return None, fill
+            cursor = tier.cursor if tier is not None else None
             found = await fetcher.fetch(wanted)
             held = self._held(work, parts, found)
+            is_kept = self.memory.end(fill, held)
+            if self.shared is not None and tier is not None and cursor is not None and is_kept:
+                await self.shared.keep(tier, cursor, held)
             return found, fill
         finally:
-            self.memory.end(fill, held)
+            self.memory.end(fill, {})
+            if self.shared is not None and tier is not None:
+                await self.shared.release(tier, keys[0], token)
 
-    def _held(self, work: Work, parts: Sequence[_Part], found: Found) -> dict[Key, Held]:
+    async def _has_lease(self, work: Work, tier: Tier, keys: Sequence[Key], token: str) -> bool:
+        """Return whether the fetch is ours; else another process has ended it meanwhile."""
+        assert self.shared is not None
+        while True:
+            is_ours = await self.shared.lease(tier, keys[0], token)
+            # also if it is: it may have been given back a moment ago
+            if len(await self._find(work, keys)) == len(keys):
+                return False
+            left = time_left(work)
+            if is_ours or (left is not None and left <= _TURN):
+                return True
+            await self._driver.pause(_TURN)
+
+    def _held(self, work: Work, parts: Sequence[Part], found: Found) -> dict[Key, Held]:
         now, code_of = self._clock(), _codes(work, found)
         held = {}
         for part in parts:
             assert part.key is not None
-            rows = _cut(found.table, code_of[part.series], part.begin, part.end)
+            rows = cut(found.table, code_of[part.series], part.begin, part.end)
             if len(parts) > 1:  # a part of an array keeps all of it in memory
                 rows = rows.copy()
             life = self._policy.life(work.entry.dataset, part.level, part.end)
@@ -233,7 +272,7 @@ class Cache:
             )
         return held
 
-    def _work(self, work: Work, group: tuple[_Part, ...]) -> Work:
+    def _work(self, work: Work, group: tuple[Part, ...]) -> Work:
         """Return the work of fetching a group: every column of its level, so that all can share."""
         entry, level, dataset = work.entry, group[0].level, work.entry.dataset
         ids = tuple(dict.fromkeys(p.series for p in group))
@@ -294,7 +333,7 @@ class Cache:
         return names
 
     def _joined(
-        self, work: Work, parts: Sequence[_Part], fetched: Mapping[_Part, _Rows]
+        self, work: Work, parts: Sequence[Part], fetched: Mapping[Part, Rows]
     ) -> tuple[Table, int]:
         """Return all parts as one table, and how many of its rows were held."""
         code_of = {series: code for code, series in enumerate(work.targets.ids)}
@@ -303,11 +342,11 @@ class Cache:
             if part.held is None:
                 piece = fetched[part]
             else:
-                piece = _part_of(part)
+                piece = rows_of(part)
                 held += len(piece.ts)
             rows.append(piece)
             codes.append(code_of[part.series])
-        table = _concatenated(rows, codes, self._names(work))
+        table = concatenated(rows, codes, self._names(work))
         if is_backwards(work.query, work.plan):
             table = table.take(np.lexsort((np.arange(len(table))[::-1], table.series)))
         return table, held
@@ -332,31 +371,13 @@ class Cache:
         return Found(table, work.targets.names, sources, is_fetched)
 
 
-def _grouped(parts: Sequence[_Part]) -> list[tuple[_Part, ...]]:
-    """Return what is to be fetched, as few ranges: neighbours in time, then the same of others."""
-    runs: list[list[_Part]] = []
-    for part in parts:
-        if part.held is not None:
-            continue
-        last = runs[-1][-1] if runs else None
-        if last is not None and last.series == part.series and last.end == part.begin:
-            runs[-1].append(part)
-        else:
-            runs.append([part])
-    together: dict[Any, list[_Part]] = {}
-    for run in runs:
-        shape = (run[0].level.key, run[0].begin, run[-1].end)
-        together.setdefault(shape, []).extend(run)
-    return [tuple(group) for group in together.values()]
-
-
-def _cuts(work: Work, group: tuple[_Part, ...], found: Found) -> dict[_Part, _Rows]:
+def _cuts(work: Work, group: tuple[Part, ...], found: Found) -> dict[Part, Rows]:
     """Return the rows of each part of a group."""
     code_of = _codes(work, found)
     rows = {}
     for part in group:
         begin = part.low if part.level.rollup is None else part.level.within(part.low)
-        rows[part] = _cut(found.table, code_of[part.series], begin, part.high)
+        rows[part] = cut(found.table, code_of[part.series], begin, part.high)
     return rows
 
 
@@ -365,39 +386,3 @@ def _codes(work: Work, found: Found) -> dict[int, int]:
     code_of = {name: code for code, name in enumerate(found.names)}
     pairs = zip(work.targets.ids, work.targets.names, strict=True)
     return {i: code_of[n] for i, n in pairs if n in code_of}
-
-
-def _cut(table: Table, code: int, begin: int, end: int) -> _Rows:
-    """Return the rows of one series in ``[begin, end)``."""
-    low, high = np.searchsorted(table.series, (code, code + 1))
-    a, b = low + np.searchsorted(table.ts[low:high], (begin, end))
-    values = {n: v[a:b] for n, v in table.values.items()}
-    return _Rows(table.ts[a:b], values, dict(table.categories))
-
-
-def _part_of(part: _Part) -> _Rows:
-    """Return the rows of a part that is held."""
-    held = part.held
-    assert held is not None
-    if part.low == held.start and part.high == held.upto:
-        return _Rows(held.ts, held.values, held.categories)
-    a, b = held.ts.searchsorted((part.low, part.high))
-    return _Rows(held.ts[a:b], {n: v[a:b] for n, v in held.values.items()}, held.categories)
-
-
-def _concatenated(rows: Sequence[_Rows], codes: Sequence[int], names: Sequence[str]) -> Table:
-    """Return rows of one or more series as one table."""
-    if len(rows) == 1:
-        only = rows[0]
-        values = {n: only.values[n] for n in names}
-        return Table(np.full(len(only.ts), codes[0], np.int32), only.ts, values, only.categories)
-    ts = np.concatenate([r.ts for r in rows])
-    series = np.repeat(np.array(codes, np.int32), [len(r.ts) for r in rows])
-    values, categories = {}, {}
-    for name in names:
-        if name in rows[0].categories:
-            pairs = [(r.categories[name], r.values[name]) for r in rows]
-            categories[name], values[name] = unite(pairs)
-        else:
-            values[name] = np.concatenate([r.values[name] for r in rows])
-    return Table(series, ts, values, categories)

@@ -43,11 +43,15 @@ class Limits:
 class CacheOptions:
     """What a store remembers of its answers; ``memory`` in MiB (0: nothing), times in seconds.
 
-    ``max_age`` is how old an answer may be that others have changed meanwhile, ``keep_log`` how
-    long the change log keeps what every rollup has followed: a cache that slept longer starts anew.
+    ``redis`` is the URL of a Redis or Valkey that shares it with other processes,
+    ``redis_timeout`` how long that may be silent before it is left alone. ``max_age`` is how old
+    an answer may be that others have changed meanwhile, ``keep_log`` how long the change log
+    keeps what every rollup has followed: a cache that slept longer starts anew.
     """
 
     memory: int = 64
+    redis: str = field(default="", repr=False)  # may hold a password
+    redis_timeout: float = 0.05
     max_age: float = 1.0
     keep_log: float = 300.0
 
@@ -106,7 +110,7 @@ _KEYS: dict[str, type] = {
     **{f"chooser.{f.name}": int for f in fields(Limits)},
     **{f"cache.{f.name}": type(f.default) for f in fields(CacheOptions)},
 }
-_MAY_BE_ZERO = {"pool.min_size", *(f"cache.{f.name}" for f in fields(CacheOptions))}
+_MAY_BE_ZERO = {"pool.min_size", "cache.memory", "cache.max_age", "cache.keep_log"}
 _LONGEST_S = 10 * 24 * 3600
 _MOST = 2**31 - 1
 _ALIASES = {"TOOLKIT_DSN": "database.dsn", "TOOLKIT_SCHEMA": "database.schema"}

@@ -8,41 +8,57 @@ from dataclasses import dataclass
 
 from toolkit.cache import Memory
 from toolkit.catalog import Entry
-from toolkit.drivers import Driver, Params
+from toolkit.drivers import Driver, Params, Rows
 from toolkit.errors import ToolkitError
+from toolkit.shared import Shared, Tier, is_older
 from toolkit.statements import compose, name
 from toolkit.timegrid import to_us
 
 _log = logging.getLogger("toolkit.follower")
 _MOST = 5_000  # changed ranges that are worth looking at one by one
+_NOTHING = "1:1:"  # the snapshot that saw nothing
 
 
 @dataclass(slots=True)
-class _Place:
+class Place:
     """How far one dataset's log has been followed, and when.
 
     ``checked_at`` is when the last look began: what was committed before it has been heard of.
-    ``wanted_at`` is when somebody here wrote: a look must begin after that.
+    ``wanted_at`` is when somebody here wrote: a look must begin after that. ``tier`` is where
+    the dataset's spans are shared.
     """
 
-    cursor: str = ""
-    started: object = None
+    snapshot: str = ""
+    identity: str = ""
     checked_at: float = float("-inf")
     wanted_at: float = float("-inf")
+    tier: Tier | None = None
 
 
 class Follower:
     """Follows the change logs of one store's datasets, each as far as its reads need.
 
-    A look costs one round trip. Nobody runs in the background: a read that needs to know more
-    than is known looks first, and who comes meanwhile waits for that look.
+    A look costs one round trip, and one to Redis where spans are shared. Nobody runs in the
+    background: a read that needs to know more than is known looks first, and who comes meanwhile
+    waits for that look.
     """
 
-    def __init__(self, driver: Driver, memory: Memory, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        memory: Memory,
+        clock: Callable[[], float],
+        shared: Shared | None = None,
+    ) -> None:
         self._driver = driver
         self._memory = memory
         self._clock = clock
-        self._places: dict[int, _Place] = {}
+        self._shared = shared
+        self._places: dict[int, Place] = {}
+
+    def place(self, entry: Entry) -> Place:
+        """Return how far a dataset has been followed."""
+        return self._places.setdefault(entry.id, Place())
 
     def knows(self, entry: Entry, since: float, *, own: bool) -> bool:
         """Return whether nothing needs to be looked for."""
@@ -58,9 +74,7 @@ class Follower:
 
         With ``own``, whatever this store has written is, too.
         """
-        place = self._places.get(entry.id)
-        if place is None:
-            place = self._places.setdefault(entry.id, _Place())
+        place = self.place(entry)
         while not self.knows(entry, since, own=own):
             await self._driver.once(("follow", entry.id), lambda: self._look(entry, place, timeout))
 
@@ -80,36 +94,50 @@ class Follower:
         self._places.clear()
         self._memory.clear()
 
-    async def _look(self, entry: Entry, place: _Place, timeout: float | None) -> None:
+    async def _look(self, entry: Entry, place: Place, timeout: float | None) -> None:
         began = self._clock()
-        cursor = place.cursor or "1:1:"
-        params: Params = {
-            "dataset_id": entry.id,
-            "cursor": cursor,
-            "most": _MOST + 1 if place.cursor else 0,  # nothing is held before the first look
-        }
-        rows = await self._driver.fetch(self._statement(entry), params, timeout=timeout)
+        tier, shared = place.tier, self._shared
+        was = await shared.begin(tier) if shared is not None and tier is not None else None
+        since = place.snapshot or _NOTHING
+        if was is not None and is_older(was.snapshot, since):
+            since = was.snapshot
+        rows = await self._rows(entry, since, timeout, is_first=not place.snapshot)
         if not rows:  # the dataset is gone
             self._memory.drop_all(entry.id)
-            self._places.pop(entry.id, None)
             place.checked_at = began
             return
-        now, started, is_whole = rows[0][:3]
-        reason = ""
-        if place.cursor and (started != place.started or _xmax(now) < _xmax(cursor)):
-            reason = "the server was restarted"
-        elif place.cursor and not is_whole:
-            reason = "the change log was cut"
-        elif len(rows) > _MOST:
-            reason = "much has changed"
-        if reason:
-            _log.info("%s: %s; nothing cached is kept", entry.dataset.name, reason)
+        now, identity, is_whole = rows[0][:3]
+        changes = [(r[3], to_us(r[4]), to_us(r[5])) for r in rows if r[3] is not None]
+        problem = ""
+        if place.snapshot:
+            if identity != place.identity or is_older(now, place.snapshot):
+                problem, place.tier = "the server is another, or was restarted", None
+            elif not is_whole:
+                problem = "the change log was cut"
+            elif len(rows) > _MOST:
+                problem = "much has changed"
+        if problem:
+            _log.info("%s: %s; nothing cached is kept", entry.dataset.name, problem)
             self._memory.drop_all(entry.id)
-        else:
-            for _, _, _, series, low, high in rows:
-                if series is not None:
-                    self._memory.drop(entry.id, series, to_us(low), to_us(high))
-        place.cursor, place.started, place.checked_at = now, started, began
+        for series, low, high in () if problem else changes:
+            self._memory.drop(entry.id, series, low, high)
+        if shared is not None and place.tier is not None and tier is not None:
+            await shared.follow(tier, entry, since, now, None if problem else changes)
+        place.snapshot, place.identity, place.checked_at = now, identity, began
+        if shared is not None and place.tier is None:
+            # where the shared spans are is known only now: look again, from where they are
+            place.tier = shared.tier(entry, identity)
+            await self._look(entry, place, timeout)
+
+    async def _rows(
+        self, entry: Entry, since: str, timeout: float | None, *, is_first: bool
+    ) -> Rows:
+        params: Params = {
+            "dataset_id": entry.id,
+            "since": since,
+            "most": 0 if is_first else _MOST + 1,  # nothing is held before the first look
+        }
+        return await self._driver.fetch(self._statement(entry), params, timeout=timeout)
 
     def _statement(self, entry: Entry) -> bytes:
         def make() -> bytes:
@@ -121,7 +149,3 @@ class Follower:
 
         statement: bytes = entry.once("follow changes", make)
         return statement
-
-
-def _xmax(snapshot: str) -> int:
-    return int(snapshot.split(":")[1])

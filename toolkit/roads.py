@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.cached import Cache
 from toolkit.catalog import Catalog, Series
@@ -30,6 +30,9 @@ from toolkit.streaming import Streamer
 from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
 from toolkit.work import with_time_left
 from toolkit.writer import Intake, Writer, WriteReport
+
+if TYPE_CHECKING:
+    from toolkit.drivers.shelf import Shelf
 
 _KEPT_TIMES = 1_000
 T = TypeVar("T")
@@ -92,7 +95,7 @@ class Counters:
 class Roads:
     """The operations of a store over one driver."""
 
-    def __init__(self, driver: Driver, settings: Settings) -> None:
+    def __init__(self, driver: Driver, settings: Settings, shelf: Shelf | None = None) -> None:
         self.driver = driver
         self.settings = settings
         self.counters = Counters()
@@ -100,7 +103,7 @@ class Roads:
             driver, Catalog(), settings.schema, allow_newer_schema=settings.allow_newer_schema
         )
         self.partitioning = NativePartitioning(driver, self.directory)
-        self.cache = Cache(driver, settings.cache) if settings.cache.memory else None
+        self.cache = Cache(driver, settings.cache, shelf) if settings.cache.memory else None
         self.reader = Reader(driver, self.directory, settings.limits, settings.parallel, self.cache)
         self.streamer = Streamer(driver, self.directory, settings.limits)
         self.writer = Writer(driver, self.directory, self.partitioning, settings.plausible)
@@ -225,6 +228,11 @@ class Roads:
 
     async def describe(self, dataset: str) -> DatasetStats:
         return await describe(self.driver, await self.directory.confirmed(dataset))
+
+    async def close(self) -> None:
+        await self.driver.close()
+        if self.cache is not None and self.cache.shared is not None:
+            await self.cache.shared.close()
 
     async def forget(self, dataset: str, pattern: str | None, start: object, end: object) -> int:
         entry = await self.directory.entry(dataset)

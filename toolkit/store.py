@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.catalog import Series
 from toolkit.columns import Columns
-from toolkit.config import Settings
+from toolkit.config import CacheOptions, Settings
 from toolkit.dataset import Dataset
 from toolkit.drivers import drive
 from toolkit.drivers.blocking import BlockingDriver
@@ -21,6 +21,9 @@ from toolkit.roads import Explanation, Roads, latest_query
 from toolkit.timegrid import Step
 from toolkit.writer import Intake, WriteReport
 
+if TYPE_CHECKING:
+    from toolkit.drivers.shelf import Shelf
+
 
 class Store:
     """Time series in one PostgreSQL database; threads may share it.
@@ -32,7 +35,8 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         assert settings.dsn is not None
         self.settings = settings
-        self._roads = Roads(BlockingDriver(settings.dsn, settings.pool), settings)
+        driver = BlockingDriver(settings.dsn, settings.pool)
+        self._roads = Roads(driver, settings, _shelf(settings.cache))
 
     def __repr__(self) -> str:
         return f"<Store schema {self.settings.schema!r}>"
@@ -51,7 +55,7 @@ class Store:
 
     def close(self) -> None:
         """Close every connection; the store can be used again and opens new ones."""
-        drive(self._roads.driver.close())
+        drive(self._roads.close())
 
     def write(
         self,
@@ -271,3 +275,13 @@ class Store:
     def stats(self) -> dict[str, float]:
         """Return counters of this store: reads by strategy, rows, times, and its pool's."""
         return self._roads.stats()
+
+
+def _shelf(options: CacheOptions) -> Shelf | None:
+    if not options.redis or not options.memory:
+        return None
+    from toolkit.drivers.shelf import Shelf
+    from toolkit.drivers.shelf_blocking import BlockingWire  # redis-py takes 0.13 s to import
+    from toolkit.drivers.shelf_wire import ShelfOptions
+
+    return Shelf(BlockingWire(options.redis, ShelfOptions(timeout=options.redis_timeout)))

@@ -1,19 +1,22 @@
 -- What: what was written to a dataset since a snapshot: the ranges that changed, at most so many.
 --   One statement, so what it tells is all that its own snapshot sees.
--- Params: dataset_id, cursor (a snapshot), most (ranges).
--- Columns: the snapshot now; when the server started; whether the change log still has all that
---   the cursor does not see; series id, from and to of a changed range, NULL if there is none.
-SELECT s.now::text, s.started, s.is_whole, l.series_id, l.lo, l.hi
+-- Params: dataset_id, since (a snapshot), most (ranges).
+-- Columns: the snapshot now; which start of which server and which database this is; whether the
+--   change log still has all that the snapshot does not see; series id, from and to of a changed
+--   range, NULL if there is none.
+SELECT s.now::text, s.identity, s.is_whole, l.series_id, l.lo, l.hi
 FROM (
-    SELECT pg_current_snapshot() AS now, pg_postmaster_start_time() AS started,
-           coalesce(d.pruned_to < pg_snapshot_xmin(%(cursor)s::pg_snapshot), true) AS is_whole
+    SELECT pg_current_snapshot() AS now,
+           concat_ws(' ', extract(epoch FROM pg_postmaster_start_time()),
+                     (SELECT oid FROM pg_database WHERE datname = current_database())) AS identity,
+           coalesce(d.pruned_to < pg_snapshot_xmin(%(since)s::pg_snapshot), true) AS is_whole
     FROM {dataset} AS d
     WHERE d.id = %(dataset_id)s
 ) AS s
 LEFT JOIN LATERAL (
     SELECT c.series_id, c.lo, c.hi
     FROM {log} AS c
-    WHERE c.xid >= pg_snapshot_xmin(%(cursor)s::pg_snapshot)
-      AND NOT pg_visible_in_snapshot(c.xid, %(cursor)s::pg_snapshot)
+    WHERE c.xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
+      AND NOT pg_visible_in_snapshot(c.xid, %(since)s::pg_snapshot)
     LIMIT %(most)s
 ) AS l ON true

@@ -6,64 +6,28 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
+from fix_cache import DAY, DAYS, memory, minutes, no_database, same
 from fix_servers import Database
 from fix_stores import COLOURS, cached, open_store
 
 import toolkit
 from toolkit.errors import QueryError, ToolkitError
 
-DAY = ("2024-03-01T00:00Z", "2024-03-02T00:00Z")
-DAYS = ("2024-03-01T00:00Z", "2024-03-08T00:00Z")
 
-
-def minutes(days: int = 7, value: float = 1.0) -> dict[str, Any]:
-    ts = np.datetime64("2024-03-01", "us") + np.arange(days * 1440) * np.timedelta64(1, "m")
-    return {"ts": ts, "value": np.arange(len(ts)) * value}
-
-
-@pytest.fixture(params=COLOURS)
-def store(request: pytest.FixtureRequest, database: Database) -> Iterator[Any]:
-    """A store that remembers, on a week of minutes."""
-    with open_store(request.param, cached(database.dsn)) as store:
+@pytest.fixture(params=[*COLOURS, *(f"{c} sharing" for c in COLOURS)])
+def store(request: pytest.FixtureRequest, database: Database, redis_url: str) -> Iterator[Any]:
+    """A store that remembers, on a week of minutes; alone, or with a tier that others share."""
+    colour, _, shares = request.param.partition(" ")
+    settings = cached(database.dsn, redis=redis_url if shares else "")
+    with open_store(colour, settings) as store:
         store.write("metrics", minutes(), series="a")
         yield store
-
-
-@contextmanager
-def no_database(store: Any) -> Iterator[list[bytes]]:
-    """Count the statements that a store sends."""
-    driver = getattr(store, "store", store)._roads.driver
-    said: list[bytes] = []
-    real = driver.fetch
-
-    async def fetch(statement: bytes, *args: Any, **options: Any) -> Any:
-        said.append(statement)
-        return await real(statement, *args, **options)
-
-    driver.fetch = fetch
-    try:
-        yield said
-    finally:
-        del driver.fetch
-
-
-def same(one: Any, other: Any) -> None:
-    assert list(one) == list(other)
-    assert np.array_equal(one.ts, other.ts)
-    assert np.array_equal(one.series, other.series)
-    for name in one:
-        assert one[name].tobytes() == other[name].tobytes()
-
-
-def memory(store: Any) -> Any:
-    return getattr(store, "store", store)._roads.cache.memory
 
 
 # -- spans --------------------------------------------------------------------------------------
@@ -304,7 +268,7 @@ def test_a_server_that_was_started_anew_is_not_trusted(
         store.write("metrics", minutes(), series="a")
         store.read("metrics", "a", *DAY)
         (place,) = store._roads.cache.follower._places.values()
-        place.started = datetime(2020, 1, 1, tzinfo=UTC)
+        place.identity = "another start of it"
         assert store.read("metrics", "a", *DAY, freshness="strong").plan.sources == {"points": 1440}
         assert store.read("metrics", "a", *DAY).plan.sources == {"memory": 1440}
 

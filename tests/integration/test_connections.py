@@ -45,7 +45,7 @@ BOTH = pytest.mark.parametrize("colour", COLOURS)
 
 
 def settings(dsn: str, **pool: Any) -> Settings:
-    return Settings(dsn=dsn, pool=PoolOptions(**pool))
+    return Settings(dsn=dsn, pool=PoolOptions(**pool)).without_cache()
 
 
 def points(count: int, start: datetime = T0) -> dict[str, Any]:

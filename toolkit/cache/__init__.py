@@ -5,6 +5,15 @@ The road that fills and uses it is :mod:`toolkit.cached`; what tells it of chang
 """
 
 from toolkit.cache.memory import Fill, Held, Key, Memory
-from toolkit.cache.spans import Level, level_of_points, level_of_rollup
+from toolkit.cache.spans import LENGTHS, Level, level_of_points, level_of_rollup
 
-__all__ = ["Fill", "Held", "Key", "Level", "Memory", "level_of_points", "level_of_rollup"]
+__all__ = [
+    "LENGTHS",
+    "Fill",
+    "Held",
+    "Key",
+    "Level",
+    "Memory",
+    "level_of_points",
+    "level_of_rollup",
+]

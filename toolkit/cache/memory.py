@@ -98,6 +98,10 @@ class Memory:
                 return held
         return None
 
+    def has(self, keys: Iterable[Key], now: float) -> bool:
+        """Return whether spans are held, all of them."""
+        return all(self.peek(k, now) is not None for k in keys)
+
     def begin(self, keys: Iterable[Key], low: int, high: int) -> Fill:
         """Announce a fetch of spans that lie within ``[low, high)``."""
         fill = Fill(frozenset(keys), low, high)
@@ -106,12 +110,17 @@ class Memory:
         return fill
 
     def end(self, fill: Fill, spans: Mapping[Key, Held]) -> bool:
-        """Take what a fetch brought, unless it was spoiled; with nothing, it has failed."""
+        """Take what a fetch brought, unless it was spoiled; with nothing, it has failed.
+
+        Only the first end of a fill counts.
+        """
         for held in spans.values():
             for array in held.arrays:
                 _lock_up(array)
         with self._lock:
-            self._fills.discard(fill)
+            if fill not in self._fills:
+                return False
+            self._fills.remove(fill)
             if fill.is_spoiled:
                 self.counts.spoiled += 1
                 return False

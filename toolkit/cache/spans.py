@@ -11,7 +11,7 @@ from toolkit.timegrid import DAY, SECOND
 _MINUTE = 60 * SECOND
 LENGTHS = tuple(
     n * unit
-    for unit, ns in ((_MINUTE, (1, 10, 60, 240)), (DAY, (1, 7, 28, 112, 448, 1_792)))
+    for unit, ns in ((_MINUTE, (10, 60, 240)), (DAY, (1, 7, 28, 112, 448, 1_792)))
     for n in ns
 )
 """The lengths of spans, each a multiple of the one before but one."""

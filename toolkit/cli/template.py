@@ -42,6 +42,9 @@ NOTES = {
     "chooser.buckets": "bars of an answer at most",
     "chooser.chart_points": "points that points=N reads before it turns to rollups",
     "cache.memory": "MiB at most in this process; 0 remembers nothing",
+    "cache.redis": "redis://user:password@host:6379/0 of a Redis or Valkey, 7.0 or newer, that\n"
+    "shares what is remembered with other processes. Without one, each for itself.",
+    "cache.redis_timeout": "for which it may be silent before it is left alone for a while",
     "cache.max_age": "how old an answer may be that others have changed meanwhile",
     "cache.keep_log": "for which the change log keeps what every rollup has followed",
 }

@@ -1,0 +1,238 @@
+"""The second tier: spans in a Redis that many processes share, and what makes them trustworthy.
+
+Beside the spans of a dataset lies a cursor: a snapshot of the database up to which every change
+has been followed, and the spans it touched deleted. Whoever looks at the change log begins at
+that cursor, deletes, and then moves it, if nobody else has meanwhile; and a span is stored only
+if the cursor still is what it was before the span was fetched. So a span that is found beside a
+cursor is right as of that cursor, whoever stored it and whoever was cut off in between.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2s
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from toolkit import blocks
+from toolkit.blocks import DamagedBlock
+from toolkit.cache import LENGTHS, Held, Key, level_of_rollup
+from toolkit.catalog import Entry
+
+if TYPE_CHECKING:
+    from toolkit.drivers.shelf import Shelf
+
+_FORMAT = "tk1"
+_CURSOR_MS = 7 * 86_400_000
+_MOST_KEYS = 20_000  # above that, one new epoch is cheaper than so many deletes
+_LEASE_MS = 2_000
+_TRIES = 4  # to move a cursor that others move
+Change = tuple[int, int, int]
+"""A series' id, and from when to when it has changed, in µs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far the spans under one epoch have been kept up to date."""
+
+    snapshot: str
+    epoch: str
+
+    @classmethod
+    def begin(cls, snapshot: str) -> Cursor:
+        """Return a cursor under which there is nothing yet."""
+        return cls(snapshot, secrets.token_hex(6))
+
+    @classmethod
+    def read(cls, said: bytes | None) -> Cursor | None:
+        """Read what lies in Redis; None if that is not a cursor."""
+        snapshot, _, epoch = (said or b"").decode("ascii", "replace").partition("|")
+        bounds = snapshot.split(":")[:2]
+        is_one = len(bounds) == 2 and all(b.isdigit() for b in bounds) and epoch.isalnum()
+        return cls(snapshot, epoch) if is_one else None
+
+    def said(self) -> bytes:
+        """Return what lies in Redis."""
+        return f"{self.snapshot}|{self.epoch}".encode()
+
+
+def is_older(one: str, other: str) -> bool:
+    """Return whether a snapshot saw less than another of the same server.
+
+    >>> is_older("10:20:11", "10:20:11"), is_older("10:20:11", "12:20:"), is_older("9:30:", "9:9:")
+    (False, True, False)
+    """
+    mine, others = (tuple(map(int, s.split(":")[:2])) for s in (one, other))
+    return mine[0] < others[0] or mine[1] < others[1]
+
+
+@dataclass(slots=True)
+class Tier:
+    """One dataset's spans in Redis: the start of their keys, and the cursor last known."""
+
+    base: str
+    cursor: Cursor | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def cursor_key(self) -> str:
+        return f"{self.base}:cursor"
+
+    def key(self, key: Key, epoch: str) -> str:
+        """Return what a span is called."""
+        (_, level, length), series, start = key
+        return f"{self.base}:{epoch}:{level}:{length}:{series}:{start}"
+
+
+class Shared:
+    """Spans of one store's datasets on a shelf; when that is out, it finds and keeps nothing."""
+
+    def __init__(self, shelf: Shelf, clock: Callable[[], float]) -> None:
+        self.shelf = shelf
+        self._clock = clock
+        self.hits = self.misses = self.damaged = self.refused = 0
+
+    def tier(self, entry: Entry, identity: str) -> Tier:
+        """Return a dataset's tier on the server and database of ``identity``."""
+        said = repr((identity, entry.schema, entry.id, entry.dataset))
+        return Tier(f"{_FORMAT}:{blake2s(said.encode(), digest_size=9).hexdigest()}")
+
+    async def begin(self, tier: Tier) -> Cursor | None:
+        """Ask how far the tier has been followed."""
+        looked = await self.shelf.look(tier.cursor_key, ())
+        tier.cursor = Cursor.read(looked.cursor) if looked is not None else None
+        return tier.cursor
+
+    async def follow(
+        self,
+        tier: Tier,
+        entry: Entry,
+        since: str,
+        now: str,
+        changes: Sequence[Change] | None,
+    ) -> None:
+        """Delete what has changed from snapshot ``since`` on, and note that all was up to ``now``.
+
+        ``changes`` None: nothing is known of what has, so that all of it goes. Call it after
+        :meth:`begin`; where others are faster, theirs is looked at.
+        """
+        for _ in range(_TRIES):
+            was = tier.cursor
+            if was is not None and changes is not None:
+                if not changes or is_older(now, was.snapshot):
+                    return  # as of now as it was then; or others have come further
+                if is_older(was.snapshot, since):
+                    changes = None
+            keys, following, expected = None, Cursor.begin(now), None
+            if was is not None:
+                expected = was.said()
+                keys = self._keys(tier, entry, was, changes) if changes is not None else None
+                following = Cursor(now, was.epoch) if keys is not None else following
+            moved = await self.shelf.advance(
+                tier.cursor_key, expected, following.said(), keys or [], _CURSOR_MS
+            )
+            tier.cursor = following if moved else None
+            if moved is not False or await self.begin(tier) is None:
+                return
+        tier.cursor = None
+
+    def _keys(
+        self, tier: Tier, entry: Entry, cursor: Cursor, changes: Iterable[Change]
+    ) -> list[str] | None:
+        """Return the keys of every span that changes touch, None if they are too many."""
+        levels = [("points", length, 0) for length in LENGTHS]
+        for rollup in entry.rollups:
+            level = level_of_rollup(entry, rollup)
+            levels.append((level.key[1], level.length, level.origin))
+        keys: set[str] = set()
+        for series, low, high in changes:
+            for name, length, origin in levels:
+                first = low - (low - origin) % length
+                if (high - first) // length + len(keys) > _MOST_KEYS:
+                    return None
+                for start in range(first, high, length):
+                    keys.add(tier.key(((entry.id, name, length), series, start), cursor.epoch))
+        return list(keys)
+
+    async def find(self, tier: Tier, keys: Sequence[Key], as_of: str) -> dict[Key, Held]:
+        """Return those spans that are there, right as of the snapshot ``as_of`` or later."""
+        cursor = tier.cursor
+        wanted = [k for k in keys if _is_shared(k)]
+        if cursor is None or not wanted:
+            return {}
+        looked = await self.shelf.look(tier.cursor_key, [tier.key(k, cursor.epoch) for k in wanted])
+        if looked is None:
+            return {}
+        there = Cursor.read(looked.cursor)
+        if there != cursor:
+            # somebody has followed further; or begun anew, or was slower than us
+            is_good = there is not None and there.epoch == cursor.epoch
+            if there is None or is_older(there.snapshot, as_of):
+                tier.cursor = None
+                return {}
+            tier.cursor = there
+            if not is_good:
+                return {}
+        found = {}
+        for key, value in zip(wanted, looked.values, strict=True):
+            held = self._held(key, value) if value is not None else None
+            if held is not None:
+                found[key] = held
+        self.hits += len(found)
+        self.misses += len(wanted) - len(found)
+        return found
+
+    def _held(self, key: Key, value: bytes) -> Held | None:
+        try:
+            block = blocks.decode(value)
+            upto, life_ms = map(int, block.stamp.split())
+        except (DamagedBlock, ValueError):
+            self.damaged += 1
+            return None
+        codes = np.zeros(len(block.ts), np.int32)
+        expires = self._clock() + life_ms / 1000
+        return Held(key[2], upto, block.ts, codes, block.values, block.categories, expires)
+
+    async def keep(self, tier: Tier, cursor: Cursor, spans: Mapping[Key, Held]) -> None:
+        """Store spans that were fetched after ``cursor`` was known, if it still stands."""
+        now = self._clock()
+        items = []
+        for key, held in spans.items():
+            life_ms = int((held.expires - now) * 1000)
+            if _is_shared(key) and life_ms > 0:
+                stamp = f"{held.upto} {life_ms}"
+                data = blocks.encode(held.ts, held.values, held.categories, stamp=stamp)
+                items.append((tier.key(key, cursor.epoch), data, life_ms))
+        if items and not await self.shelf.put(tier.cursor_key, cursor.said(), items):
+            self.refused += 1
+
+    async def lease(self, tier: Tier, key: Key, token: str) -> bool:
+        """Return whether the fetch of a span is ours: also where nobody can say."""
+        cursor = tier.cursor
+        if cursor is None or not _is_shared(key):
+            return True
+        taken = await self.shelf.lease(f"{tier.key(key, cursor.epoch)}:lease", token, _LEASE_MS)
+        return taken is not False
+
+    async def release(self, tier: Tier, key: Key, token: str) -> None:
+        """Let others fetch a span."""
+        if tier.cursor is not None and _is_shared(key):
+            await self.shelf.release(f"{tier.key(key, tier.cursor.epoch)}:lease", token)
+
+    async def close(self) -> None:
+        await self.shelf.close()
+
+    def stats(self) -> dict[str, float]:
+        """Return plain counters."""
+        own = {"hits": self.hits, "misses": self.misses}
+        own |= {"damaged": self.damaged, "refused": self.refused}
+        both = {**self.shelf.stats(), **own}
+        return {f"redis_{name}": float(value) for name, value in both.items()}
+
+
+def _is_shared(key: Key) -> bool:
+    """Whether everybody who hears of a change knows that there may be such a span."""
+    return key[0][1] != "points" or key[0][2] in LENGTHS
