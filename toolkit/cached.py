@@ -67,10 +67,6 @@ class Cache:
         since = now - (self._policy.max_age if fresh.max_age is None else fresh.max_age)
         if not self.follower.knows(work.entry, since, own=fresh.sees_own):
             await self.follower.know(work.entry, since, own=fresh.sees_own, timeout=time_left(work))
-        if len(levels) == 1:
-            table = self._held_whole(work, *levels[0], now)
-            if table is not None:
-                return await self._computed(work, table, {"memory": len(table)}, fetcher)
         fetched: dict[Part, Rows] = {}
         touched: dict[str, int] = {}
         done = False
@@ -300,24 +296,19 @@ class Cache:
 
     # -- all of it -----------------------------------------------------------------------------
 
-    def _held_whole(self, work: Work, series: int, level: Level, now: float) -> Table | None:
-        """Return a range of one series that is held in one piece: what most reads ask for."""
-        span = work.query.span
+    def held(self, entry: Entry, level: Level, series: int, query: Query) -> Held | None:
+        """Return the one span that holds a range, if it is fresh enough."""
+        if self._owner != os.getpid():
+            self._begin_anew()
+        fresh, span, now = query.freshness, query.span, self._clock()
+        since = now - (self._policy.max_age if fresh.max_age is None else fresh.max_age)
         start = level.floor(span.start)
-        if span.end > start + level.length or is_backwards(work.query, work.plan):
+        if span.end > start + level.length:
             return None
-        if level.rollup is not None and level.whole(span.start, span.end) != (span.start, span.end):
+        if not self.follower.knows(entry, since, own=fresh.sees_own):
             return None
         held = self.memory.peek((level.key, series, start), now)
-        if held is None or held.upto < span.end:
-            return None
-        names = self._names(work)
-        if span.start == start and span.end == held.upto:
-            values = {n: held.values[n] for n in names}
-            return Table(held.codes, held.ts, values, held.categories)
-        a, b = held.ts.searchsorted((span.start, span.end)).tolist()
-        values = {n: held.values[n][a:b] for n in names}
-        return Table(held.codes[a:b], held.ts[a:b], values, held.categories)
+        return held if held is not None and span.end <= held.upto else None
 
     def _names(self, work: Work) -> tuple[str, ...]:
         """Return the columns of a level that the plan is answered from."""

@@ -61,11 +61,17 @@ class Directory:
         made anew by somebody else. Who finds nothing in it does not wait that long: see
         :meth:`confirm`.
         """
-        found = self.catalog.entry(dataset)
-        if found is None or self._clock() - self._loaded_at > _MAX_AGE:
+        found = self.remembered(dataset)
+        if found is None:
             await self.load(timeout=timeout)
             found = self.catalog.known(dataset)
         return found
+
+    def remembered(self, dataset: str) -> Entry | None:
+        """Return a dataset's entry if it need not be read again."""
+        if self._clock() - self._loaded_at > _MAX_AGE:
+            return None
+        return self.catalog.entry(dataset)
 
     async def load(self, *, timeout: float | None = None) -> tuple[Entry, ...]:
         """Read all datasets from the database; refuse a schema this version does not know."""

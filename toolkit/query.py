@@ -253,7 +253,7 @@ def _freshness(value: object) -> Freshness:
     found = value if isinstance(value, Freshness) else _FRESHNESS.get(str(value))
     if found is None:
         raise QueryError(
-            f"freshness: {shorten(repr(value))} is none of 'session', 'strong' and "
+            f"freshness: {shorten(str(value))} is none of 'session', 'strong' and "
             "toolkit.bounded(seconds)"
         )
     return found

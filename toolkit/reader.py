@@ -23,6 +23,7 @@ from toolkit.errors import QueryError
 from toolkit.fetcher import Fetcher
 from toolkit.query import Query
 from toolkit.reduce import Table, finish, group_series
+from toolkit.shortcuts import Shortcuts
 from toolkit.strategy import Density, Plan, choose, compose
 from toolkit.strategy.params import range_params
 from toolkit.timegrid import Step
@@ -44,10 +45,13 @@ class Reader:
         self._directory = directory
         self._limits = limits
         self._cache = cache
+        self._shortcuts = Shortcuts(cache, directory) if cache is not None else None
         self.fetcher = Fetcher(driver, directory, parallel)
 
     async def read(self, query: Query) -> Columns:
         """Answer a query; the plan that did it comes along as ``cols.plan``."""
+        if self._shortcuts is not None and (held := self._shortcuts.take(query)) is not None:
+            return held
         return await self.answer(await self.prepare(query))
 
     async def prepare(self, query: Query, *, may_be_finer: bool = False) -> Work:
@@ -90,6 +94,8 @@ class Reader:
             found = await self._cache.fetch(work, self.fetcher)
         if found.is_fetched:
             await self._confirm(work, found.table)
+        elif self._shortcuts is not None:
+            self._shortcuts.learn(work)
         return await self.finish(work, found)
 
     async def _confirm(self, work: Work, table: Table) -> None:

@@ -60,6 +60,8 @@ class Counters:
     def __init__(self) -> None:
         self._lock = Lock()
         self._counts: dict[str, int] = {}
+        self._reads: dict[str, int] = {}
+        self._touched = self._returned = 0
         self._read_ms: deque[float] = deque(maxlen=_KEPT_TIMES)
 
     def add(self, **counts: int) -> None:
@@ -69,20 +71,21 @@ class Counters:
 
     def add_read(self, plan: Plan, rows: int) -> None:
         with self._lock:
-            counts = self._counts
-            for name, count in (
-                ("reads", 1),
-                (f"reads_{plan.strategy}", 1),
-                ("rows_touched", plan.rows),
-                ("rows_returned", rows),
-            ):
-                counts[name] = counts.get(name, 0) + count
+            self._reads[plan.strategy] = self._reads.get(plan.strategy, 0) + 1
+            self._touched += plan.rows
+            self._returned += rows
             self._read_ms.append(plan.elapsed_ms)
 
     def shown(self) -> dict[str, float]:
         """Return the counts, and mean, p50, p95 and p99 of the last thousand reads' times."""
         with self._lock:
-            counts: dict[str, float] = dict(sorted(self._counts.items()))
+            counts: dict[str, float] = dict(self._counts)
+            reads = {f"reads_{strategy}": n for strategy, n in self._reads.items()}
+            counts |= {"reads": sum(reads.values()), **reads} if reads else {}
+            returned = counts.get("rows_returned", 0) + self._returned
+            if reads or returned:
+                counts |= {"rows_touched": self._touched, "rows_returned": returned}
+            counts = dict(sorted(counts.items()))
             times = sorted(self._read_ms)
         if times:
             counts["read_ms_mean"] = sum(times) / len(times)

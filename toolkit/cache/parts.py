@@ -87,14 +87,16 @@ def concatenated(rows: Sequence[Rows], codes: Sequence[int], names: Sequence[str
     if len(rows) == 1:
         only = rows[0]
         values = {n: only.values[n] for n in names}
-        return Table(np.full(len(only.ts), codes[0], np.int32), only.ts, values, only.categories)
+        categories = {n: c for n, c in only.categories.items() if n in values}
+        return Table(np.full(len(only.ts), codes[0], np.int32), only.ts, values, categories)
     ts = np.concatenate([r.ts for r in rows])
     series = np.repeat(np.array(codes, np.int32), [len(r.ts) for r in rows])
-    values, categories = {}, {}
+    joined: dict[str, Any] = {}
+    categories = {}
     for name in names:
         if name in rows[0].categories:
             pairs = [(r.categories[name], r.values[name]) for r in rows]
-            categories[name], values[name] = unite(pairs)
+            categories[name], joined[name] = unite(pairs)
         else:
-            values[name] = np.concatenate([r.values[name] for r in rows])
-    return Table(series, ts, values, categories)
+            joined[name] = np.concatenate([r.values[name] for r in rows])
+    return Table(series, ts, joined, categories)
