@@ -154,6 +154,7 @@ class Cache:
             return found
         finally:
             self.memory.end(fill, found)
+            self.memory.leave(fill)
 
     def _parts(
         self, work: Work, series: int, level: Level, found: Mapping[Key, Held]
@@ -197,9 +198,13 @@ class Cache:
         name = ("fill", wanted.query.span, *[(p.key, p.begin, p.end) for p in filled])
         while True:
             mine: list[Fill] = []
-            found, fill = await self._driver.once(
-                name, partial(self._fill, work, wanted, filled, fetcher, mine)
-            )
+            try:
+                found, fill = await self._driver.once(
+                    name, partial(self._fill, work, wanted, filled, fetcher, mine)
+                )
+            finally:
+                for one in mine:
+                    self.memory.leave(one)
             # another's is good enough, unless we have heard of a change since it began
             if mine or not fill.is_spoiled:
                 return found
@@ -320,7 +325,8 @@ class Cache:
             names = point_columns(work.query, dataset, plan)
             return ("seq", *names) if dataset.has_seq else names
 
-        names: tuple[str, ...] = work.entry.once(("names", work.query.asked, plan.grid), make)
+        key = ("names", work.query.asked, plan.grid, plan.strategy)
+        names: tuple[str, ...] = work.entry.once(key, make)
         return names
 
     def _joined(

@@ -122,7 +122,7 @@ class Follower:
         for series, low, high in () if problem else changes:
             self._memory.drop(entry.id, series, low, high)
         if shared is not None and place.tier is not None and tier is not None:
-            await shared.follow(tier, entry, since, now, None if problem else changes)
+            await shared.follow(tier, entry, was, since, now, None if problem else changes)
         place.snapshot, place.identity, place.checked_at = now, identity, began
         if shared is not None and place.tier is None:
             # where the shared spans are is known only now: look again, from where they are

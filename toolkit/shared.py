@@ -103,13 +103,13 @@ class Shared:
     async def begin(self, tier: Tier) -> Cursor | None:
         """Ask how far the tier has been followed."""
         looked = await self.shelf.look(tier.cursor_key, ())
-        tier.cursor = Cursor.read(looked.cursor) if looked is not None else None
-        return tier.cursor
+        return Cursor.read(looked.cursor) if looked is not None else None
 
     async def follow(
         self,
         tier: Tier,
         entry: Entry,
+        was: Cursor | None,
         since: str,
         now: str,
         changes: Sequence[Change] | None,
@@ -120,10 +120,10 @@ class Shared:
         :meth:`begin`; where others are faster, theirs is looked at.
         """
         for _ in range(_TRIES):
-            was = tier.cursor
             if was is not None and changes is not None:
                 if not changes or is_older(now, was.snapshot):
-                    return  # as of now as it was then; or others have come further
+                    tier.cursor = was  # as of now as it was then; or others have come further
+                    return
                 if is_older(was.snapshot, since):
                     changes = None
             keys, following, expected = None, Cursor.begin(now), None
@@ -135,7 +135,10 @@ class Shared:
                 tier.cursor_key, expected, following.said(), keys or [], _CURSOR_MS
             )
             tier.cursor = following if moved else None
-            if moved is not False or await self.begin(tier) is None:
+            if moved is not False:
+                return
+            was = await self.begin(tier)
+            if was is None:
                 return
         tier.cursor = None
 

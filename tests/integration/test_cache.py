@@ -320,3 +320,10 @@ def test_a_forked_child_remembers_for_itself(database: Database) -> None:
         os.waitpid(child, 0)
         assert os.read(reader, 99) == b"1440"
         assert store.read("metrics", "a", *DAY).plan.sources == {"memory": 1440}
+
+
+def test_a_question_answered_by_two_strategies_finds_the_columns_of_each(store: Any) -> None:
+    short = ("2024-03-01T00:00Z", "2024-03-01T04:00Z")
+    for span in (short, DAYS, short, DAYS):
+        cols = store.read("metrics", "a", *span, step="1h")
+        same(cols, store.read("metrics", "a", *span, step="1h", cache=False))

@@ -54,6 +54,7 @@ class Fill:
     low: int
     high: int
     is_spoiled: bool = False
+    is_ended: bool = False
 
 
 @dataclass(slots=True)
@@ -118,9 +119,9 @@ class Memory:
             for array in held.arrays:
                 _lock_up(array)
         with self._lock:
-            if fill not in self._fills:
+            if fill.is_ended:
                 return False
-            self._fills.remove(fill)
+            fill.is_ended = True
             if fill.is_spoiled:
                 self.counts.spoiled += 1
                 return False
@@ -130,6 +131,11 @@ class Memory:
                     self.counts.puts += 1
             self.counts.evicted = self._spans.evicted
             return True
+
+    def leave(self, fill: Fill) -> None:
+        """Hear that nobody can join a fetch any more: until then changes spoil it, ended or not."""
+        with self._lock:
+            self._fills.discard(fill)
 
     def drop(self, dataset: int, series: int, low: int, high: int) -> int:
         """Forget the spans that hold any of ``[low, high)`` of a series; say how many."""
