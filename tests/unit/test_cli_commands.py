@@ -87,14 +87,17 @@ def test_help_is_quick_and_imports_no_command() -> None:
         "heavy = {'numpy', 'psycopg', 'rich', 'pandas', 'alembic'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
-    times = []
+    times, bare = [], []
     for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import click"], check=True)
+        bare.append(time.perf_counter() - start)
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         times.append(time.perf_counter() - start)
         assert done.returncode == 0, done.stderr
         assert "migrate" in done.stdout
-    assert min(times) < 0.3
+    assert min(times) < max(0.3, 3 * min(bare))  # on a busy machine everything takes its time
 
 
 @pytest.mark.parametrize(
