@@ -1,0 +1,240 @@
+"""Readers that overlap writers see nothing older than they were promised: threads, and real time.
+
+TRAPS 33, 42.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from fix_cache import DAY, minutes
+from fix_servers import Database
+from fix_stores import cached
+
+import toolkit
+from toolkit.cache import Memory
+
+MAX_AGE = 0.05
+SECONDS = 8.0
+LEAST_ROUNDS = 2_000
+PATIENCE = 100.0  # seconds until so many rounds have overlapped
+NEAR = 0.001
+HOUR = datetime(2024, 3, 1, 12, tzinfo=UTC)
+UNTIL = HOUR + timedelta(hours=1)
+
+
+@dataclass
+class Counter:
+    """A point that one writer counts up, and when each of its values was there for sure."""
+
+    minute: int
+    who: int | None = None  # the store that writes it, if it is one
+    committed: list[float] = field(default_factory=list)
+
+    @property
+    def at(self) -> datetime:
+        return HOUR + timedelta(minutes=self.minute)
+
+    def floor(self, moment: float) -> int:
+        """The least value that a reader may see who was promised all up to a moment."""
+        return bisect_right(self.committed, moment)
+
+    def is_near(self, called: float, answered: float) -> bool:
+        """Whether a commit ended while a read ran, or right before or after it."""
+        low = bisect_right(self.committed, called - NEAR)
+        return bisect_right(self.committed, answered + NEAR) > low
+
+
+class Race:
+    """What writers and readers of one hour have in common."""
+
+    def __init__(self) -> None:
+        # two for SQL, one for each of the stores
+        self.counters = [Counter(0), Counter(59), Counter(30, 0), Counter(31, 1)]
+        self.stale: list[Any] = []
+        self.rounds = self.reads = 0
+        self.failures: list[BaseException] = []
+        self.began = time.monotonic()
+        self._lock = threading.Lock()
+
+    @property
+    def goes_on(self) -> bool:
+        ran = time.monotonic() - self.began
+        is_done = ran > SECONDS and self.rounds >= LEAST_ROUNDS
+        return not (self.failures or is_done or ran > PATIENCE)
+
+    def judge(self, who: int, fresh: str | None, called: float, cols: Any) -> None:
+        answered = time.monotonic()
+        seen = dict(zip(cols.instants.tolist(), cols["value"].tolist(), strict=True))
+        is_near = False
+        for counter in self.counters:
+            is_own = fresh is None and counter.who == who
+            since = called if fresh == "strong" or is_own else called - MAX_AGE
+            value = seen[int(counter.at.timestamp()) * 1_000_000]
+            if value < counter.floor(since):
+                self.stale.append((who, fresh, counter.minute, value, counter.floor(since)))
+            is_near = is_near or counter.is_near(called, answered)
+        with self._lock:
+            self.reads += 1
+            self.rounds += is_near
+
+    def thread(self, run: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                run()
+            except BaseException as error:
+                self.failures.append(error)
+
+        thread = threading.Thread(target=guarded)
+        thread.start()
+        return thread
+
+
+def asked(number: int) -> str | None:
+    return (None, "strong")[number % 2]
+
+
+def count_by_sql(race: Race, counter: Counter, dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as sql:
+        while race.goes_on:
+            value = len(counter.committed) + 1
+            sql.execute("UPDATE toolkit.metrics SET value = %s WHERE ts = %s", [value, counter.at])
+            counter.committed.append(time.monotonic())
+            time.sleep(0.002)  # or readers would have no processor
+
+
+def frame_of(counter: Counter) -> dict[str, Any]:
+    return {"ts": [counter.at], "value": [len(counter.committed) + 1.0]}
+
+
+def count_by_store(race: Race, counter: Counter, store: toolkit.Store) -> None:
+    while race.goes_on:
+        store.write("metrics", frame_of(counter), series="a")
+        counter.committed.append(time.monotonic())
+        time.sleep(0.01)
+
+
+def read(race: Race, store: toolkit.Store, number: int) -> None:
+    while race.goes_on:
+        fresh, called = asked(number), time.monotonic()
+        race.judge(0, fresh, called, store.read("metrics", "a", HOUR, UNTIL, freshness=fresh))
+
+
+async def run_asyncio(race: Race, store: toolkit.AsyncStore) -> None:
+    async def count() -> None:
+        counter = race.counters[3]
+        while race.goes_on:
+            await store.write("metrics", frame_of(counter), series="a")
+            counter.committed.append(time.monotonic())
+            await asyncio.sleep(0.01)
+
+    async def read(number: int) -> None:
+        while race.goes_on:
+            fresh, called = asked(number), time.monotonic()
+            cols = await store.read("metrics", "a", HOUR, UNTIL, freshness=fresh)
+            race.judge(1, fresh, called, cols)
+
+    async with store, asyncio.TaskGroup() as group:
+        group.create_task(count())
+        for number in range(4):
+            group.create_task(read(number))
+
+
+def test_trap_reads_that_overlap_writes_are_never_older_than_promised(database: Database) -> None:
+    options = cached(database.dsn, max_age=MAX_AGE)
+    with toolkit.connect(options) as store:
+        store.write("metrics", minutes(2), series="a")
+        ts = [HOUR + timedelta(minutes=n) for n in range(60)]
+        store.write("metrics", {"ts": ts, "value": [0.0] * 60}, series="a")
+        race = Race()
+        one, two, three, _ = race.counters
+        threads = [
+            race.thread(lambda: count_by_sql(race, one, database.dsn)),
+            race.thread(lambda: count_by_sql(race, two, database.dsn)),
+            race.thread(lambda: count_by_store(race, three, store)),
+            race.thread(lambda: asyncio.run(run_asyncio(race, toolkit.connect_async(options)))),
+            *[race.thread(lambda n=n: read(race, store, n)) for n in range(4)],  # type: ignore[misc]
+        ]
+        for thread in threads:
+            thread.join()
+    assert race.failures == []
+    assert race.stale == []
+    assert race.rounds >= LEAST_ROUNDS
+
+
+# -- one after the other, where threads meet but rarely -----------------------------------------
+
+
+@contextmanager
+def arrivals(driver: Any) -> Iterator[threading.Semaphore]:
+    """Tell of everybody who is about to fetch a span, or to wait for who does."""
+    real, arrived = driver.once, threading.Semaphore(0)
+
+    async def once(key: Any, make: Any) -> Any:
+        if key[0] == "fill":
+            arrived.release()
+        return await real(key, make)
+
+    driver.once = once
+    try:
+        yield arrived
+    finally:
+        del driver.once
+
+
+class Meeting:
+    """A reader is held up at a moment of its fetch; a point changes, and another one comes."""
+
+    def __init__(self, store: toolkit.Store, sql: psycopg.Connection) -> None:
+        self.store, self.sql = store, sql
+        self.found: list[float] = []
+        self.second = threading.Thread(target=self.read)
+        self.done = False
+
+    def read(self) -> None:
+        cols = self.store.read("metrics", "a", *DAY, freshness="strong")
+        self.found.append(cols["value"][0])
+
+    def take_place(self, arrived: threading.Semaphore) -> None:
+        if not self.done:
+            self.done = True
+            assert arrived.acquire(timeout=10)  # the first one's own
+            self.sql.execute("UPDATE metrics SET value = 77 WHERE ts = '2024-03-01Z'")
+            self.second.start()
+            assert arrived.acquire(timeout=10)
+            time.sleep(0.05)  # from there to where it waits
+
+
+@pytest.mark.parametrize("moment", ["before it is kept", "after it is kept"])
+def test_trap_who_joins_a_fetch_sees_what_was_committed_before_the_call(
+    database: Database, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    with toolkit.connect(cached(database.dsn)) as store:
+        store.write("metrics", minutes(2), series="a")
+        store.read("metrics", "a", "2024-03-02T00:00Z", "2024-03-02T01:00Z")
+        meeting = Meeting(store, sql)
+        real = Memory.end
+        with arrivals(store._roads.driver) as arrived:
+
+            def end(self: Memory, fill: Any, spans: Any) -> bool:
+                if moment == "before it is kept":
+                    meeting.take_place(arrived)
+                is_kept = real(self, fill, spans)
+                meeting.take_place(arrived)
+                return is_kept
+
+            monkeypatch.setattr(Memory, "end", end)
+            first = store.read("metrics", "a", *DAY)
+            meeting.second.join()
+        assert first["value"][0] == 0.0
+        assert meeting.found == [77.0]
