@@ -74,17 +74,9 @@ HOURS = [
 hours = st.sampled_from(HOURS)
 seconds = st.sampled_from([0.01, 1.0, MAX_AGE - 1, MAX_AGE, MAX_AGE + 1, 45.0, 4_000.0])
 freshnesses = st.sampled_from([None, None, "strong", 0.0, 3.0, 30.0, 100_000.0])
-steps = st.sampled_from(
-    [
-        (None, "UTC"),
-        (None, "UTC"),
-        ("5m", "UTC"),
-        ("15m", "UTC"),
-        ("1h", "UTC"),
-        ("1h", "Asia/Kathmandu"),
-    ]
-    + [("1d", zone) for zone in ("UTC", "Europe/Berlin", "Asia/Kathmandu")]
-)
+_FIXED = (("5m", "UTC"), ("15m", "UTC"), ("1h", "UTC"), ("1h", "Asia/Kathmandu"))
+_DAYS = tuple(("1d", zone) for zone in ("UTC", "Europe/Berlin", "Asia/Kathmandu"))
+steps = st.sampled_from([(None, "UTC"), (None, "UTC"), *_FIXED, *_DAYS])
 strategies = st.sampled_from(["auto", "auto", "direct", "downsampled", "aggregated"])
 
 

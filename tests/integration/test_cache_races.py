@@ -25,7 +25,7 @@ import toolkit
 from toolkit.cache import Memory
 
 MAX_AGE = 0.05
-SECONDS = 8.0
+SECONDS = 10.0
 LEAST_ROUNDS = 2_000
 PATIENCE = 100.0  # seconds until so many rounds have overlapped
 NEAR = 0.001
@@ -238,3 +238,34 @@ def test_trap_who_joins_a_fetch_sees_what_was_committed_before_the_call(
             meeting.second.join()
         assert first["value"][0] == 0.0
         assert meeting.found == [77.0]
+
+
+def test_spans_beside_an_old_cursor_are_not_taken_while_a_look_is_under_way(
+    database: Database, redis_url: str
+) -> None:
+    with toolkit.connect(cached(database.dsn, redis=redis_url, max_age=60)) as store:
+        store.write("metrics", minutes(2), series="a")
+        store.read("metrics", "a", *DAY, freshness="strong")
+        store.read("metrics", "a", *DAY)
+        cache, driver = store._roads.cache, store._roads.driver
+        assert cache is not None
+        assert cache.shared is not None
+        shelf: Any = cache.shared.shelf
+
+        async def out(*args: Any) -> None:
+            return None
+
+        shelf.advance = out  # Redis is away for a moment, right after a write of our own
+        store.write("metrics", {"ts": [DAY[0]], "value": [77.0]}, series="a")
+        del shelf.advance
+        real, is_first, found = driver.fetch, [True], []
+
+        async def fetch(statement: bytes, *args: Any, **options: Any) -> Any:
+            if b"pg_current_snapshot() AS now" in statement and is_first:
+                is_first.clear()  # as another thread would, meanwhile
+                found.append(store.read("metrics", "a", *DAY)["value"][0])
+            return await real(statement, *args, **options)
+
+        driver.fetch = fetch  # type: ignore[method-assign]
+        assert store.read("metrics", "a", *DAY, freshness="strong")["value"][0] == 77.0
+        assert found == [77.0]
