@@ -327,3 +327,28 @@ def test_a_question_answered_by_two_strategies_finds_the_columns_of_each(store: 
     for span in (short, DAYS, short, DAYS):
         cols = store.read("metrics", "a", *span, step="1h")
         same(cols, store.read("metrics", "a", *span, step="1h", cache=False))
+
+
+def test_who_waits_for_anothers_fetch_does_not_share_its_hurry(
+    database: Database, sql: psycopg.Connection
+) -> None:
+    with open_store("blocking", cached(database.dsn)) as store:
+        store.write("metrics", minutes(), series="a")
+        store.read("metrics", "a", "2024-03-05T00:00Z", "2024-03-05T01:00Z")
+        outcomes: list[Any] = []
+
+        def ask(timeout: float | None) -> None:
+            try:
+                outcomes.append(len(store.read("metrics", "a", *DAY, timeout=timeout)))
+            except ToolkitError as error:
+                outcomes.append(type(error).__name__)
+
+        with sql.transaction():
+            sql.execute("LOCK TABLE metrics IN ACCESS EXCLUSIVE MODE")
+            threads = [threading.Thread(target=ask, args=(t,)) for t in (0.5, None)]
+            for thread in threads:
+                thread.start()
+                time.sleep(0.1)
+            threads[0].join()
+        threads[1].join()
+        assert outcomes == ["QueryTimeout", 1440]

@@ -95,7 +95,8 @@ class Driver(Protocol):
     async def once(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run ``make``, or, where somebody runs it under this key already, wait for that.
 
-        All share the outcome, an error too; when who runs it is interrupted, another one does.
+        All share the outcome, an error too; when who runs it is interrupted, or its own time is
+        over, another one does.
         """
 
     async def compute(self, function: Callable[..., T], *args: Any) -> T:

@@ -25,6 +25,7 @@ from toolkit.config import PoolOptions
 from toolkit.drivers import Params, Rows, Server, session
 from toolkit.drivers.failures import is_lost, no_turn, translate, unknown_outcome
 from toolkit.drivers.waiting import Lookout, Turns, left
+from toolkit.errors import QueryTimeout
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 T = TypeVar("T")
@@ -296,7 +297,8 @@ class AsyncDriver:
             # what another loop began and did not end is nobody's any more
             if running is not None and running.get_loop() is loop:
                 await asyncio.wait([running])
-                if running.cancelled():  # who ran it was interrupted
+                # who ran it was interrupted, or in a hurry
+                if running.cancelled() or isinstance(running.exception(), QueryTimeout):
                     continue
                 return running.result()  # type: ignore[no-any-return]  # of the same key
             mine: asyncio.Future[Any] = loop.create_future()

@@ -26,6 +26,7 @@ from toolkit.config import PoolOptions
 from toolkit.drivers import Params, Rows, Server, drive, session
 from toolkit.drivers.failures import is_lost, no_turn, translate, unknown_outcome
 from toolkit.drivers.waiting import Lookout, Turns, left
+from toolkit.errors import QueryTimeout
 
 Pool = ConnectionPool[psycopg.Connection[Any]]
 T = TypeVar("T")
@@ -307,7 +308,7 @@ class BlockingDriver:
             if running is not mine:
                 try:
                     return running.result()  # type: ignore[no-any-return]  # of the same key
-                except CancelledError:  # who ran it was interrupted
+                except (CancelledError, QueryTimeout):  # who ran it was interrupted, or in a hurry
                     continue
             try:
                 result = await make()
