@@ -458,6 +458,8 @@ class History(RuleBasedStateMachine):
                 self.strong_is_what_the_database_says(by, WIDE, step, "auto")
 
 
+@pytest.mark.soak  # it has found a history that is not understood yet: see the open issue
+@pytest.mark.timeout(1_200)
 def test_no_answer_is_older_than_its_freshness_allows(
     database: Database, sql: psycopg.Connection
 ) -> None:
