@@ -431,12 +431,10 @@ class History(RuleBasedStateMachine):
         store, letter, ts = self.stores[by], key[0], key[1]
         for _ in range(2):  # the first look may find much that is old
             self.ask(by, ("a", "b"), BORDER - DAY, BORDER + DAY, "strong", (step, "UTC"))
+        self.look(store)  # reads go past a small memory, and then nobody has looked
         before = memory(store).held()
         self.change_by_sql([key], deletes=False)
-        roads = inner(store)._roads
-        entry = roads.directory.catalog.entry("metrics")
-        know = roads.cache.follower.know(entry, self.clock())
-        store.run(know) if store is not inner(store) else toolkit.drivers.drive(know)
+        self.look(store)
         gone = {k for k, _ in before} - {k for k, _ in memory(store).held()}
         cell = ts - ts % CELL
         expected = {
@@ -445,6 +443,12 @@ class History(RuleBasedStateMachine):
             if k[1] == self.ids[letter] and held.start < cell + CELL and held.upto > cell
         }
         assert gone == expected
+
+    def look(self, store: Any) -> None:
+        roads = inner(store)._roads
+        entry = roads.directory.catalog.entry("metrics")
+        know = roads.cache.follower.know(entry, self.clock())
+        store.run(know) if store is not inner(store) else toolkit.drivers.drive(know)
 
     def teardown(self) -> None:
         while self.writers:
@@ -458,8 +462,6 @@ class History(RuleBasedStateMachine):
                 self.strong_is_what_the_database_says(by, WIDE, step, "auto")
 
 
-@pytest.mark.soak  # it has found a history that is not understood yet: see the open issue
-@pytest.mark.timeout(1_200)
 def test_no_answer_is_older_than_its_freshness_allows(
     database: Database, sql: psycopg.Connection
 ) -> None:
