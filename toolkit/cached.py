@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _GRACE = 10 * SECOND  # what has just closed is often written a moment later
 _MOST_SPANS = 2_000  # of one read; what is longer goes past the cache
 _TURN = 0.005  # seconds between two looks whether another process is done
+_LOOKS = 4  # at series, and at spans of each, to know how much of a plan is held
 _SHARE = 4  # what would take more than one part in so many of the memory goes past it, too
 
 
@@ -87,6 +88,27 @@ class Cache:
         table, count = self._joined(work, parts, fetched)
         sources = {"memory": count, **touched} if count or not fetched else touched
         return await self._computed(work, table, sources, fetcher, is_fetched=bool(fetched))
+
+    def share(
+        self, query: Query, entry: Entry, targets: Targets, plan: Plan
+    ) -> tuple[float, float] | None:
+        """Return about how many rows of a plan are held here, and how many a read would fetch.
+
+        Only peeks, into a few spans; None where the read goes past the cache.
+        """
+        levels = self._levels(Work(query, entry, targets, plan, 0.0))
+        if not levels:
+            return None
+        span, looked, held, rows, whole = query.span, 0, 0, 0.0, 0.0
+        for series, level in levels[:: -(-len(levels) // _LOOKS)]:
+            starts = range(level.floor(span.start), max(span.end, span.start + 1), level.length)
+            for start in starts[:: -(-len(starts) // _LOOKS)]:
+                looked += 1
+                held += self.memory.holds((level.key, series, start))
+            rows += span.width / level.step
+            whole += len(starts) * level.length / level.step
+        many = len(levels) / len(levels[:: -(-len(levels) // _LOOKS)])
+        return held / looked * rows * many, (1.0 - held / looked) * whole * many
 
     def forget(self, entry: Entry, series: Iterable[int], span: Span) -> int:
         """Drop what is held of series in a range; return how many spans that were."""

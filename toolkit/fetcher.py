@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +20,11 @@ from toolkit.reduce import NO_ADDEND, Table, bucket_points, merge
 from toolkit.strategy import Density, compose
 from toolkit.strategy.choose import even_edges
 from toolkit.strategy.params import grid_params, range_params, rollup_params, where_params
+from toolkit.strategy.price import PIECE, cut_share
+from toolkit.strategy.seen import Seen
 from toolkit.timegrid import Grid, Span, Step
 from toolkit.work import Found, Targets, Work, from_now, is_backwards, point_columns, time_left
 
-PIECE = 32_768  # points a statement: below it one statement, above it several at once
 _PATIENCE = 0.05  # seconds to wait for a second connection
 _OFF_LOOP = 10_000  # rows whose decoding is worth a thread
 
@@ -43,6 +44,7 @@ class Fetcher:
         self._driver = driver
         self._directory = directory
         self._parallel = parallel
+        self.seen = Seen()
 
     async def fetch(self, work: Work) -> Found:
         """Return the points, or the states of the buckets, that a plan needs."""
@@ -120,7 +122,18 @@ class Fetcher:
             "rollup": sum(r[1] for r in rows),
             "points": sum(r[at + 1] or 0 for r in rows),
         }
+        self._learn(work, sources)
         return Found(table, names, sources)
+
+    def _learn(self, work: Work, sources: Mapping[str, int]) -> None:
+        """Remember how much of a rollup's range had changed, by the rows it gave."""
+        rollup, span, targets = work.plan.rollup, work.query.span, work.targets
+        width = rollup.grid.width if rollup is not None else None
+        if rollup is None or width is None or targets.step is None or span.is_empty:
+            return
+        points = (span.width // targets.step + 1) * len(targets.ids)
+        share = sources["points"] / points - cut_share(width, rollup.grid.origin, span)
+        self.seen.learn(targets.ids, rollup, span, max(share, 0.0))
 
     async def _states(self, work: Work) -> Rows:
         """Fetch the states of buckets; where a sum leaves its type, in the form that cannot."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from toolkit import shape, statements
 from toolkit.cached import Cache
 from toolkit.catalog import Entry
 from toolkit.columns import Columns
-from toolkit.config import Limits
+from toolkit.config import Limits, Prices
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Params
 from toolkit.errors import QueryError
@@ -24,10 +25,12 @@ from toolkit.fetcher import Fetcher
 from toolkit.query import Query
 from toolkit.reduce import Table, finish, group_series
 from toolkit.shortcuts import Shortcuts
-from toolkit.strategy import Density, Plan, choose, compose
+from toolkit.strategy import Density, Kept, Plan, choose, compose
 from toolkit.strategy.params import range_params
 from toolkit.timegrid import Step
 from toolkit.work import Found, Targets, Work, time_left, types_of, with_time_left
+
+_PRICES = Prices()
 
 
 class Reader:
@@ -40,10 +43,12 @@ class Reader:
         limits: Limits,
         parallel: int = 2,
         cache: Cache | None = None,
+        prices: Prices = _PRICES,
     ) -> None:
         self._driver = driver
         self._directory = directory
         self._limits = limits
+        self._prices = prices
         self._cache = cache
         self._shortcuts = Shortcuts(cache, directory) if cache is not None else None
         self.fetcher = Fetcher(driver, directory, parallel)
@@ -72,19 +77,27 @@ class Reader:
             # nothing to choose: the plan is the same for every range
             plan = entry.once(("plan", query.asked), lambda: choose(query, entry, self._limits))
         else:
-            is_cached = self._cache is not None and query.is_cached
             plan = choose(
                 query,
                 entry,
                 self._limits,
+                self._prices,
                 native_step=targets.step,
+                series=len(targets.ids),
                 density=density,
-                is_cached=is_cached,
+                changed=partial(self.fetcher.seen.share, targets.ids, query.span),
+                kept=self._kept(query, entry, targets),
             )
         least = 0 if may_be_finer else targets.step or 0
         if query.asked.grid is not None and query.asked.grid.step.approximate_us < least:
             await self._refuse_finer(with_time_left(asked, started), entry, targets)
         return Work(asked, entry, targets, plan, started)
+
+    def _kept(self, query: Query, entry: Entry, targets: Targets) -> Kept | None:
+        """Return what says how much of a plan is remembered, where answers are."""
+        if self._cache is None or not query.is_cached:
+            return None
+        return partial(self._cache.share, query, entry, targets)
 
     async def answer(self, work: Work) -> Columns:
         """Carry out a plan."""

@@ -50,7 +50,7 @@ class Explanation:
     database: str
 
     def __str__(self) -> str:
-        others = [f"  not {name}: {why}" for name, why in self.plan.rejected.items()]
+        others = [f"  {line}" for line in self.plan.others]
         return "\n".join([str(self.plan), *others, "", self.database])
 
 
@@ -107,8 +107,9 @@ class Roads:
         )
         self.partitioning = NativePartitioning(driver, self.directory)
         self.cache = Cache(driver, settings.cache, shelf) if settings.cache.memory else None
-        self.reader = Reader(driver, self.directory, settings.limits, settings.parallel, self.cache)
-        self.streamer = Streamer(driver, self.directory, settings.limits)
+        limits, prices = settings.limits, settings.prices
+        self.reader = Reader(driver, self.directory, limits, settings.parallel, self.cache, prices)
+        self.streamer = Streamer(driver, self.directory, limits, prices)
         self.writer = Writer(driver, self.directory, self.partitioning, settings.plausible)
         self.refresher = Refresher(driver, self.directory, settings.cache.keep_log)
         self.newest = Newest(driver, self.directory, self.partitioning, self.reader)
@@ -199,6 +200,7 @@ class Roads:
 
     async def refresh(self, dataset: str, on_progress: Progress) -> RefreshReport:
         report = await self.refresher.refresh(dataset, on_progress)
+        self.reader.fetcher.seen.forget()
         self.counters.add(refreshes=1)
         return report
 

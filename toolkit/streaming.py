@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from toolkit.catalog import Entry, Series
 from toolkit.columns import Columns
-from toolkit.config import Limits
+from toolkit.config import Limits, Prices
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Transaction
 from toolkit.drivers.inside import InsideDriver
@@ -25,10 +25,13 @@ from toolkit.work import Found, point_columns, with_time_left
 class Streamer:
     """Streams of one store; holds no state of its own."""
 
-    def __init__(self, driver: Driver, directory: Directory, limits: Limits) -> None:
+    def __init__(
+        self, driver: Driver, directory: Directory, limits: Limits, prices: Prices
+    ) -> None:
         self._driver = driver
         self._directory = directory
         self._limits = limits
+        self._prices = prices
 
     async def stream(self, query: Query, rows: int) -> AsyncGenerator[Columns]:
         """Yield the answer in pieces of at most ``rows`` rows, series after series."""
@@ -45,7 +48,9 @@ class Streamer:
             repeatable=True, read_only=True, timeout=query.timeout
         ) as transaction:
             inside = InsideDriver(self._driver, transaction)
-            reader = Reader(inside, self._directory.inside(inside), self._limits)
+            reader = Reader(
+                inside, self._directory.inside(inside), self._limits, prices=self._prices
+            )
             for series in found:
                 asked = replace(query.asked, series=(series.name,), labels=None)
                 mine = replace(query, asked=asked)

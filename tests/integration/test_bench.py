@@ -26,6 +26,7 @@ TINY = Sizes(
     written_series=4,
     to_sql_rows=100,
     streamed_rows=2_500,
+    priced_minutes=1_500,
     turns=4,
     large_turns=2,
     write_turns=2,

@@ -20,7 +20,7 @@ from toolkit.strategy import Density, Plan, choose, outputs_of
 from toolkit.strategy.params import rollup_params
 from toolkit.timegrid import Grid, Span, Step, to_datetime, to_us
 
-LIMITS = Limits()
+LIMITS = Limits(by="thresholds")
 MINUTE = 60_000_000
 YEAR = ("2023-01-01T00:00Z", "2024-01-01T00:00Z")
 

@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from toolkit.bench import memory, reads, report, writes
+from toolkit.bench import grid, memory, reads, report, writes
 from toolkit.bench.ground import (
     SCHEMA,
     Ground,
@@ -36,6 +36,7 @@ CASES: dict[str, Case] = {
     "read_large": reads.read_large,
     "read_hours": reads.read_hours,
     "read_behind_log": reads.read_behind_log,
+    "grid": grid.grid,
     "write_insert": writes.insert,
     "write_upsert": writes.upsert_empty,
     "write_upsert_existing": writes.upsert_existing,
@@ -79,7 +80,10 @@ def main(only: Sequence[str], json_path: Path | None, is_full: bool, dsn: str | 
     finally:  # an error or an interrupt takes nothing away from the cases before it
         if found.results:
             wide = Console(width=None if sys.stdout.isatty() else 180)
-            (progress if is_piped else wide).print(report.table(found.results))
+            screen = progress if is_piped else wide
+            screen.print(report.table(found.results))
+            for line in (line for result in found.results for line in result.lines):
+                screen.print(line, markup=False, highlight=False, soft_wrap=True)
     progress.print(f"took {time.perf_counter() - started:.0f} s")
     if json_path is not None:
         text = json.dumps(report.to_mapping(found.results, found.server), indent=2)

@@ -28,6 +28,7 @@ START = "2023-01-01T00:00Z"
 MINUTE = 60_000_000
 NOISY = replace(CANDLES, name="noisy")  # candles with a long change log
 WRITTEN = replace(CANDLES, name="written")  # what the write cases fill
+PRICED = replace(CANDLES, name="priced")  # what the chooser is tried on
 LONG = replace(CANDLES, name="long")  # what the memory case streams in its full form
 
 Say = Callable[[str], None]
@@ -48,6 +49,7 @@ class Sizes:
     written_series: int = 10
     to_sql_rows: int = 10_000
     streamed_rows: int = 2_000_000
+    priced_minutes: int = 1_051_200
     turns: int = 200
     large_turns: int = 10
     write_turns: int = 3
@@ -107,7 +109,7 @@ def prepared(
     settings = replace(load_settings(dsn), dsn=dsn, schema=schema, cache=quiet)
     with ExitStack() as stack:
         with psycopg.connect(dsn, autocommit=True) as connection:
-            for dataset in (NOISY, WRITTEN, LONG):
+            for dataset in (NOISY, WRITTEN, PRICED, LONG):
                 for statement in create_dataset(dataset, schema):
                     connection.execute(statement.encode())
         store = stack.enter_context(Store(settings))

@@ -82,7 +82,8 @@ class Comparison:
 class Result:
     """What a case measured; ``points`` is the work of one turn.
 
-    ``ceiling`` is a target for ours alone, in ``unit``, where no peer is the measure.
+    ``ceiling`` is a target for ours alone, in ``unit``, where no peer is the measure; ``lines``
+    is what else there is to show.
     """
 
     case: str
@@ -92,6 +93,7 @@ class Result:
     comparisons: tuple[Comparison, ...] = ()
     unit: str = "ms"
     ceiling: float | None = None
+    lines: tuple[str, ...] = ()
 
     @property
     def points_per_s(self) -> float | None:
@@ -116,6 +118,7 @@ class Result:
             "ceiling": self.ceiling,
             "is_met": self.is_met,
             "comparisons": [c.to_mapping() for c in self.comparisons],
+            "lines": list(self.lines),
         }
 
 

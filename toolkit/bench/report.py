@@ -30,7 +30,7 @@ def table(results: Sequence[Result]) -> Table:
         rate = f"{result.points_per_s:,.0f}" if result.points_per_s else ""
         ceiling, met = "", ""
         if result.ceiling is not None:
-            ceiling = f"≤ {result.ceiling:,.0f} {result.unit}"
+            ceiling = f"≤ {result.ceiling:g} {result.unit}"
             met = _verdict(ours.p50 <= result.ceiling)
         p50, p99 = (f"{value:,.2f} {result.unit}" for value in (ours.p50, ours.p99))
         shown.add_row(

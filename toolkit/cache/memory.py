@@ -99,6 +99,10 @@ class Memory:
                 return held
         return None
 
+    def holds(self, key: Key) -> bool:
+        """Return whether a span is held, if perhaps expired; nothing is counted or moved."""
+        return key in self._spans
+
     def has(self, keys: Iterable[Key], now: float) -> bool:
         """Return whether spans are held, all of them."""
         return all(self.peek(k, now) is not None for k in keys)

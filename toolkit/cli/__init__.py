@@ -49,6 +49,10 @@ COMMANDS = {
         "toolkit.cli.settings:stats",
         "Show how large the datasets are, and what is unfollowed.",
     ),
+    "calibrate": (
+        "toolkit.cli.calibrate:calibrate",
+        "Measure what reads cost on this server.",
+    ),
     "demo": (
         "toolkit.demo.tour:main",
         "Take the two-minute tour: real servers, real bars, charts.",

@@ -113,6 +113,8 @@ def plan_mapping(plan: Plan) -> dict[str, Any]:
         "tz": plan.grid.tz if plan.grid is not None else None,
         "rollup": str(plan.rollup.grid.step) if plan.rollup is not None else None,
         "rejected": dict(plan.rejected),
+        "price_ms": round(plan.price_ms, 3),
+        "alternatives": dict(plan.alternatives),
         "sources": dict(plan.sources),
         "rows_touched": plan.rows,
         "node": plan.node,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 
-from toolkit.config import CacheOptions, Limits, PoolOptions, Settings
+from toolkit.config import CacheOptions, Limits, PoolOptions, Prices, Settings
 from toolkit.timegrid import EARLIEST, LATEST, iso
 
 _HEAD = """\
@@ -18,7 +18,8 @@ _SECTIONS = {
     "pool": "how connections are kept; times in seconds",
     "read": "",
     "write": "",
-    "chooser": 'when step="auto" reads points, aggregates or downsamples; per series',
+    "chooser": "how a read is answered; points and buckets of a series",
+    "prices": "what the acts of a read cost, in microseconds: toolkit calibrate measures them",
     "cache": "what a store remembers of its answers; times in seconds",
 }
 NOTES = {
@@ -37,10 +38,12 @@ NOTES = {
     "read.parallel": "statements a large read runs at a time",
     "write.earliest": "points before this are refused",
     "write.latest": "points from this on are refused",
-    "chooser.direct": "up to so many points are read as they are",
-    "chooser.aggregated": "up to so many are aggregated in the database",
+    "chooser.by": "price, or thresholds: direct and aggregated for every step",
+    "chooser.direct": 'step="auto": up to so many points are read as they are',
+    "chooser.aggregated": 'step="auto": up to so many are aggregated in the database',
     "chooser.buckets": "bars of an answer at most",
     "chooser.chart_points": "points that points=N reads before it turns to rollups",
+    **{f"prices.{f.name}": f.metadata["what"] for f in fields(Prices)},
     "cache.memory": "MiB at most in this process; 0 remembers nothing",
     "cache.redis": "redis://user:password@host:6379/0 of a Redis or Valkey, 7.0 or newer, that\n"
     "shares what is remembered with other processes. Without one, each for itself.",
@@ -63,6 +66,7 @@ def defaults() -> dict[str, object]:
         "write.earliest": iso(EARLIEST),
         "write.latest": iso(LATEST),
         **{f"chooser.{f.name}": f.default for f in fields(Limits)},
+        **{f"prices.{f.name}": f.default for f in fields(Prices)},
         **{f"cache.{f.name}": f.default for f in fields(CacheOptions)},
     }
 

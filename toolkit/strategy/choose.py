@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from toolkit.catalog import Entry, Rollup
-from toolkit.config import Limits
-from toolkit.dataset import Aggregate, Dataset, State
+from toolkit.config import Limits, Prices
+from toolkit.dataset import Aggregate, Dataset
 from toolkit.errors import QueryError, UnknownName
 from toolkit.query import Query
+from toolkit.strategy.plan import Density, Kept, Plan
+from toolkit.strategy.price import Changed, Known, cheapest
+from toolkit.strategy.ways import Ways, states_of, ways_of
 from toolkit.timegrid import Grid, Instants, Span, Step
+
+_PRICES = Prices()
 
 # steps a person would pick for a chart, finest first
 _ROUND_STEPS = tuple(
@@ -30,112 +34,42 @@ _ROUND_STEPS = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Density:
-    """How many points the busiest series has in the range (up to the probe's cap), and where."""
-
-    count: int
-    extent: Span
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a query is answered, and, once it has been, what that took.
-
-    ``sources`` counts the rows read by kind (points, rollup); ``node`` is the server that
-    answered; ``elapsed_ms`` is the whole call, on the client. ``drawn`` is what a picture of bars
-    is picked by: how far they reach down, and up.
-    """
-
-    strategy: str
-    reason: str
-    span: Span
-    columns: tuple[str, ...]
-    grid: Grid | None = None
-    aggregates: tuple[Aggregate, ...] = ()
-    states: tuple[State, ...] = ()
-    rollup: Rollup | None = None
-    drawn: tuple[Aggregate, ...] = ()
-    rejected: Mapping[str, str] = field(default_factory=dict)
-    sources: Mapping[str, int] = field(default_factory=dict)
-    node: str = ""
-    elapsed_ms: float = 0.0
-
-    @property
-    def step(self) -> str | None:
-        """The step of the answer's bars; None for native points."""
-        return str(self.grid.step) if self.grid is not None else None
-
-    @property
-    def rows(self) -> int:
-        """Rows the database touched for the answer."""
-        return sum(count for source, count in self.sources.items() if source != "memory")
-
-    def done(self, span: Span, sources: Mapping[str, int], node: str, elapsed_ms: float) -> Plan:
-        """Return the plan as carried out over ``span``."""
-        return Plan(  # by position: on every read, and three times as fast as replace()
-            self.strategy,
-            self.reason,
-            span,
-            self.columns,
-            self.grid,
-            self.aggregates,
-            self.states,
-            self.rollup,
-            self.drawn,
-            self.rejected,
-            sources,
-            node,
-            elapsed_ms,
-        )
-
-    def __str__(self) -> str:
-        step = f", step {self.step}" if self.grid is not None else ""
-        source = f" from the {self.rollup.grid.step} rollup" if self.rollup is not None else ""
-        return f"{self.strategy}{source}{step}: {self.reason}"
-
-
 def choose(
     query: Query,
     entry: Entry,
     limits: Limits,
+    prices: Prices = _PRICES,
     *,
     native_step: int | None = None,
+    series: int = 1,
     density: Density | None = None,
-    is_cached: bool = False,
+    changed: Changed | None = None,
+    kept: Kept | None = None,
 ) -> Plan:
     """Return the plan for ``query``; ``density`` is needed for ``step="auto"`` and ``points``.
 
-    ``native_step`` is the distance in µs of the points of the series asked for, where all have
-    one; without it and without a density a range counts as long. Where answers are kept
-    (``is_cached``) what others can share is preferred: points and rollups.
+    ``native_step`` is the distance in µs of the points of the ``series`` asked for, where all have
+    one; without it and without a density a range counts as long. ``changed`` says which share of
+    the points the changes of a rollup will have read again, as far as that was seen; ``kept`` is
+    given where answers are remembered.
     """
     columns = _native_columns(query, entry.dataset) if query.asked.is_native else ()
     if query.asked.points is not None:
         return _choose_chart(query, entry, limits, columns, density)
     if query.asked.is_native:
         return Plan("direct", "native points were asked for", query.span, columns)
-    aggregates = outputs_of(query, entry.dataset)
+    count = query.span.width // native_step + 1 if native_step else None
     if query.asked.is_auto:
         assert density is not None
-        return _choose_resolution(query, entry, limits, aggregates, density)
-    assert query.asked.grid is not None
-    count = query.span.width // native_step + 1 if native_step else None
+        # the probe counts up to a cap only
+        points = max(density.count, density.extent.width // native_step if native_step else 0)
+        known = Known(points, series, changed, kept)
+        return _choose_resolution(query, entry, limits, prices, density, known)
     if density is not None:
         count = density.count
-    return _choose_road(query, entry, limits, query.asked.grid, aggregates, count, is_cached)
-
-
-def outputs_of(query: Query, dataset: Dataset) -> tuple[Aggregate, ...]:
-    """Return the bar columns a query asks for: its columns, then those of ``agg``."""
-    extra = [dataset.extra_aggregate(column, kind) for column, kind in query.asked.agg]
-    if query.asked.columns is None:
-        chosen = list(dataset.aggregates)
-    else:
-        names = {a.name for a in extra}
-        chosen = [dataset.aggregate(c) for c in query.asked.columns if c not in names]
-    found = {a.name: a for a in (*chosen, *extra)}
-    return tuple(found.values())
+    assert query.asked.grid is not None
+    ways = ways_of(query, entry, query.asked.grid)
+    return _choose_road(query, entry, limits, prices, ways, Known(count, series, changed, kept))
 
 
 def _native_columns(query: Query, dataset: Dataset) -> tuple[str, ...]:
@@ -145,19 +79,25 @@ def _native_columns(query: Query, dataset: Dataset) -> tuple[str, ...]:
 
 
 def _choose_road(
-    query: Query,
-    entry: Entry,
-    limits: Limits,
-    grid: Grid,
-    aggregates: tuple[Aggregate, ...],
-    count: int | None,
-    is_cached: bool = False,
+    query: Query, entry: Entry, limits: Limits, prices: Prices, ways: Ways, known: Known
 ) -> Plan:
     """Decide by cost alone: with the step fixed every road gives the same values."""
-    states = _states(entry.dataset, aggregates, with_times=query.asked.group_by is not None)
-    rollup, why_not = _rollup_for(query, entry, grid, states)
+    if limits.by == "price":
+        return cheapest(query, entry, ways, known, prices)
+    return _by_thresholds(query, limits, ways, known.points, known.kept is not None)
+
+
+def _by_thresholds(
+    query: Query, limits: Limits, ways: Ways, count: float | None, is_cached: bool
+) -> Plan:
+    """Decide by the number of points of a series; a rollup is the coarsest that can answer.
+
+    Where answers are kept, what others can share is preferred: points and rollups.
+    """
+    grid, why_not = ways.grid, ways.why_not
+    rollup = ways.rollups[-1] if ways.rollups else None
     rejected = {} if rollup is not None else {"downsampled": why_not}
-    plan = Plan("", "", query.span, tuple(a.name for a in aggregates), grid, aggregates, states)
+    plan = Plan("", "", query.span, ways.columns, grid, ways.aggregates, ways.states)
     if query.asked.strategy != "auto":
         if query.asked.strategy == "downsampled" and rollup is None:
             raise QueryError(f"strategy 'downsampled' cannot answer: {why_not}")
@@ -181,8 +121,9 @@ def _choose_resolution(
     query: Query,
     entry: Entry,
     limits: Limits,
-    aggregates: tuple[Aggregate, ...],
+    prices: Prices,
     density: Density,
+    known: Known,
 ) -> Plan:
     count, extent = density.count, density.extent
     if query.asked.strategy == "auto" and count <= limits.direct and not _needs_bars(query):
@@ -192,12 +133,16 @@ def _choose_resolution(
     wants_ladder = count > limits.aggregated and query.asked.strategy in ("auto", "downsampled")
     ladder = [r.grid.step for r in entry.rollups] if wants_ladder else []
     grid = _finest(query, extent, limits, [*ladder, *_coarser_than(ladder)])
-    road = (
-        query
-        if query.asked.strategy != "auto" or wants_ladder
-        else replace(query, asked=replace(query.asked, strategy="aggregated"))
-    )
-    plan = _choose_road(road, entry, limits, grid, aggregates, count)
+    ways = ways_of(query, entry, grid)
+    if limits.by == "price":
+        plan = cheapest(query, entry, ways, known, prices)
+    else:
+        road = (
+            query
+            if query.asked.strategy != "auto" or wants_ladder
+            else replace(query, asked=replace(query.asked, strategy="aggregated"))
+        )
+        plan = _by_thresholds(road, limits, ways, count, known.kept is not None)
     more = "more than " if count > limits.aggregated else ""
     reason = (
         f"{more}{min(count, limits.aggregated):,} points; {grid.step} is the finest step "
@@ -265,7 +210,7 @@ def _choose_chart(
         reason="asked for" if query.asked.strategy == "downsampled" else reason,
         grid=rollup.grid,
         aggregates=bars,
-        states=_states(dataset, (*bars, *drawn)),
+        states=states_of(dataset, (*bars, *drawn)),
         rollup=rollup,
         drawn=drawn,
     )
@@ -317,36 +262,6 @@ def _rollup_for_chart(
     if enough:
         return enough[-1], ""
     return None, f"no rollup has the {4 * points:,} buckets that {points:,} picks need"
-
-
-def _states(
-    dataset: Dataset, aggregates: tuple[Aggregate, ...], *, with_times: bool = False
-) -> tuple[State, ...]:
-    """Return what the aggregates derive from; times order first and last across series only."""
-    found = {s.name: s for a in aggregates for s in dataset.states_of(a)}
-    return tuple(s for s in found.values() if with_times or s.type != "time")
-
-
-def _rollup_for(
-    query: Query, entry: Entry, grid: Grid, states: tuple[State, ...]
-) -> tuple[Rollup | None, str]:
-    """Return the coarsest rollup that can answer exactly, or None and why there is none."""
-    if query.asked.where:
-        return None, "where tests points, and a rollup has none"
-    if not entry.rollups:
-        return None, f"dataset {entry.dataset.name!r} has no ladder"
-    stored = {s.name for s in entry.dataset.states}
-    missing = [s for s in states if s.name not in stored]
-    if missing:
-        return None, f"the rollups do not keep {missing[0].kind} of {', '.join(missing[0].of)}"
-    fitting = [r for r in entry.rollups if grid.is_on(r.grid, query.span)]
-    trusted = [r for r in fitting if r.is_trusted]
-    if trusted:
-        return trusted[-1], ""
-    if fitting:
-        return None, "the database was restored; its rollups count again after: toolkit refresh"
-    steps = ", ".join(str(r.grid.step) for r in entry.rollups)
-    return None, f"{grid.step} buckets in {grid.tz} are not made of whole ladder steps ({steps})"
 
 
 def even_edges(span: Span, native_step: int, rows: int) -> Instants:

@@ -1,0 +1,195 @@
+"""What each plan of a query with a fixed step would cost, and the cheapest of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from toolkit.catalog import Entry, Rollup
+from toolkit.config import Prices
+from toolkit.errors import QueryError
+from toolkit.query import Query
+from toolkit.strategy.plan import Kept, Plan
+from toolkit.strategy.ways import Road, Ways
+from toolkit.timegrid import SECOND, Span
+
+Changed = Callable[[float, Rollup], float]
+
+PIECE = 32_768
+"""Points a statement: below it one statement, above it several at once."""
+
+CHANGED = 0.01
+"""The share of points that has changed, where nobody has seen it."""
+
+_NOTHING: Mapping[str, int] = MappingProxyType({})
+_AROUND = 4  # statements around several: how many points, begin, the snapshot, the end
+_AGAIN = 2  # how often what is remembered is read, at least: its fetching is shared by so many
+_IN_FINEST = 20  # points in a bucket of the finest rollup, of series whose step is not known
+
+
+class Known(NamedTuple):
+    """What is known of a read before anything is asked: its size, and what others saw.
+
+    ``points`` of each series in the range; None where they come when they come. ``changed`` says
+    which share of the points a rollup's changes will have read again, its argument by default.
+    """
+
+    points: float | None
+    series: int = 1
+    changed: Changed | None = None
+    kept: Kept | None = None
+
+
+class _Size(NamedTuple):
+    """What a plan is priced by, of all series together."""
+
+    points: float
+    series: int
+    states: int
+    buckets: float
+    per_point: float  # µs to aggregate a point in the database
+    ways: Ways
+    entry: Entry
+    prices: Prices
+
+
+def cheapest(query: Query, entry: Entry, ways: Ways, known: Known, prices: Prices) -> Plan:
+    """Return the plan with the least price, of all or of the strategy that was asked for."""
+    forced = query.asked.strategy
+    if forced == "downsampled" and not ways.rollups:
+        raise QueryError(f"strategy 'downsampled' cannot answer: {ways.why_not}")
+    size = _size(query, entry, ways, known, prices)
+    common = prices.read + size.buckets * prices.bucket
+    best, least, best_price = ways.roads[0], math.inf, 0.0
+    others: dict[str, float | str] = {}
+    for road in ways.roads:
+        name, strategy = road.name, road.strategy
+        kept = known.kept(_plan(query.span, ways, road)) if known.kept is not None else None
+        if road.rollup is not None:
+            fetching, rest = _downsampled(size, query.span, road, known, kept)
+        elif strategy == "direct":
+            fetching, rest = _direct(size, kept)
+        else:
+            fetching, rest = _aggregated(size), 0.0
+        price = others[name] = (fetching + rest + common) / 1_000
+        worth = fetching + rest if kept is None else fetching / _AGAIN + rest
+        if worth < least and forced in ("auto", strategy):
+            best, least, best_price = road, worth, price
+    del others[best.name]
+    reason = "asked for" if forced != "auto" else _reason(best_price, known, others)
+    others.update(ways.cannot)
+    return Plan(
+        best.strategy,
+        reason,
+        query.span,
+        ways.columns,
+        ways.grid,
+        ways.aggregates,
+        ways.states,
+        best.rollup,
+        (),
+        {} if ways.rollups or forced != "auto" else ways.cannot,
+        _NOTHING,
+        "",
+        0.0,
+        best_price,
+        others,
+    )
+
+
+def _reason(price: float, known: Known, others: Mapping[str, float | str]) -> str:
+    next_best = min(others.values())
+    about = "points" if known.points is None else f"{known.points:,} points"
+    if price > next_best:  # type: ignore[operator]
+        return f"up to {about}, about {price:,.1f} ms, to be remembered"
+    return f"up to {about}, about {price:,.1f} ms; the next best {next_best:,.1f} ms"
+
+
+def _plan(span: Span, ways: Ways, road: Road) -> Plan:
+    states, aggregates = ways.states, ways.aggregates
+    return Plan(road.strategy, "", span, ways.columns, ways.grid, aggregates, states, road.rollup)
+
+
+def cut_share(width: int, origin: int, span: Span) -> float:
+    """Return which share of a range is in buckets that its ends cut off: those points are read.
+
+    >>> cut_share(3_600_000_000, 0, Span(0, 9_000_000_000))
+    0.2
+    """
+    if span.is_empty:
+        return 0.0
+    cut = (origin - span.start) % width + (span.end - origin) % width
+    return min(cut / span.width, 1.0)
+
+
+def _size(query: Query, entry: Entry, ways: Ways, known: Known, prices: Prices) -> _Size:
+    span, series = query.span, max(known.series, 1)
+    points = known.points
+    if points is None:
+        finest = entry.rollups[0].grid.width if entry.rollups else None
+        points = span.width / ((finest or _IN_FINEST * SECOND) / _IN_FINEST) + 1
+    points *= series
+    buckets = min((span.width / ways.width + 1) * series, points)
+    states = len(ways.states)
+    per_point = prices.scanned + states * prices.aggregated
+    if ways.is_ordered:
+        per_point += prices.ordered
+    return _Size(points, series, states, buckets, per_point, ways, entry, prices)
+
+
+def _aggregated(size: _Size) -> float:
+    ways, prices = size.ways, size.prices
+    per_point = size.per_point + (prices.zoned if ways.is_zoned else 0.0)
+    return (
+        prices.statement
+        + size.series * prices.series
+        + size.points * per_point
+        + size.buckets * size.states * prices.grouped
+    )
+
+
+def _direct(size: _Size, kept: tuple[float, float] | None) -> tuple[float, float]:
+    """Return what fetching costs, and what the client does with it."""
+    ways, prices = size.ways, size.prices
+    fetched, columns, rest = size.points, ways.inputs, 0.0
+    if kept is not None:  # whole spans, of every column
+        fetched, columns = kept[1], len(size.entry.dataset.columns)
+        rest = size.points * prices.cached
+    rest += size.states * (prices.array + size.points * prices.bucketed)
+    if kept is not None and not fetched:
+        return 0.0, rest
+    statements = 1.0 if fetched <= PIECE else _AROUND + fetched / PIECE
+    looking = statements * prices.statement + size.series * prices.series
+    return looking + fetched * (prices.point + columns * prices.value), rest
+
+
+def _downsampled(
+    size: _Size, span: Span, road: Road, known: Known, kept: tuple[float, float] | None
+) -> tuple[float, float]:
+    """Return what fetching costs, points of changed and cut buckets included, and the rest."""
+    prices = size.prices
+    width, rest = road.width, 0.0
+    assert road.rollup is not None
+    rows = fetched = min(span.width / width * size.series, size.points)
+    states = size.states
+    if road.is_merged:
+        rest = states * (prices.array + rows * prices.merged)
+    share = known.changed(CHANGED, road.rollup) if known.changed is not None else CHANGED
+    points = share * size.points
+    if kept is not None:
+        fetched, states = kept[1], len(size.entry.dataset.states)
+        rest += rows * prices.cached
+        points *= min(fetched / rows, 1.0) if rows else 0.0
+    cut = cut_share(width, road.origin, span)
+    points = min(points + cut * size.points, size.points)
+    if kept is not None and not fetched and not cut:
+        return 0.0, rest
+    again = points / size.points if size.points else 0.0
+    fetching = prices.statement + prices.follow + size.series * prices.followed
+    fetching += fetched * (1.0 - again) * (prices.row + states * prices.state)
+    if points:
+        fetching += prices.changed + points * size.per_point
+        fetching += again * rows * states * prices.grouped
+    return fetching, rest
