@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import psycopg
 from oracle import EPOCH, bucket, us_of
 
-from toolkit.cache.policy import Policy
 from toolkit.errors import Unavailable
 
 MINUTE = 60_000_000
@@ -149,4 +148,4 @@ def set_clock(store: Any, clock: Clock) -> None:
     cache = inner(store)._roads.cache
     cache._clock = cache.follower._clock = clock
     cache._wall = clock.wall
-    cache._policy = Policy(cache._policy.max_age, clock.wall)
+    cache._policy = replace(cache._policy, wall=clock.wall)

@@ -5,27 +5,28 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from math import inf
 from secrets import token_hex
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from toolkit.cache import Fill, Held, Key, Level, Memory, level_of_points, level_of_rollup
-from toolkit.cache.parts import Part, Rows, concatenated, cut, grouped, rows_of
+from toolkit.cache.parts import Part, Rows, grouped
 from toolkit.cache.policy import Policy
 from toolkit.catalog import Entry
 from toolkit.config import CacheOptions
 from toolkit.drivers import Driver
 from toolkit.fetcher import Fetcher
 from toolkit.follower import Follower
-from toolkit.query import Asked, Query
+from toolkit.pieces import cuts_of, joined, parts_of, spans_of, work_of
+from toolkit.query import Query
 from toolkit.reduce import Table, bucket_points, merge
+from toolkit.rules import CacheRule
 from toolkit.shared import Shared, Tier
-from toolkit.strategy import Plan, compose
+from toolkit.strategy import Plan
 from toolkit.timegrid import SECOND, Span
-from toolkit.work import Found, Targets, Work, is_backwards, point_columns, time_left
+from toolkit.work import Found, Targets, Work, time_left
 
 if TYPE_CHECKING:
     from toolkit.drivers.shelf import Shelf
@@ -34,6 +35,8 @@ _GRACE = 10 * SECOND  # what has just closed is often written a moment later
 _MOST_SPANS = 2_000  # of one read; what is longer goes past the cache
 _TURN = 0.005  # seconds between two looks whether another process is done
 _LOOKS = 4  # at series, and at spans of each, to know how much of a plan is held
+_SOON = 0.8  # the share of an age after which what has changed is asked in the background
+_AHEAD_S = 10.0  # that such questions may take
 _SHARE = 4  # what would take more than one part in so many of the memory goes past it, too
 
 
@@ -49,31 +52,39 @@ class Cache:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.memory = Memory(options.memory << 20)
-        self.shared = Shared(shelf, clock) if shelf is not None else None
+        self._policy = Policy(options, wall)
+        self.shared = Shared(shelf, clock, self._policy) if shelf is not None else None
         self.follower = Follower(driver, self.memory, clock, self.shared)
         self._driver = driver
-        self._policy = Policy(options.max_age, wall)
+        self._max_age = options.max_age
+        self._soon = _SOON if options.ahead else 1.0
         self._clock = clock
         self._wall = wall
         self._owner = os.getpid()
 
-    async def fetch(self, work: Work, fetcher: Fetcher) -> Found:
-        """Return what the plan needs, no older than the query allows."""
+    async def fetch(self, work: Work, fetcher: Fetcher, *, is_missing: bool = False) -> Found:
+        """Return what the plan needs, no older than the query allows.
+
+        ``is_missing``: that the second tier does not have it has just been seen.
+        """
         levels = self._levels(work)
         if levels is None:
             return await fetcher.fetch(work)
         if self._owner != os.getpid():
             self._begin_anew()
-        fresh, now = work.query.freshness, self._clock()
-        since = now - (self._policy.max_age if fresh.max_age is None else fresh.max_age)
-        if not self.follower.knows(work.entry, since, own=fresh.sees_own):
-            await self.follower.know(work.entry, since, own=fresh.sees_own, timeout=time_left(work))
+        entry, now = work.entry, self._clock()
+        since = await self._known(work, now)
+        rules = {level.key: self._policy.rule(entry, level) for _, level in levels}
         fetched: dict[Part, Rows] = {}
         touched: dict[str, int] = {}
         done = False
         while not done:
-            held = await self._look_up(work, levels, now)
-            parts = [p for series, level in levels for p in self._parts(work, series, level, held)]
+            held = self._look_up(work, levels, now, since)
+            if self.shared is not None and not is_missing:
+                held |= await self._find(entry, self._missing(work, levels, held), rules)
+            is_missing = False
+            closed = int(self._wall() * SECOND) - _GRACE
+            parts = [p for s, level in levels for p in parts_of(work, s, level, held, closed)]
             done = True
             for group in grouped(parts):
                 if group[0] in fetched:
@@ -82,10 +93,11 @@ class Cache:
                 if found is None:
                     done = False  # others have fetched it meanwhile: look again
                     break
-                fetched |= _cuts(work, group, found)
+                fetched |= cuts_of(work, group, found)
                 for source, count in found.sources.items():
                     touched[source] = touched.get(source, 0) + count
-        table, count = self._joined(work, parts, fetched)
+        self._ask_ahead(work, parts, now, fetcher)
+        table, count = joined(work, parts, fetched)
         sources = {"memory": count, **touched} if count or not fetched else touched
         return await self._computed(work, table, sources, fetcher, is_fetched=bool(fetched))
 
@@ -142,6 +154,8 @@ class Cache:
             found = zip(work.targets.ids, work.targets.steps, strict=True)
             levels = [(i, level_of_points(entry, step)) for i, step in found]
         width, columns = work.query.span.width, len(entry.dataset.columns) + 2
+        if not all(self._policy.rule(entry, level).tiers for _, level in levels):
+            return None
         if len(levels) == 1 and width <= levels[0][1].length:
             return levels
         spans = sum([width // level.length + 2 for _, level in levels])
@@ -150,70 +164,83 @@ class Cache:
             return None
         return levels
 
-    async def _look_up(
-        self, work: Work, levels: Sequence[tuple[int, Level]], now: float
-    ) -> dict[Key, Held]:
-        """Return the spans of a range that are held here, or by others."""
-        low, high = work.query.span.start, work.query.span.end
-        keys = [
-            (level.key, series, start)
-            for series, level in levels
-            for start in range(level.floor(low), high, level.length)
-        ]
-        held = {k: h for k in keys if (h := self.memory.get(k, now)) is not None}
-        missing = [k for k in keys if k not in held]
-        return held | await self._find(work, missing) if missing else held
+    async def _known(self, work: Work, now: float) -> float:
+        """Know of changes what the query wants to; return since when an answer may be outdated.
 
-    async def _find(self, work: Work, keys: Sequence[Key]) -> dict[Key, Held]:
+        What it will have to know soon is asked in the background, so that nobody waits for it.
+        """
+        entry, fresh = work.entry, work.query.freshness
+        age = self._max_age if fresh.max_age is None else fresh.max_age
+        follower, own = self.follower, fresh.sees_own
+        if not follower.knows(entry, now - age, own=own):
+            await follower.know(entry, now - age, own=own, timeout=time_left(work))
+        elif not follower.knows(entry, now - age * self._soon, own=own):
+            look = partial(follower.know, entry, now, timeout=_AHEAD_S)
+            self._driver.later(("look", entry.id), look)
+        return inf if own else now - age
+
+    def _keys(self, work: Work, levels: Sequence[tuple[int, Level]]) -> Iterator[Key]:
+        low, high = work.query.span.start, work.query.span.end
+        for series, level in levels:
+            for start in range(level.floor(low), high, level.length):
+                yield level.key, series, start
+
+    def _look_up(
+        self, work: Work, levels: Sequence[tuple[int, Level]], now: float, since: float
+    ) -> dict[Key, Held]:
+        """Return the spans of a range that are held here, and are right or were at ``since``."""
+        found = ((k, self.memory.get(k, now, since)) for k in self._keys(work, levels))
+        return {k: held for k, held in found if held is not None}
+
+    def _missing(
+        self, work: Work, levels: Sequence[tuple[int, Level]], held: Mapping[Key, Held]
+    ) -> list[Key]:
+        return [k for k in self._keys(work, levels) if k not in held]
+
+    async def _find(
+        self, entry: Entry, keys: Sequence[Key], rules: Mapping[Any, CacheRule]
+    ) -> dict[Key, Held]:
         """Take spans from the second tier into the first."""
-        place = self.follower.place(work.entry)
-        if self.shared is None or place.tier is None:
+        place = self.follower.place(entry)
+        keys = [k for k in keys if "redis" in rules[k[0]].tiers]
+        if self.shared is None or place.tier is None or not keys:
             return {}
         fill = self.memory.begin(keys, min(k[2] for k in keys), max(k[2] + k[0][2] for k in keys))
-        found: dict[Key, Held] = {}
+        kept: dict[Key, Held] = {}
         try:
             found = await self.shared.find(place.tier, keys, place.snapshot)
+            kept = {k: h for k, h in found.items() if "memory" in rules[k[0]].tiers}
             return found
         finally:
-            self.memory.end(fill, found)
+            self.memory.end(fill, kept)
             self.memory.leave(fill)
 
-    def _parts(
-        self, work: Work, series: int, level: Level, found: Mapping[Key, Held]
-    ) -> Iterator[Part]:
-        """Cut a series' range into parts that are held and parts that are not."""
-        low, high = work.query.span.start, work.query.span.end
-        first, last = (low, high) if level.rollup is None else level.whole(low, high)
-        if first >= last:
-            yield Part(series, level, low, high, low, high)
-            return
-        if low < first:
-            yield Part(series, level, low, first, low, first)
-        for start in range(level.floor(first), last, level.length):
-            key = (level.key, series, start)
-            held = found.get(key)
-            begin, end = max(start, first), min(start + level.length, last)
-            if held is None:
-                closed = level.closed(int(self._wall() * SECOND) - _GRACE)
-                upto = min(start + level.length, closed)
-                if begin < upto:
-                    middle = min(end, upto)
-                    yield Part(series, level, begin, middle, start, upto, key)
-                    begin = middle
-            elif begin < held.upto:
-                middle = min(end, held.upto)
-                yield Part(series, level, begin, middle, begin, middle, key, held)
-                begin = middle
-            if begin < end:
-                yield Part(series, level, begin, end, begin, end)
-        if last < high:
-            yield Part(series, level, last, high, last, high)
+    def _ask_ahead(self, work: Work, parts: Sequence[Part], now: float, fetcher: Fetcher) -> None:
+        """Have spans fetched anew that are due, or were good enough though they have changed."""
+        for part in parts:
+            held = part.held
+            if held is None or part.key is None or not self._soon < 1.0:
+                continue
+            if held.due <= now or held.right_until < inf:
+                anew = partial(self._fetch_anew, work, part, fetcher)
+                self._driver.later(("anew", part.key), anew)
+
+    async def _fetch_anew(self, work: Work, part: Part, fetcher: Fetcher) -> None:
+        level, key = part.level, part.key
+        assert key is not None
+        begin = key[2]
+        end = min(begin + level.length, level.closed(int(self._wall() * SECOND) - _GRACE))
+        if begin < end:
+            whole = Part(part.series, level, begin, end, begin, end, key)
+            query = replace(work.query, timeout=_AHEAD_S)
+            mine = replace(work, query=query, started=time.perf_counter())
+            await self._group(mine, (whole,), fetcher)
 
     # -- what there is not ---------------------------------------------------------------------
 
     async def _group(self, work: Work, group: tuple[Part, ...], fetcher: Fetcher) -> Found | None:
         """Fetch parts that are one range of time; None if another process has held them now."""
-        wanted = self._work(work, group)
+        wanted = work_of(work, group)
         filled = [p for p in group if p.key is not None]
         if not filled:
             return await fetcher.fetch(wanted)
@@ -244,16 +271,19 @@ class Cache:
         fill = self.memory.begin(keys, parts[0].begin, max(p.end for p in parts))
         mine.append(fill)
         held: dict[Key, Held] = {}
-        tier, token = self.follower.place(work.entry).tier, token_hex(8)
+        rule = self._policy.rule(work.entry, parts[0].level)
+        rules = {parts[0].level.key: rule}
+        tier = self.follower.place(work.entry).tier if "redis" in rule.tiers else None
+        token = token_hex(8)
         try:
             if self.memory.has(keys, self._clock()):  # another was done a moment ago
                 return None, fill
-            if tier is not None and not await self._has_lease(work, tier, keys, token):
+            if tier is not None and not await self._has_lease(work, tier, keys, rules, token):
                 return None, fill
             cursor = tier.cursor if tier is not None else None
             found = await fetcher.fetch(wanted)
-            held = self._held(work, parts, found)
-            is_kept = self.memory.end(fill, held)
+            held = spans_of(work, parts, found, self._policy, self._clock())
+            is_kept = self.memory.end(fill, held if "memory" in rule.tiers else {})
             if self.shared is not None and tier is not None and cursor is not None and is_kept:
                 await self.shared.keep(tier, cursor, held)
             return found, fill
@@ -262,113 +292,58 @@ class Cache:
             if self.shared is not None and tier is not None:
                 await self.shared.release(tier, keys[0], token)
 
-    async def _has_lease(self, work: Work, tier: Tier, keys: Sequence[Key], token: str) -> bool:
+    async def _has_lease(
+        self,
+        work: Work,
+        tier: Tier,
+        keys: Sequence[Key],
+        rules: Mapping[Any, CacheRule],
+        token: str,
+    ) -> bool:
         """Return whether the fetch is ours; else another process has ended it meanwhile."""
         assert self.shared is not None
         while True:
             is_ours = await self.shared.lease(tier, keys[0], token)
             # also if it is: it may have been given back a moment ago
-            if len(await self._find(work, keys)) == len(keys):
+            there = await self._find(work.entry, keys, rules)
+            if sum(held.due > self._clock() for held in there.values()) == len(keys):
                 return False
             left = time_left(work)
             if is_ours or (left is not None and left <= _TURN):
                 return True
             await self._driver.pause(_TURN)
 
-    def _held(self, work: Work, parts: Sequence[Part], found: Found) -> dict[Key, Held]:
-        now, code_of = self._clock(), _codes(work, found)
-        held = {}
-        for part in parts:
-            assert part.key is not None
-            rows = cut(found.table, code_of[part.series], part.begin, part.end)
-            if len(parts) > 1:  # a part of an array keeps all of it in memory
-                rows = rows.copy()
-            life = self._policy.life(work.entry.dataset, part.level, part.end)
-            held[part.key] = Held(
-                part.begin,
-                part.end,
-                rows.ts,
-                np.zeros(len(rows.ts), np.int32),
-                rows.values,
-                rows.categories,
-                now + life,
-            )
-        return held
-
-    def _work(self, work: Work, group: tuple[Part, ...]) -> Work:
-        """Return the work of fetching a group: every column of its level, so that all can share."""
-        entry, level, dataset = work.entry, group[0].level, work.entry.dataset
-        ids = tuple(dict.fromkeys(p.series for p in group))
-        index = {i: at for at, i in enumerate(work.targets.ids)}
-        at = [index[i] for i in ids]
-        targets = Targets(
-            tuple(work.targets.names[i] for i in at),
-            ids,
-            compose.source_of(ids),
-            compose.ids_params(ids),
-            work.targets.step,
-            tuple(work.targets.steps[i] for i in at),
-        )
-        asked = entry.once(
-            ("asked by the cache", level.key), lambda: Asked(entry.dataset.name, None)
-        )
-        span = Span(group[0].begin, max(p.end for p in group))
-        if level.rollup is None:
-            plan = Plan("direct", "", span, dataset.names)
-        else:
-            states = dataset.states
-            plan = Plan("downsampled", "", span, (), level.rollup.grid, (), states, level.rollup)
-        query = Query(asked, span, time_left(work), is_cached=False)
-        return Work(query, entry, targets, plan, time.perf_counter())
-
     # -- all of it -----------------------------------------------------------------------------
 
     def held(self, entry: Entry, level: Level, series: int, query: Query) -> Held | None:
-        """Return the one span that holds a range, if it is fresh enough."""
+        """Return the one span that holds a range, if it is here and fresh enough."""
+        key = self._only(entry, level, series, query)
+        held = self.memory.peek(key, self._clock()) if key is not None else None
+        return held if held is not None and query.span.end <= held.upto else None
+
+    async def shared_span(
+        self, entry: Entry, level: Level, series: int, query: Query
+    ) -> tuple[Held | None, bool]:
+        """Return the same from the second tier, and whether it was looked for there."""
+        key = self._only(entry, level, series, query)
+        if self.shared is None or key is None or self.memory.holds(key):
+            return None, False
+        rules = {level.key: self._policy.rule(entry, level)}
+        held = (await self._find(entry, [key], rules)).get(key)
+        return held if held is not None and query.span.end <= held.upto else None, held is None
+
+    def _only(self, entry: Entry, level: Level, series: int, query: Query) -> Key | None:
+        """Return the key of the one span that a range lies in, if nothing has to be asked first."""
         if self._owner != os.getpid():
             self._begin_anew()
-        fresh, span, now = query.freshness, query.span, self._clock()
-        since = now - (self._policy.max_age if fresh.max_age is None else fresh.max_age)
+        fresh, span = query.freshness, query.span
+        age = self._max_age if fresh.max_age is None else fresh.max_age
         start = level.floor(span.start)
         if span.end > start + level.length:
             return None
-        if not self.follower.knows(entry, since, own=fresh.sees_own):
+        if not self.follower.knows(entry, self._clock() - age * self._soon, own=fresh.sees_own):
             return None
-        held = self.memory.peek((level.key, series, start), now)
-        return held if held is not None and span.end <= held.upto else None
-
-    def _names(self, work: Work) -> tuple[str, ...]:
-        """Return the columns of a level that the plan is answered from."""
-        plan, dataset = work.plan, work.entry.dataset
-
-        def make() -> tuple[str, ...]:
-            if plan.rollup is not None:
-                return tuple(s.name for s in plan.states)
-            names = point_columns(work.query, dataset, plan)
-            return ("seq", *names) if dataset.has_seq else names
-
-        key = ("names", work.query.asked, plan.grid, plan.strategy)
-        names: tuple[str, ...] = work.entry.once(key, make)
-        return names
-
-    def _joined(
-        self, work: Work, parts: Sequence[Part], fetched: Mapping[Part, Rows]
-    ) -> tuple[Table, int]:
-        """Return all parts as one table, and how many of its rows were held."""
-        code_of = {series: code for code, series in enumerate(work.targets.ids)}
-        rows, codes, held = [], [], 0
-        for part in parts:
-            if part.held is None:
-                piece = fetched[part]
-            else:
-                piece = rows_of(part)
-                held += len(piece.ts)
-            rows.append(piece)
-            codes.append(code_of[part.series])
-        table = concatenated(rows, codes, self._names(work))
-        if is_backwards(work.query, work.plan):
-            table = table.take(np.lexsort((np.arange(len(table))[::-1], table.series)))
-        return table, held
+        return level.key, series, start
 
     async def _computed(
         self,
@@ -388,20 +363,3 @@ class Cache:
         elif plan.rollup is not None and plan.grid != plan.rollup.grid:
             table = await fetcher.compute(count, merge, table, plan.states, plan.grid)
         return Found(table, work.targets.names, sources, is_fetched)
-
-
-def _cuts(work: Work, group: tuple[Part, ...], found: Found) -> dict[Part, Rows]:
-    """Return the rows of each part of a group."""
-    code_of = _codes(work, found)
-    rows = {}
-    for part in group:
-        begin = part.low if part.level.rollup is None else part.level.within(part.low)
-        rows[part] = cut(found.table, code_of[part.series], begin, part.high)
-    return rows
-
-
-def _codes(work: Work, found: Found) -> dict[int, int]:
-    """Return the code that each series id has in what was found."""
-    code_of = {name: code for code, name in enumerate(found.names)}
-    pairs = zip(work.targets.ids, work.targets.names, strict=True)
-    return {i: code_of[n] for i, n in pairs if n in code_of}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ConfigError, UnknownName, shorten
+from toolkit.rules import CacheRule, rules_of
 from toolkit.timegrid import EARLIEST, LATEST, Span, iso, to_us
 
 FILE = "toolkit.toml"
@@ -89,7 +90,9 @@ class CacheOptions:
     ``redis`` is the URL of a Redis or Valkey that shares it with other processes,
     ``redis_timeout`` how long that may be silent before it is left alone. ``max_age`` is how old
     an answer may be that others have changed meanwhile, ``keep_log`` how long the change log
-    keeps what every rollup has followed: a cache that slept longer starts anew.
+    keeps what every rollup has followed: a cache that slept longer starts anew. ``ahead``: what
+    will soon have to be asked anew is so in the background, as long as it is read. ``rules`` say
+    what is kept of which dataset and step, and how long.
     """
 
     memory: int = 64
@@ -97,6 +100,8 @@ class CacheOptions:
     redis_timeout: float = 0.05
     max_age: float = 1.0
     keep_log: float = 300.0
+    ahead: bool = True
+    rules: tuple[CacheRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,8 @@ class Settings:
         values |= {
             f"cache.{f.name}": str(getattr(self.cache, f.name)) for f in fields(CacheOptions)
         }
+        values["cache.ahead"] = values["cache.ahead"].lower()
+        values["cache.rules"] = ", ".join(map(str, self.cache.rules)) or "(none)"
         return dict(sorted(values.items()))
 
 
@@ -274,6 +281,8 @@ def _typed(key: str, value: object, origin: str) -> Any:
     if key not in _KEYS:
         raise ConfigError(origin, key, str(UnknownName("setting", key, _KEYS)))
     wanted = _KEYS[key]
+    if wanted is tuple:
+        return rules_of(value, origin, key)
     if isinstance(value, str) and wanted is not str:
         value = _from_text(key, value, wanted, origin)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -120,7 +120,7 @@ class Follower:
             _log.info("%s: %s; nothing cached is kept", entry.dataset.name, problem)
             self._memory.drop_all(entry.id)
         for series, low, high in () if problem else changes:
-            self._memory.drop(entry.id, series, low, high)
+            self._memory.drop(entry.id, series, low, high, right_until=place.checked_at)
         if shared is not None and place.tier is not None and tier is not None:
             await shared.follow(tier, entry, was, since, now, None if problem else changes)
         place.snapshot, place.identity, place.checked_at = now, identity, began

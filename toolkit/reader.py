@@ -55,9 +55,14 @@ class Reader:
 
     async def read(self, query: Query) -> Columns:
         """Answer a query; the plan that did it comes along as ``cols.plan``."""
-        if self._shortcuts is not None and (held := self._shortcuts.take(query)) is not None:
-            return held
-        return await self.answer(await self.prepare(query))
+        is_missing = False
+        if self._shortcuts is not None:
+            if (held := self._shortcuts.take(query)) is not None:
+                return held
+            found, is_missing = await self._shortcuts.find(query)
+            if found is not None:
+                return found
+        return await self.answer(await self.prepare(query), is_missing=is_missing)
 
     async def prepare(self, query: Query, *, may_be_finer: bool = False) -> Work:
         """Look up what a query names, and choose how to answer it.
@@ -99,12 +104,12 @@ class Reader:
             return None
         return partial(self._cache.share, query, entry, targets)
 
-    async def answer(self, work: Work) -> Columns:
-        """Carry out a plan."""
+    async def answer(self, work: Work, *, is_missing: bool = False) -> Columns:
+        """Carry out a plan; ``is_missing``: it was looked for where spans are shared."""
         if self._cache is None or not work.query.is_cached:
             found = await self.fetcher.fetch(work)
         else:
-            found = await self._cache.fetch(work, self.fetcher)
+            found = await self._cache.fetch(work, self.fetcher, is_missing=is_missing)
         if found.is_fetched:
             await self._confirm(work, found.table)
         elif self._shortcuts is not None:

@@ -20,6 +20,7 @@ import numpy as np
 from toolkit import blocks
 from toolkit.blocks import DamagedBlock
 from toolkit.cache import LENGTHS, Held, Key, level_of_rollup
+from toolkit.cache.policy import Policy
 from toolkit.catalog import Entry
 
 if TYPE_CHECKING:
@@ -90,9 +91,10 @@ class Tier:
 class Shared:
     """Spans of one store's datasets on a shelf; when that is out, it finds and keeps nothing."""
 
-    def __init__(self, shelf: Shelf, clock: Callable[[], float]) -> None:
+    def __init__(self, shelf: Shelf, clock: Callable[[], float], policy: Policy) -> None:
         self.shelf = shelf
         self._clock = clock
+        self._policy = policy
         self.hits = self.misses = self.damaged = self.refused = 0
 
     def tier(self, entry: Entry, identity: str) -> Tier:
@@ -182,7 +184,7 @@ class Shared:
         found = {}
         for key, value in zip(wanted, looked.values, strict=True):
             held = self._held(key, value) if value is not None else None
-            if held is not None:
+            if held is not None and held.expires > self._clock():
                 found[key] = held
         self.hits += len(found)
         self.misses += len(wanted) - len(found)
@@ -191,22 +193,23 @@ class Shared:
     def _held(self, key: Key, value: bytes) -> Held | None:
         try:
             block = blocks.decode(value)
-            upto, life_ms = map(int, block.stamp.split())
+            upto, end_ms = map(int, block.stamp.split())
         except (DamagedBlock, ValueError):
             self.damaged += 1
             return None
-        codes = np.zeros(len(block.ts), np.int32)
-        expires = self._clock() + life_ms / 1000
-        return Held(key[2], upto, block.ts, codes, block.values, block.categories, expires)
+        codes, now = np.zeros(len(block.ts), np.int32), self._clock()
+        expires = now + end_ms / 1000 - self._policy.wall()
+        due = self._policy.due(now, expires)
+        return Held(key[2], upto, block.ts, codes, block.values, block.categories, expires, due)
 
     async def keep(self, tier: Tier, cursor: Cursor, spans: Mapping[Key, Held]) -> None:
         """Store spans that were fetched after ``cursor`` was known, if it still stands."""
-        now = self._clock()
+        now, wall = self._clock(), self._policy.wall()
         items = []
         for key, held in spans.items():
             life_ms = int((held.expires - now) * 1000)
             if _is_shared(key) and life_ms > 0:
-                stamp = f"{held.upto} {life_ms}"
+                stamp = f"{held.upto} {int(wall * 1000) + life_ms}"
                 data = blocks.encode(held.ts, held.values, held.categories, stamp=stamp)
                 items.append((tier.key(key, cursor.epoch), data, life_ms))
         if items and not await self.shelf.put(tier.cursor_key, cursor.said(), items):

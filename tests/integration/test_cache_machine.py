@@ -469,9 +469,9 @@ def test_no_answer_is_older_than_its_freshness_allows(
     sql.execute("SELECT ensure_partitions('metrics', %s, %s)", [low, high])
     clock = Clock()
     with ExitStack() as stack:
+        options = cached(database.dsn, max_age=MAX_AGE, ahead=False)  # the clock stands still
         opened = [
-            stack.enter_context(open_store(colour, cached(database.dsn, max_age=MAX_AGE)))
-            for colour in ("blocking", "asyncio")
+            stack.enter_context(open_store(colour, options)) for colour in ("blocking", "asyncio")
         ]
         cutter = stack.enter_context(
             open_store("blocking", cached(database.dsn, memory=0, keep_log=0))

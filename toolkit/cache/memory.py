@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from threading import Lock
 from typing import Any
 
@@ -20,11 +21,13 @@ Key = tuple[tuple[int, str, int], int, int]
 _OVERHEAD = 1_000  # bytes that a span costs beside its arrays, about
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Held:
     """A span's rows up to ``upto``, which is its end or where it was still open.
 
-    Arrays are read-only; ``codes`` are as many zeros. ``expires`` is a time of the caller's clock.
+    Arrays are read-only; ``codes`` are as many zeros. Times are of the caller's clock: from ``due``
+    on it is worth fetching anew, from ``expires`` on it is not held any more. ``right_until`` is
+    when it was last known to be right, once it has changed.
     """
 
     start: int
@@ -34,6 +37,8 @@ class Held:
     values: Mapping[str, Array]
     categories: Mapping[str, tuple[str, ...]]
     expires: float
+    due: float
+    right_until: float = inf
 
     @property
     def size(self) -> int:
@@ -83,28 +88,32 @@ class Memory:
         self._spans = _Spans(most)
         self._fills: set[Fill] = set()
 
-    def get(self, key: Key, now: float) -> Held | None:
-        """Return a span that has not expired."""
-        held = self.peek(key, now)
-        if held is None:
-            self.counts.misses += 1
-        return held
-
-    def peek(self, key: Key, now: float) -> Held | None:
-        """Return a span that has not expired; a miss is not counted."""
+    def get(self, key: Key, now: float, since: float = inf) -> Held | None:
+        """Return a span that has not expired, and was right at ``since``, by default is so now."""
         with self._lock:
             held: Held | None = self._spans.get(key)
-            if held is not None and held.expires > now:
+            if held is not None and held.expires > now and held.right_until >= since:
+                self.counts.hits += 1
+                return held
+        self.counts.misses += 1
+        return None
+
+    def peek(self, key: Key, now: float) -> Held | None:
+        """Return a span that is right and not yet due; a miss is not counted."""
+        with self._lock:
+            held: Held | None = self._spans.get(key)
+            if held is not None and held.due > now and held.right_until == inf:
                 self.counts.hits += 1
                 return held
         return None
 
     def holds(self, key: Key) -> bool:
         """Return whether a span is held, if perhaps expired; nothing is counted or moved."""
-        return key in self._spans
+        held = self._spans.glance(key)
+        return held is not None and held.right_until == inf
 
     def has(self, keys: Iterable[Key], now: float) -> bool:
-        """Return whether spans are held, all of them."""
+        """Return whether spans are held and not yet due, all of them."""
         return all(self.peek(k, now) is not None for k in keys)
 
     def begin(self, keys: Iterable[Key], low: int, high: int) -> Fill:
@@ -141,15 +150,26 @@ class Memory:
         with self._lock:
             self._fills.discard(fill)
 
-    def drop(self, dataset: int, series: int, low: int, high: int) -> int:
-        """Forget the spans that hold any of ``[low, high)`` of a series; say how many."""
+    def drop(
+        self, dataset: int, series: int, low: int, high: int, *, right_until: float | None = None
+    ) -> int:
+        """Forget the spans that hold any of ``[low, high)`` of a series; say how many.
+
+        With ``right_until`` they stay for those who may have something as old.
+        """
         with self._lock:
             found = self._spans.of(dataset, series)
             gone = [k for k, held in found.items() if held.start < high and held.upto > low]
             for fill in self._fills:
                 if fill.low < high and fill.high > low:
                     fill.is_spoiled |= any(k[1] == series and k[0][0] == dataset for k in fill.keys)
-            return self._drop(gone)
+            if right_until is None:
+                return self._drop(gone)
+            changed = [held for k in gone if (held := found[k]).right_until == inf]
+            for held in changed:
+                held.right_until = right_until
+            self.counts.dropped += len(changed)
+            return len(changed)
 
     def drop_all(self, dataset: int) -> int:
         """Forget the spans of a dataset; say how many."""
@@ -173,9 +193,9 @@ class Memory:
                 fill.is_spoiled = True
 
     def held(self) -> list[tuple[Key, Held]]:
-        """Return what is held, the least used first."""
+        """Return what is held and right, the least used first."""
         with self._lock:
-            return list(self._spans.items())
+            return [(k, held) for k, held in self._spans.items() if held.right_until == inf]
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -208,6 +228,10 @@ class _Spans(LRUCache[Key, Held]):
     def popitem(self) -> tuple[Key, Held]:
         self.evicted += 1
         return super().popitem()
+
+    def glance(self, key: Key) -> Held | None:
+        """Return a span, and do not count that as use."""
+        return self._of.get((key[0][0], key[1]), {}).get(key)
 
     def of(self, dataset: int, series: int) -> dict[Key, Held]:
         """Return the spans of a series."""

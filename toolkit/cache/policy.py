@@ -1,4 +1,4 @@
-"""How long spans are kept: those near now briefly, closed time for long."""
+"""What a store keeps of which level, and for how long."""
 
 from __future__ import annotations
 
@@ -7,24 +7,36 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from toolkit.cache.spans import Level
-from toolkit.dataset import Dataset
+from toolkit.catalog import Entry
+from toolkit.config import CacheOptions
+from toolkit.rules import EVERYTHING, CacheRule
 from toolkit.timegrid import SECOND
 
-_OPEN = {60: 60, 300: 300, 900: 900, 3_600: 3_600, 14_400: 14_400, 86_400: 86_400}
-_LONG = 86_400.0  # seconds that closed time is kept
+_EARLY = 0.1  # the share of a life, at its end, in which a span that is read is fetched anew
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a store keeps, for how long, and how old it may be where a read does not say."""
+    """The options of a cache, asked about a level."""
 
-    max_age: float = 1.0
+    options: CacheOptions
     wall: Callable[[], float] = time.time
 
-    def life(self, dataset: Dataset, level: Level, end: int) -> float:
+    def rule(self, entry: Entry, level: Level) -> CacheRule:
+        """Return the rule of a level."""
+
+        def find() -> CacheRule:
+            asked = entry.dataset.name, level.key[1], level.step
+            return next((r for r in self.options.rules if r.fits(*asked)), EVERYTHING)
+
+        rule: CacheRule = entry.once(("cache rule", level.key), find)
+        return rule
+
+    def life(self, entry: Entry, level: Level, end: int) -> float:
         """Return how many seconds a span lives whose rows end at ``end``."""
         is_closed = end + level.length < self.wall() * SECOND
-        if is_closed:
-            return _LONG
-        step = level.step // SECOND
-        return float(next((life for s, life in _OPEN.items() if step <= s), 86_400))
+        return self.rule(entry, level).life(level.step, is_closed=is_closed)
+
+    def due(self, now: float, expires: float) -> float:
+        """Return from when on a span is worth fetching anew, in the background."""
+        return expires - (expires - now) * _EARLY if self.options.ahead else expires

@@ -50,6 +50,9 @@ NOTES = {
     "cache.redis_timeout": "for which it may be silent before it is left alone for a while",
     "cache.max_age": "how old an answer may be that others have changed meanwhile",
     "cache.keep_log": "for which the change log keeps what every rollup has followed",
+    "cache.ahead": "what is soon due is fetched in the background, as long as it is read",
+    "cache.rules": "of which dataset and step what is kept where, in seconds; the first counts:\n"
+    '{dataset = "candles", step = "1m", tiers = ["memory", "redis"], open = 60, closed = 86400}',
 }
 """What the file says of each setting; line ends make comment lines."""
 
@@ -68,6 +71,7 @@ def defaults() -> dict[str, object]:
         **{f"chooser.{f.name}": f.default for f in fields(Limits)},
         **{f"prices.{f.name}": f.default for f in fields(Prices)},
         **{f"cache.{f.name}": f.default for f in fields(CacheOptions)},
+        "cache.rules": [],
     }
 
 

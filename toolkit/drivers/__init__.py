@@ -99,6 +99,12 @@ class Driver(Protocol):
         over, another one does.
         """
 
+    def later(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Run ``make`` where nobody waits for it, unless that is under way under this key.
+
+        It may never be run; its errors are logged.
+        """
+
     async def compute(self, function: Callable[..., T], *args: Any) -> T:
         """Run CPU work where it does not hold up others."""
 

@@ -23,6 +23,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from toolkit.config import PoolOptions
 from toolkit.drivers import Params, Rows, Server, session
+from toolkit.drivers.background import AsyncBackground
 from toolkit.drivers.failures import is_lost, no_turn, translate, unknown_outcome
 from toolkit.drivers.waiting import Lookout, Turns, left
 from toolkit.errors import QueryTimeout
@@ -78,6 +79,7 @@ class AsyncDriver:
         self._opening: asyncio.Task[None] | None = None
         self._running: dict[Hashable, asyncio.Future[Any]] = {}
         self._lookout = Lookout()
+        self._background = AsyncBackground()
         self._owner = os.getpid()
 
     async def open(self) -> Server:
@@ -143,8 +145,10 @@ class AsyncDriver:
 
     async def close(self) -> None:
         pool, self._pool, self._server = self._pool, None, None
-        if pool is not None and self._owner == os.getpid():
-            await pool.close()
+        if self._owner == os.getpid():
+            await self._background.close()
+            if pool is not None:
+                await pool.close()
 
     @asynccontextmanager
     async def _checked_out(
@@ -318,6 +322,9 @@ class AsyncDriver:
             finally:
                 if self._running.get(key) is mine:
                     del self._running[key]
+
+    def later(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        self._background.later(key, make)
 
     async def compute(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.to_thread(function, *args)

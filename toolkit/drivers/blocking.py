@@ -16,6 +16,7 @@ from collections.abc import (
 )
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from toolkit.config import PoolOptions
 from toolkit.drivers import Params, Rows, Server, drive, session
+from toolkit.drivers.background import BlockingBackground
 from toolkit.drivers.failures import is_lost, no_turn, translate, unknown_outcome
 from toolkit.drivers.waiting import Lookout, Turns, left
 from toolkit.errors import QueryTimeout
@@ -77,6 +79,7 @@ class BlockingDriver:
         self._threads: ThreadPoolExecutor | None = None
         self._server: Server | None = None
         self._lookout = Lookout()
+        self._background = BlockingBackground()
         self._owner = os.getpid()
 
     async def open(self) -> Server:
@@ -109,6 +112,7 @@ class BlockingDriver:
             self._pool = self._threads = self._server = self._opening = None
             self._running = {}
             self._lookout = Lookout()
+            self._background = BlockingBackground()
             self._owner = os.getpid()
 
     def _make_pool(self, opening: Future[Pool]) -> Pool:
@@ -160,6 +164,7 @@ class BlockingDriver:
             self._pool = self._threads = self._server = None
         if owner != os.getpid():
             return
+        self._background.close()
         if pool is not None:
             pool.close()
         if threads is not None:
@@ -325,6 +330,11 @@ class BlockingDriver:
                 with self._lock:
                     if self._running.get(key) is mine:
                         del self._running[key]
+
+    def later(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        with self._lock:
+            self._leave_to_parent()
+        self._background.later(key, partial(_drive, make))
 
     async def compute(self, function: Callable[..., T], *args: Any) -> T:
         return function(*args)

@@ -45,6 +45,9 @@ class InsideDriver:
     async def once(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await make()  # what others see is not what this snapshot does
 
+    def later(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Nothing: a transaction has no later."""
+
     async def compute(self, function: Callable[..., T], *args: Any) -> T:
         return await self._driver.compute(function, *args)
 
