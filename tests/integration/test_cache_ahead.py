@@ -103,10 +103,17 @@ def test_bounded_takes_the_old_value_while_a_new_one_is_fetched(
     assert fresh["value"][720] == -1
 
 
-def test_the_old_value_is_not_taken_when_it_is_too_old_or_may_be_our_own(
+def test_the_old_value_is_not_taken_where_it_may_be_our_own(store: Any) -> None:
+    for value in (-1.0, -2.0):
+        store.read("metrics", "a", *DAY, freshness="strong")
+        store.write("metrics", {"ts": ["2024-03-01T12:00Z"], "value": [value]}, series="a")
+        assert store.read("metrics", "a", *DAY)["value"][720] == value
+
+
+def test_the_old_value_is_not_taken_when_it_is_too_old(
     store: Any, sql: psycopg.Connection, clock: Clock
 ) -> None:
-    for wait, freshness in ((31.0, toolkit.bounded(30)), (0.0, "session"), (0.0, "strong")):
+    for wait, freshness in ((31.0, toolkit.bounded(30)), (0.0, "strong")):
         store.read("metrics", "a", *DAY, freshness="strong")
         value = -wait - len(str(freshness))
         sql.execute("UPDATE metrics SET value = %s WHERE ts = '2024-03-01T12:00Z'", [value])
