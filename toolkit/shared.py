@@ -48,16 +48,17 @@ class Cursor:
         return cls(snapshot, secrets.token_hex(6))
 
     @classmethod
-    def read(cls, said: bytes | None) -> Cursor | None:
-        """Read what lies in Redis; None if that is not a cursor."""
-        snapshot, _, epoch = (said or b"").decode("ascii", "replace").partition("|")
-        bounds = snapshot.split(":")[:2]
-        is_one = len(bounds) == 2 and all(b.isdigit() for b in bounds) and epoch.isalnum()
-        return cls(snapshot, epoch) if is_one else None
+    def read(cls, said: bytes | None, base: str) -> Cursor | None:
+        """Read what lies in Redis; None if that is not a cursor of the spans under ``base``."""
+        parts = (said or b"").decode("ascii", "replace").split("|")
+        cursor = cls(parts[0], parts[1]) if len(parts) == 3 else None
+        return cursor if cursor is not None and cursor.said(base) == said else None
 
-    def said(self) -> bytes:
-        """Return what lies in Redis."""
-        return f"{self.snapshot}|{self.epoch}".encode()
+    def said(self, base: str) -> bytes:
+        """Return what lies in Redis: with a checksum, for a wrong digit would be believed."""
+        said = f"{self.snapshot}|{self.epoch}"
+        check = blake2s(f"{base}|{said}".encode(), digest_size=6).hexdigest()
+        return f"{said}|{check}".encode()
 
 
 def is_older(one: str, other: str) -> bool:
@@ -105,7 +106,13 @@ class Shared:
     async def begin(self, tier: Tier) -> Cursor | None:
         """Ask how far the tier has been followed."""
         looked = await self.shelf.look(tier.cursor_key, ())
-        return Cursor.read(looked.cursor) if looked is not None else None
+        if looked is None:
+            return None
+        cursor = Cursor.read(looked.cursor, tier.base)
+        if cursor is None and looked.cursor is not None:
+            self.damaged += 1
+            await self.shelf.drop([tier.cursor_key])  # or nobody could put one there
+        return cursor
 
     async def follow(
         self,
@@ -130,11 +137,11 @@ class Shared:
                     changes = None
             keys, following, expected = None, Cursor.begin(now), None
             if was is not None:
-                expected = was.said()
+                expected = was.said(tier.base)
                 keys = self._keys(tier, entry, was, changes) if changes is not None else None
                 following = Cursor(now, was.epoch) if keys is not None else following
             moved = await self.shelf.advance(
-                tier.cursor_key, expected, following.said(), keys or [], _CURSOR_MS
+                tier.cursor_key, expected, following.said(tier.base), keys or [], _CURSOR_MS
             )
             tier.cursor = following if moved else None
             if moved is not False:
@@ -168,10 +175,11 @@ class Shared:
         wanted = [k for k in keys if _is_shared(k)]
         if cursor is None or not wanted:
             return {}
-        looked = await self.shelf.look(tier.cursor_key, [tier.key(k, cursor.epoch) for k in wanted])
+        names = [tier.key(k, cursor.epoch) for k in wanted]
+        looked = await self.shelf.look(tier.cursor_key, names)
         if looked is None:
             return {}
-        there = Cursor.read(looked.cursor)
+        there = Cursor.read(looked.cursor, tier.base)
         if there != cursor:
             # somebody has followed further; or begun anew, or was slower than us
             is_good = there is not None and there.epoch == cursor.epoch
@@ -182,18 +190,22 @@ class Shared:
             if not is_good:
                 return {}
         found = {}
-        for key, value in zip(wanted, looked.values, strict=True):
-            held = self._held(key, value) if value is not None else None
+        for key, name, value in zip(wanted, names, looked.values, strict=True):
+            held = self._held(key, name, value) if value is not None else None
             if held is not None and held.expires > self._clock():
                 found[key] = held
         self.hits += len(found)
         self.misses += len(wanted) - len(found)
         return found
 
-    def _held(self, key: Key, value: bytes) -> Held | None:
+    def _held(self, key: Key, name: str, value: bytes) -> Held | None:
+        """Return what a block holds; None if it is damaged, or was stored under another name."""
         try:
             block = blocks.decode(value)
-            upto, end_ms = map(int, block.stamp.split())
+            stored_as, *numbers = block.stamp.split()
+            upto, end_ms = map(int, numbers)
+            if stored_as != name:
+                raise DamagedBlock(f"a block of {stored_as}")
         except (DamagedBlock, ValueError):
             self.damaged += 1
             return None
@@ -209,10 +221,11 @@ class Shared:
         for key, held in spans.items():
             life_ms = int((held.expires - now) * 1000)
             if _is_shared(key) and life_ms > 0:
-                stamp = f"{held.upto} {int(wall * 1000) + life_ms}"
+                name = tier.key(key, cursor.epoch)
+                stamp = f"{name} {held.upto} {int(wall * 1000) + life_ms}"
                 data = blocks.encode(held.ts, held.values, held.categories, stamp=stamp)
-                items.append((tier.key(key, cursor.epoch), data, life_ms))
-        if items and not await self.shelf.put(tier.cursor_key, cursor.said(), items):
+                items.append((name, data, life_ms))
+        if items and not await self.shelf.put(tier.cursor_key, cursor.said(tier.base), items):
             self.refused += 1
 
     async def lease(self, tier: Tier, key: Key, token: str) -> bool:

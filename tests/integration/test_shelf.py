@@ -106,6 +106,16 @@ def test_a_lease_is_taken_once_and_given_back_by_its_owner(
     assert 0 < cache_server.admin.pttl("lease") <= 60_000
 
 
+@pytest.mark.parametrize("ttl_ms", [None, 3_600_000])
+def test_what_does_not_end_is_nobodys_lease(
+    shelf: Client, cache_server: CacheServer, ttl_ms: int | None
+) -> None:
+    cache_server.admin.set("lease", b"of another program", px=ttl_ms)
+    assert shelf.lease("lease", "mine", 60_000) is None
+    assert shelf.lease("lease", "mine", 60_000) is True
+    assert shelf.lease("lease", "yours", 60_000) is False
+
+
 def test_look_or_lease_leases_only_if_something_is_missing(
     shelf: Client, cache_server: CacheServer
 ) -> None:
@@ -195,7 +205,7 @@ def test_a_cursor_or_lease_of_another_type_is_an_answer(
     assert shelf.advance("list", b"c1", b"c2", ["a"], 1_000) is None
     assert shelf.look("x", ["a"]).values == [None]  # deleting is always right
     assert shelf.release("list", "t") is None
-    assert shelf.lease("list", "t", 1_000) is False
+    assert shelf.lease("list", "t", 1_000) is None
     assert shelf.stats["errors_wrongtype"] == 3
     assert shelf.stats["outages"] == 0
 

@@ -22,6 +22,7 @@ _BATCH = 1_000  # keys of one UNLINK
 _SCRIPT_KEYS = 4_000  # keys that one script deletes: Lua runs while everybody else waits
 _KEY_S = 0.001  # patience for each value asked for
 _BYTES_PER_S = 20e6  # and for what is sent
+_FOREVER = -1  # what PTTL says of a key that does not end
 Command = tuple[bytes | str | int, ...]
 _TEXT = (bytes, str)
 _MAYBE = (bytes, type(None))
@@ -192,9 +193,21 @@ class Shelf:
         return self._truth(await self._run(ADVANCE, (cursor_key, *keys[first:]), said))
 
     async def lease(self, key: str, token: str, ms: int) -> bool | None:
-        """Take the lease for ``ms``, unless somebody has it."""
-        replies = await self._send([("SET", key, token, "NX", "PX", ms)], [_MAYBE])
-        return None if replies is None else replies[0] == b"OK"
+        """Take the lease for ``ms``, unless somebody has it: everybody takes it for as long.
+
+        What lies there and does not end by then is nobody's lease: it is deleted, and the answer
+        is None.
+        """
+        commands: list[Command] = [("SET", key, token, "NX", "PX", ms), ("PTTL", key)]
+        replies = await self._send(commands, [_MAYBE, int])
+        if replies is None:
+            return None
+        taken, left = replies
+        if taken is None and (left == _FOREVER or left > ms):
+            self._strange()
+            await self.drop([key])
+            return None
+        return bool(taken == b"OK")
 
     async def release(self, key: str, token: str) -> bool | None:
         """Give the lease back; False if it is not ours any more."""
@@ -302,7 +315,7 @@ class Shelf:
         return None if reply is None else reply == 1
 
     def _strange(self) -> None:
-        """Note a reply that no Redis gives; there may be a proxy that thinks it is one."""
+        """Note what neither Redis nor we would say: a proxy's reply, or another program's bytes."""
         self._wire.ledger.refused(time.monotonic(), ResponseError("STRANGE"))
 
 
