@@ -88,6 +88,10 @@ class Tier:
         (_, level, length), series, start = key
         return f"{self.base}:{epoch}:{level}:{length}:{series}:{start}"
 
+    def lease_key(self, key: Key) -> str:
+        """Return what the lease of a span is called: the same whatever becomes of the cursor."""
+        return self.key(key, "lease")
+
 
 class Shared:
     """Spans of one store's datasets on a shelf; when that is out, it finds and keeps nothing."""
@@ -230,16 +234,15 @@ class Shared:
 
     async def lease(self, tier: Tier, key: Key, token: str) -> bool:
         """Return whether the fetch of a span is ours: also where nobody can say."""
-        cursor = tier.cursor
-        if cursor is None or not _is_shared(key):
+        if tier.cursor is None or not _is_shared(key):
             return True
-        taken = await self.shelf.lease(f"{tier.key(key, cursor.epoch)}:lease", token, _LEASE_MS)
+        taken = await self.shelf.lease(tier.lease_key(key), token, _LEASE_MS)
         return taken is not False
 
     async def release(self, tier: Tier, key: Key, token: str) -> None:
         """Let others fetch a span."""
-        if tier.cursor is not None and _is_shared(key):
-            await self.shelf.release(f"{tier.key(key, tier.cursor.epoch)}:lease", token)
+        if _is_shared(key):
+            await self.shelf.release(tier.lease_key(key), token)
 
     async def close(self) -> None:
         await self.shelf.close()

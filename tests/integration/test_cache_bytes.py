@@ -12,7 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 import redis
-from fix_cache import DAY, DAYS, memory, minutes, same
+from fix_cache import DAY, DAYS, lease_of, memory, minutes, same
 from fix_servers import Database
 from fix_stores import COLOURS, READINGS, cached, create, open_store
 from hypothesis import HealthCheck, example, given, settings
@@ -87,7 +87,7 @@ def spoil(shelf: redis.Redis, kind: str, which: int, how: str, at: int) -> None:
         k: shelf.get(k) for k in sorted(shelf.scan_iter("tk1:*")) if shelf.type(k) == b"string"
     }
     cursors = [k for k in there if k.endswith(b":cursor")]
-    spans = [k for k in there if k not in cursors and not k.endswith(b":lease")]
+    spans = [k for k in there if k not in cursors and b":lease:" not in k]
     keys = cursors if kind == "cursor" else spans
     if not keys:
         return
@@ -95,7 +95,7 @@ def spoil(shelf: redis.Redis, kind: str, which: int, how: str, at: int) -> None:
     value, others = there[key], [v for k, v in there.items() if k != key and v]
     shelf.delete(key)
     if kind == "lease":  # of a span that is missing now
-        key += b":lease"
+        key = lease_of(key)
     if how in TYPES:
         TYPES[how](shelf, key)
     elif value and others:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 import redis
-from fix_cache import DAY, DAYS, memory, minutes, no_database, same
+from fix_cache import DAY, DAYS, lease_of, memory, minutes, no_database, same
 from fix_servers import Database
 from fix_stores import COLOURS, READINGS, cached, create, open_store
 
@@ -39,7 +36,7 @@ def shelf(redis_url: str) -> Iterator[redis.Redis]:
 
 
 def spans(shelf: redis.Redis) -> list[bytes]:
-    return sorted(k for k in shelf.scan_iter(SPAN_KEYS) if not k.endswith(b":lease"))
+    return sorted(k for k in shelf.scan_iter(SPAN_KEYS) if b":lease:" not in k)
 
 
 def fetches(said: list[bytes]) -> int:
@@ -142,32 +139,6 @@ def test_a_late_fill_is_refused(stores: Any, shelf: redis.Redis) -> None:
     assert second.read("metrics", "a", *DAY)["value"][0] == 99.0
 
 
-def test_bytes_of_others_are_no_answer(stores: Any, shelf: redis.Redis) -> None:
-    random = np.random.default_rng(4)
-    first, second = stores
-    plain = first.read("metrics", "a", *DAY, cache=False)
-    for number in range(60):
-        for store in stores:
-            memory(store).clear()
-        first.read("metrics", "a", *DAY)
-        (key,) = spans(shelf)
-        value = bytearray(shelf.get(key) or b"")
-        at = int(random.integers(len(value)))
-        wrong = (
-            value[:at],
-            value + b"x",
-            random.bytes(at),
-            bytes([*value[:at], value[at] ^ 1 << number % 8, *value[at + 1 :]]),
-        )[number % 4]
-        shelf.set(key, bytes(wrong))
-        same(second.read("metrics", "a", *DAY), plain)
-        shelf.delete(key)
-    shelf.set(next(iter(shelf.scan_iter("tk1:*:cursor"))), b"\xffnonsense")
-    for store in stores:
-        memory(store).clear()
-        same(store.read("metrics", "a", *DAY, freshness="strong"), plain)
-
-
 def test_redis_begun_anew_is_empty_not_wrong(
     stores: Any, shelf: redis.Redis, sql: psycopg.Connection
 ) -> None:
@@ -199,12 +170,38 @@ def test_a_lease_whose_holder_is_gone_is_waited_for_once(stores: Any, shelf: red
     (key,) = spans(shelf)
     memory(first).clear()
     shelf.delete(key)
-    shelf.set(key + b":lease", b"of the dead", px=300)
+    shelf.set(lease_of(key), b"of the dead", px=300)
     began = time.monotonic()
     assert len(first.read("metrics", "a", *DAY)) == 1440
     assert 0.2 < time.monotonic() - began < 2
     assert len(second.read("metrics", "a", *DAY)) == 1440
-    assert shelf.get(key + b":lease") is None
+    assert shelf.get(lease_of(key)) is None
+
+
+def test_a_lease_ends_with_its_fetch_whatever_became_of_the_cursor(
+    stores: Any, shelf: redis.Redis
+) -> None:
+    first, second = stores
+    fetcher = first._roads.reader.fetcher
+    real, span = type(fetcher).fetch, ("2024-03-05T00:00Z", "2024-03-06T00:00Z")
+    for store in stores:
+        store.read("metrics", "a", *span)
+
+    async def slow(self: Any, work: Any) -> Any:
+        if self is fetcher:
+            type(fetcher).fetch = real
+            assert len(list(shelf.scan_iter("tk1:*:lease:*"))) == 1
+            shelf.delete(*shelf.scan_iter("tk1:*:cursor"))
+            second.write("metrics", {"ts": ["2024-03-05Z"], "value": [99.0]}, series="a")
+            first.read("metrics", "a", *span, freshness="strong")
+        return await real(self, work)
+
+    type(fetcher).fetch = slow
+    try:
+        assert len(first.read("metrics", "a", *DAY)) == 1440
+    finally:
+        type(fetcher).fetch = real
+    assert list(shelf.scan_iter("tk1:*:lease:*")) == []
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -238,46 +235,3 @@ def stopped(server: Any) -> Iterator[None]:
         yield
     finally:
         server.start()
-
-
-_ASKER = """
-import json, sys, threading, toolkit
-from dataclasses import replace
-from toolkit.config import CacheOptions, load_settings
-dsn, url, span = sys.argv[1], sys.argv[2], sys.argv[3:]
-settings = replace(load_settings(dsn), cache=CacheOptions(redis=url, redis_timeout=5.0))
-with toolkit.connect(settings) as store:
-    store.read("metrics", "a", "2020-01-01Z", "2020-01-01Z")
-    driver, said = store._roads.driver, []
-    real = driver.fetch
-    async def fetch(statement, *args, **options):
-        said.append(statement)
-        return await real(statement, *args, **options)
-    driver.fetch = fetch
-    print("ready", flush=True)
-    sys.stdin.readline()
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(
-        float(store.read("metrics", "a", *span)["value"].sum()))) for _ in range(16)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    fetched = sum(b"pg_postmaster_start_time" not in s for s in said)
-    print(json.dumps({"fetched": fetched, "found": sorted(set(found)), "answers": len(found)}))
-"""
-
-
-def test_64_callers_in_4_processes_cost_one_fetch(
-    stores: Any, database: Database, redis_url: str
-) -> None:
-    command = [sys.executable, "-c", _ASKER, database.dsn, redis_url, *DAY]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    askers = [subprocess.Popen(command, **pipes) for _ in range(4)]  # type: ignore[call-overload]
-    for asker in askers:
-        assert asker.stdout.readline() == "ready\n"
-    for asker in askers:
-        asker.stdin.write("go\n")
-        asker.stdin.flush()
-    said = [json.loads(asker.communicate(timeout=60)[0]) for asker in askers]
-    assert sum(s["fetched"] for s in said) == 1
-    assert {tuple(s["found"]) for s in said} == {(float(np.arange(1440).sum()),)}
-    assert sum(s["answers"] for s in said) == 64
