@@ -78,7 +78,7 @@ class Counter:
         """The least value that a reader may see who was promised all up to a moment."""
         return bisect_right(self.committed, moment)
 
-    def is_near(self, called: float, answered: float) -> bool:
-        """Whether a commit ended while a read ran, or right before or after it."""
+    def near(self, called: float, answered: float) -> list[float]:
+        """The commits that ended while a read ran, or right before or after it."""
         low = bisect_right(self.committed, called - NEAR)
-        return bisect_right(self.committed, answered + NEAR) > low
+        return self.committed[low : bisect_right(self.committed, answered + NEAR)]

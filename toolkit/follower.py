@@ -116,13 +116,14 @@ class Follower:
                 problem = "the change log was cut"
             elif len(rows) > _MOST:
                 problem = "much has changed"
+        if shared is not None and place.tier is not None and tier is not None:
+            await shared.follow(tier, entry, was, since, now, None if problem else changes)
+        # only now: until it was gone there, a read could still take it from there
         if problem:
             _log.info("%s: %s; nothing cached is kept", entry.dataset.name, problem)
             self._memory.drop_all(entry.id)
         for series, low, high in () if problem else changes:
             self._memory.drop(entry.id, series, low, high, right_until=place.checked_at)
-        if shared is not None and place.tier is not None and tier is not None:
-            await shared.follow(tier, entry, was, since, now, None if problem else changes)
         place.snapshot, place.identity, place.checked_at = now, identity, began
         if shared is not None and place.tier is None:
             # where the shared spans are is known only now: look again, from where they are

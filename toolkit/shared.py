@@ -66,9 +66,13 @@ def is_older(one: str, other: str) -> bool:
 
     >>> is_older("10:20:11", "10:20:11"), is_older("10:20:11", "12:20:"), is_older("9:30:", "9:9:")
     (False, True, False)
+    >>> is_older("10:20:10,11", "10:20:10"), is_older("20:20:", "10:20:10")
+    (True, False)
     """
-    mine, others = (tuple(map(int, s.split(":")[:2])) for s in (one, other))
-    return mine[0] < others[0] or mine[1] < others[1]
+    mine, others = (s.split(":") for s in (one, other))
+    if mine[1] == others[1]:  # the bounds do not tell: those under way do
+        return bool(set(mine[2].split(",")) - set(others[2].split(",")) - {""})
+    return int(mine[0]) < int(others[0]) or int(mine[1]) < int(others[1])
 
 
 @dataclass(slots=True)
@@ -134,11 +138,11 @@ class Shared:
         """
         for _ in range(_TRIES):
             if was is not None and changes is not None:
-                if not changes or is_older(now, was.snapshot):
+                if is_older(was.snapshot, since):
+                    changes = None  # others have begun from further back than is known here
+                elif not changes or is_older(now, was.snapshot):
                     tier.cursor = was  # as of now as it was then; or others have come further
                     return
-                if is_older(was.snapshot, since):
-                    changes = None
             keys, following, expected = None, Cursor.begin(now), None
             if was is not None:
                 expected = was.said(tier.base)

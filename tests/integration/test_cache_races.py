@@ -6,20 +6,19 @@ TRAPS 33, 42.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
-from fix_cache import DAY, minutes
+from fix_cache import DAY, HOUR, UNTIL, Counter, minutes
 from fix_servers import Database
-from fix_stores import cached
+from fix_stores import COLOURS, cached, open_store
 
 import toolkit
 from toolkit.cache import Memory
@@ -28,31 +27,6 @@ MAX_AGE = 0.05
 SECONDS = 10.0
 LEAST_ROUNDS = 2_000
 PATIENCE = 100.0  # seconds until so many rounds have overlapped
-NEAR = 0.001
-HOUR = datetime(2024, 3, 1, 12, tzinfo=UTC)
-UNTIL = HOUR + timedelta(hours=1)
-
-
-@dataclass
-class Counter:
-    """A point that one writer counts up, and when each of its values was there for sure."""
-
-    minute: int
-    who: int | None = None  # the store that writes it, if it is one
-    committed: list[float] = field(default_factory=list)
-
-    @property
-    def at(self) -> datetime:
-        return HOUR + timedelta(minutes=self.minute)
-
-    def floor(self, moment: float) -> int:
-        """The least value that a reader may see who was promised all up to a moment."""
-        return bisect_right(self.committed, moment)
-
-    def is_near(self, called: float, answered: float) -> bool:
-        """Whether a commit ended while a read ran, or right before or after it."""
-        low = bisect_right(self.committed, called - NEAR)
-        return bisect_right(self.committed, answered + NEAR) > low
 
 
 class Race:
@@ -83,7 +57,7 @@ class Race:
             value = seen[int(counter.at.timestamp()) * 1_000_000]
             if value < counter.floor(since):
                 self.stale.append((who, fresh, counter.minute, value, counter.floor(since)))
-            is_near = is_near or counter.is_near(called, answered)
+            is_near = is_near or bool(counter.near(called, answered))
         with self._lock:
             self.reads += 1
             self.rounds += is_near
@@ -269,3 +243,58 @@ def test_spans_beside_an_old_cursor_are_not_taken_while_a_look_is_under_way(
         driver.fetch = fetch  # type: ignore[method-assign]
         assert store.read("metrics", "a", *DAY, freshness="strong")["value"][0] == 77.0
         assert found == [77.0]
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_spans_taken_while_a_look_deletes_them_are_not_remembered(
+    database: Database, redis_url: str, sql: psycopg.Connection, colour: str
+) -> None:
+    with open_store(colour, cached(database.dsn, redis=redis_url, redis_timeout=5.0)) as store:
+        store.write("metrics", minutes(2), series="a")
+        store.read("metrics", "a", *DAY, freshness="strong")
+        sql.execute("UPDATE metrics SET value = 77 WHERE ts = '2024-03-01Z'")
+        inner = getattr(store, "store", store)
+        shelf, found = inner._roads.cache.shared.shelf, []
+        real = shelf.advance
+
+        async def advance(*args: Any) -> Any:
+            inner._roads.cache.memory.clear()  # as if this process had not needed it for long
+            cols = inner.read("metrics", "a", *DAY, freshness=toolkit.bounded(60))
+            cols = await cols if inspect.isawaitable(cols) else cols
+            found.append((cols["value"][0], cols.plan.sources))
+            return await real(*args)
+
+        shelf.advance = advance
+        assert store.read("metrics", "a", *DAY, freshness="strong")["value"][0] == 77.0
+        assert found == [(0.0, {"memory": 1440})]
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_cursor_that_saw_less_is_known_by_the_transactions_it_did_not_see(
+    database: Database, redis_url: str, sql: psycopg.Connection, colour: str
+) -> None:
+    settings = cached(database.dsn, redis=redis_url, redis_timeout=5.0)
+    with (
+        open_store("blocking", settings) as other,
+        open_store(colour, settings) as store,
+        psycopg.connect(database.dsn) as oldest,
+        psycopg.connect(database.dsn) as late,
+    ):
+        store.write("metrics", minutes(2), series="a")
+        store.read("metrics", "a", *DAY)
+        other.read("metrics", "a", *DAY)
+        # the oldest goes on, and a newer one is done first: the bounds of snapshots stay
+        oldest.execute("SELECT pg_current_xact_id()")
+        late.execute("UPDATE toolkit.metrics SET value = 77 WHERE ts = '2024-03-01Z'")
+        sql.execute("UPDATE metrics SET value = 5 WHERE ts = '2024-03-01T00:01Z'")
+        assert other.read("metrics", "a", *DAY, freshness="strong")["value"][0] == 0.0
+        late.commit()
+        shelf = getattr(store, "store", store)._roads.cache.shared.shelf
+
+        async def out(*args: Any) -> None:
+            return None
+
+        shelf.advance = out
+        store.read("metrics", "a", "2020-01-01Z", "2020-01-01Z", freshness="strong")
+        del shelf.advance
+        assert store.read("metrics", "a", *DAY, freshness="strong")["value"][0] == 77.0
