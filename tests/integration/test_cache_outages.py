@@ -1,0 +1,88 @@
+"""Redis lost under a store in every way: answers stay right, and cost one timeout at the most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import psycopg
+import pytest
+from fix_cache import DAY, memory, minutes, no_database, same
+from fix_outages import OUTAGES, Line
+from fix_servers import CacheServer, Database
+from fix_stores import COLOURS, cached, open_store
+
+from toolkit.config import CacheOptions
+
+TIMEOUT = CacheOptions().redis_timeout
+BUSY = 0.05  # seconds that a busy machine takes from anybody
+TRIPS = 0.005  # and those that a Redis that is there is asked for
+READS = 20
+DEADLINE = 20.0
+
+
+@pytest.fixture
+def line(cache_server: CacheServer) -> Iterator[Line]:
+    line = Line(cache_server.port)
+    yield line
+    line.close()
+
+
+def timed(store: Any, value: float) -> float:
+    """Return how long a read takes that finds nothing in this process."""
+    memory(store).clear()
+    began = time.monotonic()
+    cols = store.read("metrics", "a", *DAY, freshness="strong")
+    seconds = time.monotonic() - began
+    assert (len(cols), cols["value"][0]) == (1440, value)
+    return seconds
+
+
+def until_back(store: Any) -> None:
+    """Read until Redis is found again, and what it holds is."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        memory(store).clear()
+        with no_database(store) as said:
+            store.read("metrics", "a", *DAY)
+        if not any(b'"metrics" AS t' in statement for statement in said):
+            return
+        assert time.monotonic() < deadline, store.stats()
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("how", OUTAGES)
+def test_a_lost_redis_costs_a_timeout_once_and_no_answer(
+    database: Database,
+    cache_server: CacheServer,
+    line: Line,
+    sql: psycopg.Connection,
+    how: str,
+    colour: str,
+) -> None:
+    url = line.url if how == "reset" else cache_server.url
+    with (
+        open_store(colour, cached(database.dsn, redis=url)) as store,
+        open_store(colour, cached(database.dsn)) as alone,
+    ):
+        alone.write("metrics", minutes(1), series="a")
+        until_back(store)
+        timed(alone, 0.0)
+        with OUTAGES[how](cache_server, line):
+            sql.execute("UPDATE metrics SET value = 77 WHERE ts = '2024-03-01Z'")
+            first = timed(store, 77.0)
+            without, later = [], []
+            for value in range(READS):
+                sql.execute("UPDATE metrics SET value = %s WHERE ts = '2024-03-01Z'", [value])
+                without.append(timed(alone, value))
+                later.append(timed(store, value))
+            same(store.read("metrics", "a", *DAY), alone.read("metrics", "a", *DAY, cache=False))
+            is_lost = store.stats()["redis_outages"] > 0
+        assert first < TIMEOUT + median(without) + BUSY
+        assert median(later) < 2 * median(without) + TRIPS
+        assert is_lost is (how not in ("restarted", "full"))
+        until_back(store)
+        sql.execute("UPDATE metrics SET value = 5 WHERE ts = '2024-03-01Z'")
+        timed(store, 5.0)
