@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2s
 from typing import TYPE_CHECKING
 
@@ -37,10 +37,14 @@ Change = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far the spans under one epoch have been kept up to date."""
+    """How far the spans under one epoch have been kept up to date.
+
+    ``as_of`` is what is known here alone: a later snapshot up to which nothing has changed.
+    """
 
     snapshot: str
     epoch: str
+    as_of: str = field(default="", compare=False)
 
     @classmethod
     def begin(cls, snapshot: str) -> Cursor:
@@ -53,6 +57,10 @@ class Cursor:
         parts = (said or b"").decode("ascii", "replace").split("|")
         cursor = cls(parts[0], parts[1]) if len(parts) == 3 else None
         return cursor if cursor is not None and cursor.said(base) == said else None
+
+    def is_as_of(self, snapshot: str) -> bool:
+        """Return whether spans beside it are right as of a snapshot, or later."""
+        return not is_older(self.as_of or self.snapshot, snapshot)
 
     def said(self, base: str) -> bytes:
         """Return what lies in Redis: with a checksum, for a wrong digit would be believed."""
@@ -140,8 +148,11 @@ class Shared:
             if was is not None and changes is not None:
                 if is_older(was.snapshot, since):
                     changes = None  # others have begun from further back than is known here
-                elif not changes or is_older(now, was.snapshot):
-                    tier.cursor = was  # as of now as it was then; or others have come further
+                elif is_older(now, was.snapshot):
+                    tier.cursor = was
+                    return
+                elif not changes:
+                    tier.cursor = replace(was, as_of=now)
                     return
             keys, following, expected = None, Cursor.begin(now), None
             if was is not None:
@@ -188,15 +199,12 @@ class Shared:
         if looked is None:
             return {}
         there = Cursor.read(looked.cursor, tier.base)
-        if there != cursor:
-            # somebody has followed further; or begun anew, or was slower than us
-            is_good = there is not None and there.epoch == cursor.epoch
-            if there is None or is_older(there.snapshot, as_of):
-                tier.cursor = None
-                return {}
+        if there != cursor:  # somebody has followed further; or begun anew, or was slower than us
             tier.cursor = there
-            if not is_good:
-                return {}
+        else:
+            there = cursor
+        if there is None or not there.is_as_of(as_of) or there.epoch != cursor.epoch:
+            return {}
         found = {}
         for key, name, value in zip(wanted, names, looked.values, strict=True):
             held = self._held(key, name, value) if value is not None else None

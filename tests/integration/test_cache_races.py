@@ -298,3 +298,36 @@ def test_a_cursor_that_saw_less_is_known_by_the_transactions_it_did_not_see(
         store.read("metrics", "a", "2020-01-01Z", "2020-01-01Z", freshness="strong")
         del shelf.advance
         assert store.read("metrics", "a", *DAY, freshness="strong")["value"][0] == 77.0
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_cursor_that_is_heard_of_late_is_not_trusted(
+    database: Database, redis_url: str, colour: str
+) -> None:
+    settings = cached(database.dsn, redis=redis_url, redis_timeout=5.0, max_age=60)
+    with open_store("blocking", settings) as other, open_store(colour, settings) as store:
+        store.write("metrics", minutes(2), series="a")
+        store.read("metrics", "a", *DAY)
+        other.read("metrics", "a", *DAY)
+        inner = getattr(store, "store", store)
+        inner._roads.cache.memory.clear()
+        shelf = inner._roads.cache.shared.shelf
+        real = shelf.look
+
+        async def out(*args: Any) -> None:
+            return None
+
+        async def look(*args: Any) -> Any:
+            del shelf.look
+            other.write("metrics", {"ts": ["2024-03-02Z"], "value": [5.0]}, series="a")
+            looked = await real(*args)
+            shelf.advance = out  # Redis is away for a moment
+            written = inner.write("metrics", {"ts": [DAY[0]], "value": [77.0]}, series="a")
+            if inspect.isawaitable(written):
+                await written
+            del shelf.advance
+            return looked
+
+        shelf.look = look
+        store.read("metrics", "a", *DAY)
+        assert store.read("metrics", "a", *DAY)["value"][0] == 77.0
