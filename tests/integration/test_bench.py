@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import re
+import socket
 from dataclasses import replace
+from urllib.parse import urlsplit
 
+import pandas as pd
 import pytest
-from fix_servers import Database
+from fix_servers import PROJECT, Database
 from rich.console import Console
 
-from toolkit.bench import cli, memory, report
+from toolkit.bench import cli, decorated, memory, outages, report
 from toolkit.bench.ground import Sizes, prepared
-from toolkit.bench.measure import Contender, Target, by_turns, compare
+from toolkit.bench.measure import Contender, Target, by_turns, by_turns_awaited, compare
+
+_ROW = re.compile(r"^\| `(\w+)` \| .+ \| (.+) \|$", re.MULTILINE)
 
 TINY = Sizes(
     series=2,
-    minutes=1_500,
+    minutes=17 * 1_440,
     small_read=100,
     large_read=1_000,
     buckets=20,
@@ -27,7 +34,9 @@ TINY = Sizes(
     to_sql_rows=100,
     streamed_rows=2_500,
     priced_minutes=1_500,
+    cached_days=16,
     turns=4,
+    cached_turns=20,
     large_turns=2,
     write_turns=2,
 )
@@ -37,9 +46,9 @@ def silent(text: str) -> None:
     return None
 
 
-def test_every_case_runs_and_says_what_it_measured(database: Database) -> None:
+def test_every_case_runs_and_says_what_it_measured(database: Database, redis_url: str) -> None:
     findings = cli.Findings()
-    with prepared(database.dsn, "toolkit", TINY, silent) as ground:
+    with prepared(database.dsn, redis_url, "toolkit", TINY, silent) as ground:
         cli.measure(ground, list(cli.CASES), findings, silent)
     results = findings.results
     found = json.loads(json.dumps(report.to_mapping(results, findings.server)))
@@ -61,10 +70,58 @@ def test_every_case_runs_and_says_what_it_measured(database: Database) -> None:
     out = io.StringIO()
     Console(file=out, width=160).print(report.table(results))
     assert all(name in out.getvalue() for name in cli.CASES)
+    documented = dict(_ROW.findall((PROJECT / "docs" / "benchmarks.md").read_text()))
+    assert documented == {result.case: report.targets(result) for result in results}
 
 
-def test_peers_and_ours_read_the_same_points(database: Database) -> None:
-    with prepared(database.dsn, "toolkit", TINY, silent) as ground:
+@pytest.mark.parametrize("is_hung", [False, True])
+def test_a_lost_redis_is_what_it_is_called(is_hung: bool) -> None:
+    with outages.lost_redis(is_hung=is_hung) as url:
+        port = urlsplit(url).port
+        if not is_hung:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+            return
+        with socket.create_connection(("127.0.0.1", port)) as asked:
+            asked.settimeout(0.2)
+            asked.sendall(b"PING\r\n")
+            with pytest.raises(TimeoutError):
+                asked.recv(1)
+
+
+def test_decorated_peers_answer_from_what_they_keep(
+    database: Database, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In memory and in Redis: one call of the function, the same frame ever after."""
+    calls: list[str] = []
+
+    def load(start: str, end: str) -> pd.DataFrame:
+        calls.append(start)
+        return pd.DataFrame({"close": [1.0, 2.0]})
+
+    async def both(url: str | None) -> None:
+        for by in (decorated.by_aiocache, decorated.by_cashews):
+            async with by(load, url) as read:
+                for _ in range(3):
+                    assert (await read("a", "b"))["close"].tolist() == [1.0, 2.0]
+
+    for url in (None, redis_url):
+        calls.clear()
+        with decorated.by_dogpile(load, url) as read:
+            for _ in range(3):
+                assert read("a", "b")["close"].tolist() == [1.0, 2.0]
+            assert calls == ["a"]
+            read.invalidate("a", "b")
+            read("a", "b")
+            assert calls == ["a", "a"]
+        calls.clear()
+        asyncio.run(both(url))
+        assert calls == ["a", "a"]  # one of each
+    assert not caplog.records
+
+
+def test_peers_and_ours_read_the_same_points(database: Database, redis_url: str) -> None:
+    with prepared(database.dsn, redis_url, "toolkit", TINY, silent) as ground:
         start, end = "2023-01-01T01:00Z", "2023-01-01T03:00Z"
         asked = ground.questions("candles", "B1").points(start, end)
         ours = ground.store.read("candles", "B1", start, end)
@@ -79,24 +136,36 @@ def test_peers_and_ours_read_the_same_points(database: Database) -> None:
 
 
 def test_the_long_form_streams_rows_made_on_the_server(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("_LONG_SERIES", 2), ("_LONG_MINUTES", 2_000), ("_FULL_ROWS", 4_000)):
         monkeypatch.setattr(f"toolkit.bench.memory.{name}", value)
-    with prepared(database.dsn, "toolkit", TINY, silent) as ground:
+    with prepared(database.dsn, redis_url, "toolkit", TINY, silent) as ground:
         result = memory.stream_memory(replace(ground, is_full=True))
     assert result.points == 4_000
     assert result.unit == "MB"
 
 
-def test_contenders_take_turns_and_slow_ones_sit_out() -> None:
+@pytest.mark.parametrize("is_awaited", [False, True])
+def test_contenders_take_turns_and_slow_ones_sit_out(is_awaited: bool) -> None:
     ticks = iter(range(1_000))
     order: list[str] = []
+
+    def act(name: str) -> object:
+        async def acted() -> None:
+            order.append(name)
+
+        return acted() if is_awaited else order.append(name)
+
     contenders = [
-        Contender("ours", lambda turn: order.append("ours")),
-        Contender("slow", lambda turn: order.append("slow"), every=2, scale=10.0),
+        Contender("ours", lambda turn: act("ours")),
+        Contender("slow", lambda turn: act("slow"), every=2, scale=10.0),
     ]
-    found = by_turns(contenders, 4, lambda: float(next(ticks)))
+    clock = lambda: float(next(ticks))  # noqa: E731
+    if is_awaited:
+        found = asyncio.run(by_turns_awaited(contenders, 4, clock))
+    else:
+        found = by_turns(contenders, 4, clock)
     assert order[:4] == ["ours", "slow", "slow", "ours"]  # the first turn does not count
     assert (found["ours"].turns, found["slow"].turns) == (4, 2)
     assert found["slow"].p50 == 10 * found["ours"].p50 == 10_000

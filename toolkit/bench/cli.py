@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from toolkit.bench import grid, memory, reads, report, writes
+from toolkit.bench import caching, grid, memory, outages, reads, report, shared, writes
 from toolkit.bench.ground import (
     SCHEMA,
     Ground,
@@ -36,6 +35,17 @@ CASES: dict[str, Case] = {
     "read_large": reads.read_large,
     "read_hours": reads.read_hours,
     "read_behind_log": reads.read_behind_log,
+    "cache_memory": caching.memory,
+    "cache_memory_async": caching.memory_async,
+    "cache_sliding": caching.sliding,
+    "cache_mixed": caching.mixed,
+    "cache_redis": shared.redis,
+    "cache_redis_async": shared.redis_async,
+    "cache_codec": shared.codec,
+    "cache_refused_hit": outages.refused_hit,
+    "cache_refused_miss": outages.refused_miss,
+    "cache_hung_hit": outages.hung_hit,
+    "cache_hung_miss": outages.hung_miss,
     "grid": grid.grid,
     "write_insert": writes.insert,
     "write_upsert": writes.upsert_empty,
@@ -63,9 +73,10 @@ class Findings:
 @click.option("--full", "is_full", is_flag=True, help="Stream ten million rows, not two.")
 @click.option("--dsn", help=f"Run on this database, in a schema {SCHEMA!r} that is dropped after.")
 def main(only: Sequence[str], json_path: Path | None, is_full: bool, dsn: str | None) -> None:
-    """Measure reads and writes against psycopg, pandas and ADBC, by turns in one run.
+    """Measure reads, writes and the cache against their peers, by turns in one run.
 
-    Starts a PostgreSQL of its own and removes it afterwards. Takes some minutes and 2 GB.
+    Starts a PostgreSQL and a Valkey of its own and removes them afterwards (with --dsn only the
+    Valkey is used). Takes some minutes and 2 GB.
     """
     is_piped = json_path is not None and str(json_path) == "-"
     progress = Console(stderr=True)
@@ -100,12 +111,11 @@ def run(
     is_full: bool,
 ) -> None:
     """Run cases on a database, or on a server of our own, and add their results to ``found``."""
-    place: AbstractContextManager[str]
-    place = local_servers(default_root(os.environ), say) if dsn is None else nullcontext(dsn)
     schema = "toolkit" if dsn is None else SCHEMA
-    with place as address:
+    with local_servers(default_root(os.environ), say) as own:
+        addresses = (own.dsn if dsn is None else dsn, own.redis_url)
         try:
-            with prepared(address, schema, sizes, say, is_full=is_full) as ground:
+            with prepared(*addresses, schema, sizes, say, is_full=is_full) as ground:
                 measure(ground, names, found, say)
         finally:
             if dsn is not None:

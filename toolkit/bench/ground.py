@@ -18,7 +18,7 @@ from toolkit.bench.questions import Questions, compose
 from toolkit.config import CacheOptions, Settings, load_settings
 from toolkit.dataset import CANDLES
 from toolkit.ddl import create_dataset
-from toolkit.local import LocalServers
+from toolkit.local import Endpoints, LocalServers
 from toolkit.store import Store
 from toolkit.timegrid import to_us
 
@@ -50,16 +50,19 @@ class Sizes:
     to_sql_rows: int = 10_000
     streamed_rows: int = 2_000_000
     priced_minutes: int = 1_051_200
+    cached_days: int = 30
     turns: int = 200
+    cached_turns: int = 2_000
     large_turns: int = 10
     write_turns: int = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ground:
-    """A loaded database and the ways into it; the blocking store is ours."""
+    """A loaded database and the ways into it; the blocking store is ours, and remembers nothing."""
 
     dsn: str
+    redis_url: str
     schema: str
     settings: Settings
     store: Store
@@ -78,6 +81,10 @@ class Ground:
         """Return what peers are asked about a series."""
         return Questions(self.schema, dataset, self.id_of(dataset, series))
 
+    def remembering(self, memory: int = 64, redis_url: str = "") -> Settings:
+        """Return the settings of a store that remembers, here and perhaps in a Redis."""
+        return replace(self.settings, cache=CacheOptions(memory=memory, redis=redis_url))
+
     def execute(self, statement: LiteralString, table: str, **values: float | str) -> None:
         """Run a statement by itself, with ``{table}`` of our schema and values filled in."""
         literals = {name: Literal(value) for name, value in values.items()}
@@ -87,20 +94,20 @@ class Ground:
 
 
 @contextmanager
-def local_servers(root: Path, say: Say) -> Iterator[str]:
-    """Yield the address of a server of our own; its data is gone afterwards."""
+def local_servers(root: Path, say: Say) -> Iterator[Endpoints]:
+    """Yield the addresses of servers of our own; their data is gone afterwards."""
     servers = LocalServers(root, name="bench")
     servers.reset()
-    say("starting PostgreSQL")
+    say("starting PostgreSQL and Valkey")
     try:
-        yield servers.up().dsn
+        yield servers.up()
     finally:
         servers.reset()
 
 
 @contextmanager
 def prepared(
-    dsn: str, schema: str, sizes: Sizes, say: Say, *, is_full: bool = False
+    dsn: str, redis_url: str, schema: str, sizes: Sizes, say: Say, *, is_full: bool = False
 ) -> Iterator[Ground]:
     """Migrate, load, and yield the ground."""
     say("migrating")
@@ -114,7 +121,7 @@ def prepared(
                     connection.execute(statement.encode())
         store = stack.enter_context(Store(settings))
         peers = stack.enter_context(Peers(dsn, schema))
-        ground = Ground(dsn, schema, settings, store, peers, sizes, is_full)
+        ground = Ground(dsn, redis_url, schema, settings, store, peers, sizes, is_full)
         say(f"loading {sizes.series * sizes.minutes:,} bars")
         for number, name in enumerate(ground.names()):
             store.write("candles", bars(sizes.minutes, number), series=name)

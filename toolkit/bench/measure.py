@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -137,19 +137,48 @@ def by_turns(
 
     What disturbs the machine for a while disturbs all of them.
     """
-    times: dict[str, list[float]] = {c.name: [] for c in contenders}
-    for turn in range(-1, turns):
-        order = contenders if turn % 2 else contenders[::-1]
-        for contender in order:
-            if turn > 0 and turn % contender.every:
-                continue
-            contender.before(turn)
-            started = clock()
-            contender.act(turn)
-            elapsed = (clock() - started) * 1000 * contender.scale
-            if turn >= 0:
-                times[contender.name].append(elapsed)
-    return {name: Timing.of(name, values) for name, values in times.items()}
+    times = _Times(contenders, turns)
+    for contender, turn in times.order():
+        contender.before(turn)
+        started = clock()
+        contender.act(turn)
+        times.add(contender, turn, clock() - started)
+    return times.timings()
+
+
+async def by_turns_awaited(
+    contenders: Sequence[Contender], turns: int, clock: Clock = time.perf_counter
+) -> dict[str, Timing]:
+    """The same for contenders whose acts are awaited, all of them on this loop."""
+    times = _Times(contenders, turns)
+    for contender, turn in times.order():
+        contender.before(turn)
+        started = clock()
+        await cast(Awaitable[object], contender.act(turn))
+        times.add(contender, turn, clock() - started)
+    return times.timings()
+
+
+class _Times:
+    """Whose turn it is, and what each took, in milliseconds."""
+
+    def __init__(self, contenders: Sequence[Contender], turns: int) -> None:
+        self._contenders = contenders
+        self._turns = turns
+        self._times: dict[str, list[float]] = {c.name: [] for c in contenders}
+
+    def order(self) -> Iterator[tuple[Contender, int]]:
+        for turn in range(-1, self._turns):
+            for contender in self._contenders if turn % 2 else self._contenders[::-1]:
+                if turn <= 0 or turn % contender.every == 0:
+                    yield contender, turn
+
+    def add(self, contender: Contender, turn: int, seconds: float) -> None:
+        if turn >= 0:
+            self._times[contender.name].append(seconds * 1000 * contender.scale)
+
+    def timings(self) -> dict[str, Timing]:
+        return {name: Timing.of(name, values) for name, values in self._times.items()}
 
 
 def compare(

@@ -12,7 +12,11 @@ from rich.table import Table
 
 from toolkit.bench.measure import Comparison, Result
 
-_PACKAGES = ("psycopg", "pandas", "sqlalchemy", "pyarrow", "adbc-driver-postgresql", "numpy")
+_PACKAGES = (
+    *("psycopg", "pandas", "sqlalchemy", "pyarrow", "adbc-driver-postgresql", "numpy"),
+    *("redis", "pcodec", "dogpile.cache", "aiocache", "cashews"),
+)
+_SHORT_MS = 1.0
 
 
 def table(results: Sequence[Result]) -> Table:
@@ -30,9 +34,9 @@ def table(results: Sequence[Result]) -> Table:
         rate = f"{result.points_per_s:,.0f}" if result.points_per_s else ""
         ceiling, met = "", ""
         if result.ceiling is not None:
-            ceiling = f"≤ {result.ceiling:g} {result.unit}"
+            ceiling = f"≤ {_shown(result.ceiling, result.unit, digits=4)}"
             met = _verdict(ours.p50 <= result.ceiling)
-        p50, p99 = (f"{value:,.2f} {result.unit}" for value in (ours.p50, ours.p99))
+        p50, p99 = (_shown(value, result.unit) for value in (ours.p50, ours.p99))
         shown.add_row(
             f"[bold]{result.case}[/]: {result.what}", "", p50, p99, rate, "", ceiling, met
         )
@@ -42,19 +46,43 @@ def table(results: Sequence[Result]) -> Table:
     return shown
 
 
+def targets(result: Result) -> str:
+    """Return what a case is held to, in words."""
+    said = []
+    if result.ceiling is not None:
+        said.append(f"≤ {_shown(result.ceiling, result.unit, digits=4)}")
+    for comparison in result.comparisons:
+        if comparison.target is not None:
+            times, peer = f"{comparison.target:g} ×", comparison.peer.name
+            is_cost = comparison.is_cost
+            said.append(f"≤ {times} {peer}" if is_cost else f"{times} as fast as {peer}")
+    return "; ".join(said)
+
+
 def _peer(comparison: Comparison, result: Result) -> tuple[str, ...]:
     peer, sign = comparison.peer, "≤ " if comparison.is_cost else ""
     rate = f"{result.points / peer.p50 * 1000:,.0f}"
     target = f"{sign}{comparison.target:g} ×" if comparison.target is not None else ""
     return (
         peer.name,
-        f"{peer.p50:,.2f} ms",
-        f"{peer.p99:,.2f} ms",
+        _shown(peer.p50),
+        _shown(peer.p99),
         rate,
         f"{comparison.ratio:,.2f} ×",
         target,
         _verdict(comparison.is_met),
     )
+
+
+def _shown(value: float, unit: str = "ms", digits: int | None = None) -> str:
+    """Write a value with its unit; short times in µs.
+
+    >>> _shown(12.3456), _shown(0.0123456), _shown(0.015, digits=4), _shown(1.5, "×", 4)
+    ('12.35 ms', '12.35 µs', '15 µs', '1.5 ×')
+    """
+    if unit == "ms" and abs(value) < _SHORT_MS:
+        value, unit = value * 1000, "µs"
+    return f"{value:,.2f} {unit}" if digits is None else f"{value:,.{digits}g} {unit}"
 
 
 def _verdict(is_met: bool | None) -> str:
