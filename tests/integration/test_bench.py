@@ -17,7 +17,7 @@ from rich.console import Console
 
 from toolkit.bench import cli, decorated, memory, outages, report
 from toolkit.bench.ground import Sizes, prepared
-from toolkit.bench.measure import Contender, Target, by_turns, by_turns_awaited, compare
+from toolkit.bench.measure import Contender, Result, Target, by_turns, by_turns_awaited, compare
 
 _ROW = re.compile(r"^\| `(\w+)` \| .+ \| (.+) \|$", re.MULTILINE)
 
@@ -72,6 +72,19 @@ def test_every_case_runs_and_says_what_it_measured(database: Database, redis_url
     assert all(name in out.getvalue() for name in cli.CASES)
     documented = dict(_ROW.findall((PROJECT / "docs" / "benchmarks.md").read_text()))
     assert documented == {result.case: report.targets(result) for result in results}
+    assert_grid_is_told(next(r for r in results if r.case == "grid"))
+
+
+def assert_grid_is_told(result: Result) -> None:
+    """The share of every state of the cache, and every cell that is beyond, up to twenty."""
+    for state in ("none", "cold", "points", "rollup"):
+        assert f"{state} " in result.what
+        assert any(line.startswith(f"{state}: ") and "within 1.5" in line for line in result.lines)
+    beyond = next(line for line in result.lines if line.startswith("beyond 1.5"))
+    count = int(beyond.split()[3])
+    assert sum(" × with " in line for line in result.lines) == min(count, 20)
+    share = float(result.what.split("within 1.5 ×: ")[1].split("%")[0])
+    assert round(100 * (1 - count / result.points)) == share
 
 
 @pytest.mark.parametrize("is_hung", [False, True])
