@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from inspect import isawaitable
 
+from toolkit.aio import AsyncStore
 from toolkit.bench.caching import DAY, FEW, OURS, SERIES, days, in_turn
 from toolkit.bench.ground import Ground
-from toolkit.bench.measure import Contender, Result, Target, by_turns, compare
+from toolkit.bench.measure import Contender, Result, Target, by_turns, by_turns_awaited, compare
+from toolkit.config import Settings
 from toolkit.store import Store
 
 _WITHOUT = "without Redis"
-
-
-def refused_hit(ground: Ground) -> Result:
-    """Read what the process holds while Redis refuses."""
-    return _measured(ground, "cache_refused_hit", is_hung=False, is_held=True)
-
-
-def refused_miss(ground: Ground) -> Result:
-    """Read what nobody holds while Redis refuses."""
-    return _measured(ground, "cache_refused_miss", is_hung=False, is_held=False)
-
-
-def hung_hit(ground: Ground) -> Result:
-    """Read what the process holds while Redis says nothing."""
-    return _measured(ground, "cache_hung_hit", is_hung=True, is_held=True)
-
-
-def hung_miss(ground: Ground) -> Result:
-    """Read what nobody holds while Redis says nothing."""
-    return _measured(ground, "cache_hung_miss", is_hung=True, is_held=False)
+_MORE = 5  # times the turns of other reads: 5 % are to be told from noise
+_Store = Store | AsyncStore
 
 
 @contextmanager
@@ -45,36 +32,77 @@ def lost_redis(*, is_hung: bool) -> Iterator[str]:
         yield f"redis://127.0.0.1:{port.getsockname()[1]}/0"
 
 
-def _measured(ground: Ground, case: str, *, is_hung: bool, is_held: bool) -> Result:
-    sizes, circle = ground.sizes, days(ground)[:1] if is_held else days(ground)
-    day_of = in_turn(circle)
-    with (
-        lost_redis(is_hung=is_hung) as url,
-        Store(ground.remembering(FEW, url)) as store,
-        Store(ground.remembering(FEW)) as other,
-    ):
-        first, first_without = _first(store, circle[0]), _first(other, circle[0])
-        for _ in range(2):  # the short way is found by the second read, and taken by the third
-            store.read("candles", SERIES, *circle[0])
-            other.read("candles", SERIES, *circle[0])
-        assert store.stats()["redis_is_out"] == 1
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A case: how Redis is lost, whether the process holds what is read, and the colour."""
 
-        def contender(name: str, store: Store) -> Contender:
-            return Contender(name, lambda turn: store.read("candles", SERIES, *day_of(turn)))
+    is_hung: bool
+    is_held: bool
+    is_async: bool
 
-        contenders = [contender(OURS, store), contender(_WITHOUT, other)]
-        found = by_turns(contenders, sizes.cached_turns if is_held else sizes.turns)
-    state = "says nothing" if is_hung else "refuses"
-    held = "held in the process" if is_held else "held nowhere"
-    what = f"a day of minutes, {held}, while Redis {state}"
-    line = f"{case}: the first read took {first:,.1f} ms, {_WITHOUT} {first_without:,.1f} ms"
-    compared = compare(found[OURS], found, {_WITHOUT: Target(1.05, is_cost=True)})
-    return Result(case, what, DAY, found[OURS], compared, lines=(line,))
+    @property
+    def name(self) -> str:
+        """The case's name."""
+        how, what = "hung" if self.is_hung else "refused", "hit" if self.is_held else "miss"
+        return f"cache_{how}_{what}{'_async' if self.is_async else ''}"
+
+    def __call__(self, ground: Ground) -> Result:
+        """Read a day, or a circle of days, by a store that has lost Redis and one without."""
+        return asyncio.run(self._measured(ground))
+
+    async def _measured(self, ground: Ground) -> Result:
+        sizes, circle = ground.sizes, days(ground)[:1] if self.is_held else days(ground)
+        turns = sizes.cached_turns if self.is_held else _MORE * sizes.turns
+        day_of = in_turn(circle)
+        async with AsyncExitStack() as stack:
+            url = stack.enter_context(lost_redis(is_hung=self.is_hung))
+            store = await self._opened(stack, ground.remembering(FEW, url))
+            other = await self._opened(stack, ground.remembering(FEW))
+            first, first_without = await _first(store, circle[0]), await _first(other, circle[0])
+            for one in (store, other):
+                for _ in range(2):  # the short way is found by the second read, taken by the third
+                    await _read(one, circle[0])
+            assert store.stats()["redis_is_out"] == 1
+
+            def act(store: _Store) -> Callable[[int], object]:
+                return lambda turn: store.read("candles", SERIES, *day_of(turn))
+
+            contenders = [Contender(OURS, act(store)), Contender(_WITHOUT, act(other))]
+            if self.is_async:
+                found = await by_turns_awaited(contenders, turns)
+            else:
+                found = by_turns(contenders, turns)
+        how = "says nothing" if self.is_hung else "refuses"
+        held = "held in the process" if self.is_held else "held nowhere"
+        colour = ", asyncio" if self.is_async else ""
+        what = f"a day of minutes, {held}, while Redis {how}{colour}"
+        line = f"{self.name}: the first read took {first:,.1f} ms, {_WITHOUT} {first_without:,.1f}"
+        compared = compare(found[OURS], found, {_WITHOUT: Target(1.05, is_cost=True)})
+        return Result(self.name, what, DAY, found[OURS], compared, lines=(line,))
+
+    async def _opened(self, stack: AsyncExitStack, settings: Settings) -> _Store:
+        if self.is_async:
+            return await stack.enter_async_context(AsyncStore(settings))
+        return stack.enter_context(Store(settings))
 
 
-def _first(store: Store, day: tuple[str, str]) -> float:
+OUTAGES = tuple(
+    Outage(is_hung, is_held, is_async)
+    for is_async in (False, True)
+    for is_hung in (False, True)
+    for is_held in (True, False)
+)
+
+
+async def _read(store: _Store, day: tuple[str, str], *, cache: bool = True) -> None:
+    answer = store.read("candles", SERIES, *day, cache=cache)
+    if isawaitable(answer):
+        await answer
+
+
+async def _first(store: _Store, day: tuple[str, str]) -> float:
     """Return the ms of the first read that asks Redis, by a store that has its connections."""
-    store.read("candles", SERIES, *day, cache=False)
+    await _read(store, day, cache=False)
     started = time.perf_counter()
-    store.read("candles", SERIES, *day)
+    await _read(store, day)
     return (time.perf_counter() - started) * 1000
