@@ -15,9 +15,10 @@ import pytest
 from fix_servers import PROJECT, Database
 from rich.console import Console
 
-from toolkit.bench import cli, decorated, memory, outages, report
-from toolkit.bench.ground import Sizes, prepared
+from toolkit.bench import cli, decorated, grid, memory, outages, report
+from toolkit.bench.ground import PRICED, Sizes, at, bars, prepared
 from toolkit.bench.measure import Contender, Result, Target, by_turns, by_turns_awaited, compare
+from toolkit.store import Store
 
 _ROW = re.compile(r"^\| `(\w+)` \| .+ \| (.+) \|$", re.MULTILINE)
 
@@ -131,6 +132,28 @@ def test_decorated_peers_answer_from_what_they_keep(
         asyncio.run(both(url))
         assert calls == ["a", "a"]  # one of each
     assert not caplog.records
+
+
+def test_the_cache_is_brought_back_into_its_state_before_each_read(
+    database: Database, redis_url: str
+) -> None:
+    """What a read on one road leaves behind helps no other; what is held answers alone."""
+    with prepared(database.dsn, redis_url, "toolkit", TINY, silent) as ground:
+        ground.store.write(PRICED.name, bars(1_440, 0), series="clean")
+        ground.store.refresh(PRICED.name)
+        read = grid.Read("clean", "close", at(0), at(1_440), "1h", "UTC")
+        answers = {"direct": {"memory": 1_440}, "downsampled": {"memory": 288}}
+        held = {"points": "direct", "rollup": "downsampled", "cold": "", "none": ""}
+        for name, state in grid.STATES.items():
+            settings = replace(ground.remembering(state.memory), prices=grid.FINE)
+            with Store(settings) as store:
+                side = grid.Side(store, state)
+                for strategy in ("direct", "aggregated", "downsampled", "aggregated") * 2:
+                    sources = read.plan(side.ready(read), strategy).sources
+                    if strategy == held[name]:
+                        assert sources == answers[strategy]
+                    else:
+                        assert "memory" not in sources
 
 
 def test_peers_and_ours_read_the_same_points(database: Database, redis_url: str) -> None:

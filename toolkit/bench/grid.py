@@ -33,11 +33,11 @@ _LONG_MS = 20.0  # what is shorter is always tried again
 _CELL_S = 0.15  # for a cell, once each road that is not hopeless was tried again
 _FINEST = str(PRICED.ladder[0])
 _COARSE = Limits(by="thresholds")  # of rollups it takes the coarsest
-_FINE = Prices(row=-1e6, cached=-1e6)  # where more rows cost less, it is the finest
+FINE = Prices(row=-100.0, cached=-1e6)  # where more rows cost less, it is the finest
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class State:
     """What a cache holds before each read, and the part of the grid that is tried so."""
 
     what: str
@@ -48,16 +48,18 @@ class _State:
     series: tuple[str, ...] = _SERIES[:2]
 
 
-_STATES = {
-    "none": _State("no cache", 0, None, tuple(_RANGES), _STEPS, _SERIES),
-    "cold": _State("a cache that holds nothing of it"),
-    "points": _State("the points are remembered", held=(None, "direct")),
-    "rollup": _State(f"the {_FINEST} buckets are remembered", held=(_FINEST, "downsampled")),
+STATES = {
+    "none": State("no cache", 0, None, tuple(_RANGES), _STEPS, _SERIES),
+    "cold": State("a cache that holds nothing of it"),
+    "points": State("the points are remembered", held=(None, "direct")),
+    "rollup": State(f"the {_FINEST} buckets are remembered", held=(_FINEST, "downsampled")),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class Read:
+    """A read of the grid, on whatever road."""
+
     series: str
     columns: str
     start: str
@@ -93,15 +95,15 @@ class _Read:
 
 
 @dataclass(slots=True, eq=False)
-class _Side:
+class Side:
     """A store whose cache is brought back into one state before each read."""
 
     store: Store
-    state: _State
-    _read: _Read | None = field(default=None, init=False)
+    state: State
+    _read: Read | None = field(default=None, init=False)
     _puts: float = field(default=0.0, init=False)
 
-    def ready(self, read: _Read) -> Store:
+    def ready(self, read: Read) -> Store:
         """Return the store, its cache as the state says for a range.
 
         Nothing is done where the last read has left it so.
@@ -117,7 +119,7 @@ class _Side:
             self._read, self._puts = read, self.store.stats()["cache_puts"]
         return self.store
 
-    def timed(self, read: _Read, strategy: str = "auto") -> tuple[str, float]:
+    def timed(self, read: Read, strategy: str = "auto") -> tuple[str, float]:
         """Return which road a read took, and its ms."""
         store = self.ready(read)
         started = time.perf_counter()
@@ -132,13 +134,13 @@ class _Sides:
     ``fresh`` has read nothing and seen no changes.
     """
 
-    price: _Side
-    coarse: _Side
-    fine: _Side
+    price: Side
+    coarse: Side
+    fine: Side
     fresh: Store
 
     @property
-    def roads(self) -> tuple[tuple[_Side, str], ...]:
+    def roads(self) -> tuple[tuple[Side, str], ...]:
         coarse, fine = self.coarse, self.fine
         forced = [(coarse, s) for s in ("direct", "aggregated", "downsampled")]
         return (*forced, (fine, "downsampled"))
@@ -147,16 +149,16 @@ class _Sides:
 def grid(ground: Ground) -> Result:
     """Try every road of every read, and hold what is chosen against the fastest."""
     _prepare(ground)
-    cells = [c for name, state in _STATES.items() for c in _cells(ground, name, state)]
+    cells = [c for name, state in STATES.items() for c in _cells(ground, name, state)]
     ratios = [c.ratio("price") for c in cells]
-    per_state = ", ".join(f"{name} {near_share(cells, 'price', name):.0%}" for name in _STATES)
+    per_state = ", ".join(f"{name} {near_share(cells, 'price', name):.0%}" for name in STATES)
     what = (
         f"chosen / best road over {len(cells)} reads, 90th percentile; within {NEAR} ×: "
         f"{near_share(cells, 'price'):.0%} ({per_state})"
     )
     most, worst = (float(np.percentile(ratios, p)) for p in (90, 99))
     ours = Timing("chosen / best", len(cells), most, worst)
-    lines = shown(cells, {name: state.what for name, state in _STATES.items()})
+    lines = shown(cells, {name: state.what for name, state in STATES.items()})
     return Result("grid", what, len(cells), ours, unit="×", ceiling=NEAR, lines=lines)
 
 
@@ -188,24 +190,24 @@ def _place(name: str, width: int, minutes: int) -> int:
     return (minutes - width) * (places - at) // (2 * places) // _DAY * _DAY
 
 
-def _cells(ground: Ground, name: str, state: _State) -> Iterator[Cell]:
+def _cells(ground: Ground, name: str, state: State) -> Iterator[Cell]:
     with ExitStack() as stack:
         settings = ground.remembering(state.memory)
 
-        def side(settings: Settings) -> _Side:
-            return _Side(stack.enter_context(Store(settings)), state)
+        def side(settings: Settings) -> Side:
+            return Side(stack.enter_context(Store(settings)), state)
 
         sides = _Sides(
             side(settings),
             side(replace(settings, limits=_COARSE)),
-            side(replace(settings, prices=_FINE)),
+            side(replace(settings, prices=FINE)),
             stack.enter_context(Store(settings)),
         )
         for series, columns, (range_name, read) in _reads(ground, state):
             yield _cell(sides, read, (name, series, columns, range_name), ground.sizes.large_turns)
 
 
-def _reads(ground: Ground, state: _State) -> Iterator[tuple[str, str, tuple[str, _Read]]]:
+def _reads(ground: Ground, state: State) -> Iterator[tuple[str, str, tuple[str, Read]]]:
     minutes = ground.sizes.priced_minutes
     for series in state.series:
         for columns in _COLUMNS:
@@ -214,7 +216,7 @@ def _reads(ground: Ground, state: _State) -> Iterator[tuple[str, str, tuple[str,
                     continue
                 first = _place(name, width, minutes)
                 for step, tz in state.steps if width <= _SHORT else _LONG_STEPS:
-                    read = _Read(series, columns, at(first), at(first + width), step, tz)
+                    read = Read(series, columns, at(first), at(first + width), step, tz)
                     yield series, columns, (name, read)
 
 
@@ -223,7 +225,7 @@ def _name(plan: Plan) -> str:
     return plan.strategy if rollup is None else f"{plan.strategy} from {rollup.grid.step}"
 
 
-def _cell(sides: _Sides, read: _Read, where: tuple[str, str, str, str], turns: int) -> Cell:
+def _cell(sides: _Sides, read: Read, where: tuple[str, str, str, str], turns: int) -> Cell:
     """Let the chooser choose once it saw something, then time the roads by turns."""
     chosen = {"thresholds": read.chosen(sides.coarse.ready(read))}
     if not sides.price.state.memory:
@@ -238,7 +240,7 @@ def _cell(sides: _Sides, read: _Read, where: tuple[str, str, str, str], turns: i
     return Cell(*where, step, took, chosen)
 
 
-def _timed(sides: _Sides, read: _Read, turns: int) -> dict[str, float]:
+def _timed(sides: _Sides, read: Read, turns: int) -> dict[str, float]:
     """Return the ms of each road, by turns; of those that are hopeless what the first try took."""
     first = {}
     for side, strategy in sides.roads:
