@@ -162,7 +162,7 @@ def mixed(ground: Ground) -> Result:
 
     with (
         Store(ground.remembering(FEW)) as store,
-        Store(ground.remembering(FEW, ground.redis_url)) as sharing,
+        Store(ground.sharing(FEW)) as sharing,
         by_dogpile(frames(ground)) as dogpile,
     ):
 

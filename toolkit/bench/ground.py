@@ -26,6 +26,7 @@ SCHEMA = "toolkit_bench"  # on a database that was named; dropped at the end
 SEED = 7
 START = "2023-01-01T00:00Z"
 MINUTE = 60_000_000
+_PATIENCE_S = 2.0
 NOISY = replace(CANDLES, name="noisy")  # candles with a long change log
 WRITTEN = replace(CANDLES, name="written")  # what the write cases fill
 PRICED = replace(CANDLES, name="priced")  # what the chooser is tried on
@@ -84,6 +85,11 @@ class Ground:
     def remembering(self, memory: int = 64, redis_url: str = "") -> Settings:
         """Return the settings of a store that remembers, here and perhaps in a Redis."""
         return replace(self.settings, cache=CacheOptions(memory=memory, redis=redis_url))
+
+    def sharing(self, memory: int) -> Settings:
+        """Return those of one that shares through our Redis, which a busy machine may delay."""
+        cache = CacheOptions(memory=memory, redis=self.redis_url, redis_timeout=_PATIENCE_S)
+        return replace(self.settings, cache=cache)
 
     def execute(self, statement: LiteralString, table: str, **values: float | str) -> None:
         """Run a statement by itself, with ``{table}`` of our schema and values filled in."""

@@ -47,7 +47,7 @@ def redis(ground: Ground) -> Result:
     circle = days(ground)
     day_of = in_turn(circle)
     with (
-        Store(ground.remembering(FEW, ground.redis_url)) as store,
+        Store(ground.sharing(FEW)) as store,
         by_dogpile(frames(ground), ground.redis_url) as dogpile,
         redis_py.Redis.from_url(ground.redis_url) as bare,
     ):
@@ -80,7 +80,7 @@ def redis_async(ground: Ground) -> Result:
 
     async def measured() -> dict[str, Timing]:
         async with (
-            AsyncStore(ground.remembering(FEW, ground.redis_url)) as store,
+            AsyncStore(ground.sharing(FEW)) as store,
             by_aiocache(load, ground.redis_url) as aiocache,
             by_cashews(load, ground.redis_url) as cashews,
             redis_py_async.Redis.from_url(ground.redis_url) as bare,
