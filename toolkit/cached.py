@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.cache import Fill, Held, Key, Level, Memory, level_of_points, level_of_rollup
 from toolkit.cache.parts import Part, Rows, grouped
 from toolkit.cache.policy import Policy
-from toolkit.catalog import Entry
+from toolkit.catalog import Entry, Rollup
 from toolkit.config import CacheOptions
 from toolkit.drivers import Driver
 from toolkit.fetcher import Fetcher
@@ -24,7 +24,6 @@ from toolkit.query import Query
 from toolkit.reduce import Table, bucket_points, merge
 from toolkit.rules import CacheRule
 from toolkit.shared import Shared, Tier
-from toolkit.strategy import Plan
 from toolkit.timegrid import SECOND, Span
 from toolkit.work import Found, Targets, Work, time_left
 
@@ -67,8 +66,9 @@ class Cache:
 
         ``is_missing``: that the second tier does not have it has just been seen.
         """
-        levels = self._levels(work)
-        if levels is None:
+        plan = work.plan
+        levels = self._levels(work.query, work.entry, work.targets, plan.strategy, plan.rollup)
+        if levels is None or (work.query.asked.limit is not None and plan.grid is None):
             return await fetcher.fetch(work)
         if self._owner != os.getpid():
             self._begin_anew()
@@ -102,13 +102,13 @@ class Cache:
         return await self._computed(work, table, sources, fetcher, is_fetched=bool(fetched))
 
     def share(
-        self, query: Query, entry: Entry, targets: Targets, plan: Plan
+        self, query: Query, entry: Entry, targets: Targets, strategy: str, rollup: Rollup | None
     ) -> tuple[float, float] | None:
-        """Return about how many rows of a plan are held here, and how many a read would fetch.
+        """Return about how many of a plan's rows are held here, and how many a read would fetch.
 
         Only peeks, into a few spans; None where the read goes past the cache.
         """
-        levels = self._levels(Work(query, entry, targets, plan, 0.0))
+        levels = self._levels(query, entry, targets, strategy, rollup)
         if not levels:
             return None
         span, looked, held, rows, whole = query.span, 0, 0, 0.0, 0.0
@@ -140,20 +140,22 @@ class Cache:
 
     # -- what there is -------------------------------------------------------------------------
 
-    def _levels(self, work: Work) -> list[tuple[int, Level]] | None:
+    def _levels(
+        self, query: Query, entry: Entry, targets: Targets, strategy: str, rollup: Rollup | None
+    ) -> list[tuple[int, Level]] | None:
         """Return the level that each series is read at; None where the cache is no help."""
-        asked, entry, plan = work.query.asked, work.entry, work.plan
-        if not work.query.is_cached or asked.where or plan.strategy == "aggregated":
+        asked = query.asked
+        if not query.is_cached or asked.where or strategy == "aggregated":
             return None
-        if work.targets.source == "labels" or (asked.limit is not None and plan.grid is None):
+        if targets.source == "labels":
             return None
-        if plan.rollup is not None:
-            level = level_of_rollup(entry, plan.rollup)
-            levels = [(i, level) for i in work.targets.ids]
+        if rollup is not None:
+            level = level_of_rollup(entry, rollup)
+            levels = [(i, level) for i in targets.ids]
         else:
-            found = zip(work.targets.ids, work.targets.steps, strict=True)
+            found = zip(targets.ids, targets.steps, strict=True)
             levels = [(i, level_of_points(entry, step)) for i, step in found]
-        width, columns = work.query.span.width, len(entry.dataset.columns) + 2
+        width, columns = query.span.width, len(entry.dataset.columns) + 2
         if not all(self._policy.rule(entry, level).tiers for _, level in levels):
             return None
         if len(levels) == 1 and width <= levels[0][1].length:

@@ -76,11 +76,11 @@ class Prices:
     changed: float = _price(330.0, "to read points of changed or cut buckets, where there are any")
     bucket: float = _price(0.02, "a bucket of the answer")
     array: float = _price(12.0, "a state that the client makes, however few rows")
-    bucketed: float = _price(0.002, "a state of a point that the client puts into its bucket")
+    bucketed: float = _price(0.003, "a state of a point that the client puts into its bucket")
     merged: float = _price(
         0.003, "a state of a rollup row that the client merges into a longer bucket"
     )
-    cached: float = _price(0.02, "a row that is remembered")
+    cached: float = _price(0.005, "a row that is remembered")
 
 
 @dataclass(frozen=True, slots=True)

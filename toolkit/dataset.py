@@ -160,6 +160,10 @@ class Dataset:
     _by_name: Mapping[str, Column] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
+    _states_of: Mapping[Aggregate, tuple[State, ...]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+    _states: tuple[State, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
         for name in ("columns", "aggregates", "ladder", "indexes"):
@@ -172,6 +176,10 @@ class Dataset:
             )
         self._check_columns()
         self._check_ladder()
+        states_of = {a: self._states_from(a) for a in self.aggregates}
+        found = {s.name: s for states in states_of.values() for s in states}
+        object.__setattr__(self, "_states_of", states_of)
+        object.__setattr__(self, "_states", tuple(found.values()))
         if not self.chart:
             numeric = [c.name for c in self.columns if c.base in ("float", "int", "decimal")]
             chart = "close" if "close" in numeric else next(iter(numeric), "")
@@ -281,6 +289,9 @@ class Dataset:
 
     def states_of(self, aggregate: Aggregate) -> tuple[State, ...]:
         """Return the mergeable states that ``aggregate`` is derived from."""
+        return self._states_of.get(aggregate) or self._states_from(aggregate)
+
+    def _states_from(self, aggregate: Aggregate) -> tuple[State, ...]:
         column = self.column(aggregate.of[0])
         name, of = column.name, (column.name,)
         match aggregate.kind:
@@ -308,8 +319,7 @@ class Dataset:
     @property
     def states(self) -> tuple[State, ...]:
         """All states a rollup of this dataset stores, each once."""
-        found = {s.name: s for a in self.aggregates for s in self.states_of(a)}
-        return tuple(found.values())
+        return self._states
 
     def answer_type(self, aggregate: Aggregate) -> str:
         """Return the column type of an aggregate's values."""

@@ -213,10 +213,13 @@ def test_a_resolution_of_its_own_is_priced_at_that_resolution() -> None:
 def test_what_is_held_is_preferred_and_what_can_be_held_to_what_cannot() -> None:
     day = hours(24)
 
-    def held(plan: Plan) -> tuple[float, float] | None:
-        if plan.strategy == "aggregated":
+    def held(strategy: str, rollup: Rollup | None) -> tuple[float, float] | None:
+        if strategy == "aggregated":
             return None
-        return (1_440.0, 0.0) if plan.strategy == "direct" else (0.0, 2_000.0)
+        return (1_440.0, 0.0) if strategy == "direct" else (0.0, 2_000.0)
+
+    def nothing(strategy: str, rollup: Rollup | None) -> tuple[float, float] | None:
+        return None if strategy == "aggregated" else (0.0, 4_320.0)
 
     found = plan(step="1h", span=day, kept=held)
     assert found.strategy == "direct"
@@ -225,7 +228,7 @@ def test_what_is_held_is_preferred_and_what_can_be_held_to_what_cannot() -> None
     narrow = Prices(scanned=0.05, aggregated=0.01, ordered=0.0)
     step: dict[str, Any] = {"step": "7m", "span": hours(72), "prices": narrow}
     assert plan(**step).strategy == "aggregated"
-    first = plan(**step, kept=lambda p: None if p.strategy == "aggregated" else (0.0, 4_320.0))
+    first = plan(**step, kept=nothing)
     assert first.strategy == "direct"
     assert "to be remembered" in first.reason
 
@@ -244,7 +247,9 @@ def test_what_was_seen_counts_for_ranges_of_its_kind_and_for_a_minute() -> None:
     half = Span(newest.start + 12 * HOUR, newest.end + 12 * HOUR)
     assert seen.share((1,), half, 0.0, rollup) == 0.5
     assert seen.share((2,), newest, 0.01, rollup) == 0.01
-    assert seen.share((1,), newest, 0.01, other) == 0.01
+    assert seen.share((1,), newest, 0.01, other) == 1.0  # better than nothing
+    seen.learn((1,), other, newest, 0.2)
+    assert seen.share((1,), newest, 0.01, rollup) == 1.0
     now = 61.0
     assert seen.share((1,), newest, 0.01, rollup) == 0.01
     seen.learn((1,), rollup, newest, 0.5)

@@ -9,9 +9,9 @@ from toolkit.catalog import Rollup
 from toolkit.dataset import Aggregate, State
 from toolkit.timegrid import Grid, Span
 
-Kept = Callable[["Plan"], tuple[float, float] | None]
-"""Says of a plan how many of its rows are remembered, and how many will be fetched to remember
-them as well; None where the plan goes past what is remembered."""
+Kept = Callable[[str, Rollup | None], tuple[float, float] | None]
+"""Says of a strategy, and its rollup, how many of its rows are remembered, and how many will be
+fetched to remember them as well; None where it goes past what is remembered."""
 
 
 @dataclass(frozen=True, slots=True)

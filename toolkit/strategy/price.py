@@ -25,7 +25,7 @@ CHANGED = 0.01
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 _AROUND = 4  # statements around several: how many points, begin, the snapshot, the end
-_AGAIN = 2  # how often what is remembered is read, at least: its fetching is shared by so many
+_AGAIN = 2  # how often what will be remembered is read, at least: so many share its fetching
 _IN_FINEST = 20  # points in a bucket of the finest rollup, of series whose step is not known
 
 
@@ -64,9 +64,11 @@ def cheapest(query: Query, entry: Entry, ways: Ways, known: Known, prices: Price
     common = prices.read + size.buckets * prices.bucket
     best, least, best_price = ways.roads[0], math.inf, 0.0
     others: dict[str, float | str] = {}
-    for road in ways.roads:
+    remembered = _remembered(ways, known)
+    # nobody fetches what will be remembered instead of what is
+    again = _AGAIN if all(kept is None or kept[1] for kept in remembered) else 1
+    for road, kept in zip(ways.roads, remembered, strict=True):
         name, strategy = road.name, road.strategy
-        kept = known.kept(_plan(query.span, ways, road)) if known.kept is not None else None
         if road.rollup is not None:
             fetching, rest = _downsampled(size, query.span, road, known, kept)
         elif strategy == "direct":
@@ -74,7 +76,7 @@ def cheapest(query: Query, entry: Entry, ways: Ways, known: Known, prices: Price
         else:
             fetching, rest = _aggregated(size), 0.0
         price = others[name] = (fetching + rest + common) / 1_000
-        worth = fetching + rest if kept is None else fetching / _AGAIN + rest
+        worth = fetching + rest if kept is None else fetching / again + rest
         if worth < least and forced in ("auto", strategy):
             best, least, best_price = road, worth, price
     del others[best.name]
@@ -107,9 +109,10 @@ def _reason(price: float, known: Known, others: Mapping[str, float | str]) -> st
     return f"up to {about}, about {price:,.1f} ms; the next best {next_best:,.1f} ms"
 
 
-def _plan(span: Span, ways: Ways, road: Road) -> Plan:
-    states, aggregates = ways.states, ways.aggregates
-    return Plan(road.strategy, "", span, ways.columns, ways.grid, aggregates, states, road.rollup)
+def _remembered(ways: Ways, known: Known) -> list[tuple[float, float] | None]:
+    if known.kept is None:
+        return [None] * len(ways.roads)
+    return [known.kept(road.strategy, road.rollup) for road in ways.roads]
 
 
 def cut_share(width: int, origin: int, span: Span) -> float:

@@ -35,12 +35,16 @@ class Seen:
         """Remember a read's share of points."""
         if len(self._looks) > _MOST:
             self._looks.clear()
-        looks = self._looks.setdefault(_key(series, rollup), {})
-        looks[span.width.bit_length()] = _Look(span, min(share, 1.0), self._clock())
+        look = _Look(span, min(share, 1.0), self._clock())
+        for key in (_key(series, rollup.id), _key(series)):
+            self._looks.setdefault(key, {})[span.width.bit_length()] = look
 
     def share(self, series: tuple[int, ...], span: Span, other: float, rollup: Rollup) -> float:
-        """Return the share that a read may expect, ``other`` where nobody looked."""
-        looks = self._looks.get(_key(series, rollup))
+        """Return the share that a read may expect, ``other`` where nobody looked.
+
+        What was seen of another rollup is better than nothing.
+        """
+        looks = self._looks.get(_key(series, rollup.id)) or self._looks.get(_key(series))
         if not looks or not span.width:
             return other
         mine = span.width.bit_length()
@@ -58,5 +62,5 @@ class Seen:
         self._looks = {}
 
 
-def _key(series: tuple[int, ...], rollup: Rollup) -> tuple[int, int]:
-    return rollup.id, series[0] if len(series) == 1 else -len(series)
+def _key(series: tuple[int, ...], rollup: int = 0) -> tuple[int, int]:
+    return rollup, series[0] if len(series) == 1 else -len(series)
