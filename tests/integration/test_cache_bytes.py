@@ -44,7 +44,7 @@ DAMAGES: dict[str, Damage] = {
     "flipped": flipped,
     "another's": lambda value, others, at: others[at % len(others)],
     "ahead": ahead,
-    "numbers": lambda value, others, at: b"%d:%d:zz|abcdef" % (at, 1),
+    "numbers": lambda value, others, at: b"%d:%d:zz|abcdef|abcdef" % (at, 1),
     "random": lambda value, others, at: np.random.default_rng(at).bytes(at % 400),
     "nothing": lambda value, others, at: b"",
 }
@@ -113,8 +113,9 @@ def test_no_bytes_are_an_answer_but_those_of_the_cache(
             same(store.read(dataset, series, *span, freshness="strong", **options), plain)
 
     @settings(suppress_health_check=list(HealthCheck))
-    @example([("cursor", 0, "ahead", 5)], 0, True, False)
-    @example([("span", 1, "another's", 3)], 1, False, True)
+    @example([("cursor", n, "ahead", 5) for n in (0, 1)], 0, True, False)
+    @example([("cursor", n, "numbers", 5) for n in (0, 1)], 1, False, True)
+    @example([("span", n, "another's", n + 3) for n in range(6)], 1, False, True)
     @example([("lease", 0, "random", 77), ("lease", 3, "hash", 0)], 0, False, False)
     @given(
         st.lists(spoils, min_size=1, max_size=3), st.integers(0, 1), st.booleans(), st.booleans()

@@ -25,7 +25,7 @@ from toolkit.config import CacheOptions
 MAX_AGE = CacheOptions().max_age
 PATIENT = 5.0  # no fault is meant, and none may come from a busy machine
 BATCH = 50  # rounds until the reader tells what it saw
-ROUNDS = 250  # of each of eight tests
+ROUNDS = 250  # commits beside which somebody read, of each of eight tests
 PATIENCE = 60.0
 LEASE = 2.0
 SOON = 1.5  # a busy machine's "at once"
@@ -83,6 +83,7 @@ def test_trap_reads_of_one_process_that_overlap_writes_of_another_are_never_stal
         clients = [c for c in cache_server.admin.client_list() if c["name"] == "toolkit"]
     assert wrong == []
     assert len(near["strong"]) >= rounds
+    assert len(near[None]) >= rounds // 10  # most of these take microseconds
     assert {c["resp"] for c in clients} == {str(protocol)}
     assert [s["redis_outages"] for s in (*stats, written)] == [0, 0, 0]
     assert stats[0]["redis_hits"] > 0
