@@ -6,7 +6,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["fix_servers", "fix_local", "fix_plans", "fix_stores"]
+pytest_plugins = ["fix_servers", "fix_local", "fix_plans", "fix_stores", "fix_sharing"]
 
 # deadline: a shared machine stalls now and then; too_slow: so do its first examples
 _COMMON = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])

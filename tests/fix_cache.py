@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 DAY = ("2024-03-01T00:00Z", "2024-03-02T00:00Z")
+SECOND_DAY = ("2024-03-02T00:00Z", "2024-03-03T00:00Z")
 DAYS = ("2024-03-01T00:00Z", "2024-03-08T00:00Z")
 HOUR = datetime(2024, 3, 1, 12, tzinfo=UTC)
 UNTIL = HOUR + timedelta(hours=1)

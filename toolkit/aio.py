@@ -16,6 +16,7 @@ from toolkit.partitions import Partition
 from toolkit.query import Freshness, build_query
 from toolkit.refresher import Progress, RefreshReport
 from toolkit.roads import Explanation, Roads, latest_query
+from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.timegrid import Step
 from toolkit.writer import Intake, WriteReport
 
@@ -190,9 +191,25 @@ class AsyncStore:
         """Drop what this store remembers of a range, and return how many spans that were.
 
         ``series`` is a name or a pattern (``"BTC-*"``), None for all; without ``start`` and
-        ``end`` it is all of time. Never needed for what the change log tells.
+        ``end`` it is all of time. What is shared is dropped, too, but not what other processes
+        remember themselves. Never needed for what the change log tells. Raises Unavailable
+        where Redis is out: what is there will be found again.
         """
         return await self._roads.forget(dataset, series, start, end)
+
+    async def describe_shared(self, seconds: float = 5.0) -> ShelfReport:
+        """Say what of the datasets lies in ``cache.redis``, and how that server is set up.
+
+        Looks at every key there, for at most so many seconds. Raises ConfigError where nothing
+        is shared, Unavailable where Redis is out.
+        """
+        return await self._roads.describe_shared(seconds)
+
+    async def peek_shared(
+        self, dataset: str, series: str, start: object, end: object
+    ) -> tuple[LevelShared, ...]:
+        """Say which spans of a series' range lie in ``cache.redis``, level by level."""
+        return await self._roads.peek_shared(dataset, series, start, end)
 
     async def datasets(self) -> tuple[Dataset, ...]:
         """Return the datasets there are."""

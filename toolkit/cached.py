@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from math import inf
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+from toolkit import shelved
 from toolkit.cache import Fill, Held, Key, Level, Memory, level_of_points, level_of_rollup
 from toolkit.cache.parts import Part, Rows, grouped
 from toolkit.cache.policy import Policy
@@ -81,7 +82,8 @@ class Cache:
         while not done:
             held = self._look_up(work, levels, now, since)
             if self.shared is not None and not is_missing:
-                held |= await self._find(entry, self._missing(work, levels, held), rules)
+                missing = self._missing(work, levels, held)
+                held |= await self._find(entry, missing, rules, work.shared)
             is_missing = False
             closed = int(self._wall() * SECOND) - _GRACE
             parts = [p for s, level in levels for p in parts_of(work, s, level, held, closed)]
@@ -97,8 +99,8 @@ class Cache:
                 for source, count in found.sources.items():
                     touched[source] = touched.get(source, 0) + count
         self._ask_ahead(work, parts, now, fetcher)
-        table, count = joined(work, parts, fetched)
-        sources = {"memory": count, **touched} if count or not fetched else touched
+        table, counts = joined(work, parts, fetched)
+        sources = {**counts, **touched}
         return await self._computed(work, table, sources, fetcher, is_fetched=bool(fetched))
 
     def share(
@@ -122,9 +124,30 @@ class Cache:
         many = len(levels) / len(levels[:: -(-len(levels) // _LOOKS)])
         return held / looked * rows * many, (1.0 - held / looked) * whole * many
 
-    def forget(self, entry: Entry, series: Iterable[int], span: Span) -> int:
-        """Drop what is held of series in a range; return how many spans that were."""
-        return sum(self.memory.drop(entry.id, i, span.start, span.end) for i in series)
+    async def wrote(self, entry: Entry) -> None:
+        """Hear of what this store has written, or may have."""
+        if self._owner != os.getpid():
+            self._begin_anew()
+        await self.follower.wrote(entry)
+
+    async def forget(self, entry: Entry, series: Collection[int] | None, span: Span) -> int:
+        """Drop what is held of series (None: of all, ever) in a range; return how many spans.
+
+        Those that are shared go first: what is found before they have gone is dropped here, too.
+        """
+        if self._owner != os.getpid():
+            self._begin_anew()
+        try:
+            if self.shared is not None:
+                await self.follower.know(entry, self._clock())
+                tier = self.follower.place(entry).tier
+                if tier is not None:
+                    await shelved.forget(self.shared, tier, entry, series, span)
+        finally:
+            drop, low, high = self.memory.drop, span.start, span.end
+            some = (drop(entry.id, i, low, high) for i in series or ())
+            dropped = self.memory.drop_all(entry.id) if series is None else sum(some)
+        return dropped
 
     def stats(self) -> dict[str, float]:
         """Return plain counters, in spans and bytes."""
@@ -200,9 +223,13 @@ class Cache:
         return [k for k in self._keys(work, levels) if k not in held]
 
     async def _find(
-        self, entry: Entry, keys: Sequence[Key], rules: Mapping[Any, CacheRule]
+        self,
+        entry: Entry,
+        keys: Sequence[Key],
+        rules: Mapping[Any, CacheRule],
+        seen: set[Key],
     ) -> dict[Key, Held]:
-        """Take spans from the second tier into the first."""
+        """Take spans from the second tier into the first; ``seen`` gathers them for the plan."""
         place = self.follower.place(entry)
         keys = [k for k in keys if "redis" in rules[k[0]].tiers]
         if self.shared is None or place.tier is None or not keys:
@@ -212,6 +239,7 @@ class Cache:
         try:
             found = await self.shared.find(place.tier, keys, place.snapshot)
             kept = {k: h for k, h in found.items() if "memory" in rules[k[0]].tiers}
+            seen.update(found)
             return found
         finally:
             self.memory.end(fill, kept)
@@ -256,6 +284,8 @@ class Cache:
             finally:
                 for one in mine:
                     self.memory.leave(one)
+            if not mine:
+                self.memory.counts.waits += 1
             # another's is good enough, unless we have heard of a change since it began
             if mine or not fill.is_spoiled:
                 return found
@@ -304,15 +334,18 @@ class Cache:
     ) -> bool:
         """Return whether the fetch is ours; else another process has ended it meanwhile."""
         assert self.shared is not None
+        has_waited = False
         while True:
             is_ours = await self.shared.lease(tier, keys[0], token)
             # also if it is: it may have been given back a moment ago
-            there = await self._find(work.entry, keys, rules)
+            there = await self._find(work.entry, keys, rules, work.shared)
             if sum(held.due > self._clock() for held in there.values()) == len(keys):
                 return False
             left = time_left(work)
             if is_ours or (left is not None and left <= _TURN):
                 return True
+            self.shared.waits += not has_waited
+            has_waited = True
             await self._driver.pause(_TURN)
 
     # -- all of it -----------------------------------------------------------------------------
@@ -331,7 +364,7 @@ class Cache:
         if self.shared is None or key is None or self.memory.holds(key):
             return None, False
         rules = {level.key: self._policy.rule(entry, level)}
-        held = (await self._find(entry, [key], rules)).get(key)
+        held = (await self._find(entry, [key], rules, set())).get(key)
         return held if held is not None and query.span.end <= held.upto else None, held is None
 
     def _only(self, entry: Entry, level: Level, series: int, query: Query) -> Key | None:

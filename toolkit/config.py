@@ -103,6 +103,20 @@ class CacheOptions:
     ahead: bool = True
     rules: tuple[CacheRule, ...] = ()
 
+    def check_shared(self) -> None:
+        """Raise ConfigError where nothing is shared with other processes."""
+        if not self.redis:
+            raise ConfigError(
+                "cache.redis",
+                "",
+                "is not set, so that nothing is shared; give the URL of a Redis or Valkey there "
+                "or in TOOLKIT_CACHE_REDIS",
+            )
+        if not self.memory:
+            raise ConfigError(
+                "cache.memory", "", "is 0: a store that remembers nothing shares nothing"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

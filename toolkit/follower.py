@@ -16,7 +16,7 @@ from toolkit.timegrid import to_us
 
 _log = logging.getLogger("toolkit.follower")
 _MOST = 5_000  # changed ranges that are worth looking at one by one
-_NOTHING = "1:1:"  # the snapshot that saw nothing
+NOTHING = "1:1:"  # the snapshot that saw nothing
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Follower:
         began = self._clock()
         tier, shared = place.tier, self._shared
         was = await shared.begin(tier) if shared is not None and tier is not None else None
-        since = place.snapshot or _NOTHING
+        since = place.snapshot or NOTHING
         if was is not None and is_older(was.snapshot, since):
             since = was.snapshot
         rows = await self._rows(entry, since, timeout, is_first=not place.snapshot)
@@ -138,15 +138,18 @@ class Follower:
             "since": since,
             "most": 0 if is_first else _MOST + 1,  # nothing is held before the first look
         }
-        return await self._driver.fetch(self._statement(entry), params, timeout=timeout)
+        return await self._driver.fetch(following(entry), params, timeout=timeout)
 
-    def _statement(self, entry: Entry) -> bytes:
-        def make() -> bytes:
-            return compose(
-                "cache/follow_changes",
-                dataset=name(entry.schema, "dataset"),
-                log=name(entry.schema, f"{entry.dataset.name}_log"),
-            )
 
-        statement: bytes = entry.once("follow changes", make)
-        return statement
+def following(entry: Entry) -> bytes:
+    """Return the statement that tells what has changed in a dataset since a snapshot."""
+
+    def make() -> bytes:
+        return compose(
+            "cache/follow_changes",
+            dataset=name(entry.schema, "dataset"),
+            log=name(entry.schema, f"{entry.dataset.name}_log"),
+        )
+
+    statement: bytes = entry.once("follow changes", make)
+    return statement

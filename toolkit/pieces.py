@@ -12,9 +12,9 @@ from toolkit.cache.parts import Part, Rows, concatenated, cut, rows_of
 from toolkit.cache.policy import Policy
 from toolkit.query import Asked, Query
 from toolkit.reduce import Table
-from toolkit.strategy import Plan, compose
+from toolkit.strategy import Plan
 from toolkit.timegrid import Span
-from toolkit.work import Found, Targets, Work, is_backwards, point_columns, time_left
+from toolkit.work import Found, Work, is_backwards, point_columns, time_left
 
 
 def parts_of(
@@ -55,16 +55,6 @@ def work_of(work: Work, group: tuple[Part, ...]) -> Work:
     """Return the work of fetching a group: every column of its level, so that all can share."""
     entry, level, dataset = work.entry, group[0].level, work.entry.dataset
     ids = tuple(dict.fromkeys(p.series for p in group))
-    index = {i: at for at, i in enumerate(work.targets.ids)}
-    at = [index[i] for i in ids]
-    targets = Targets(
-        tuple(work.targets.names[i] for i in at),
-        ids,
-        compose.source_of(ids),
-        compose.ids_params(ids),
-        work.targets.step,
-        tuple(work.targets.steps[i] for i in at),
-    )
     asked = entry.once(("asked by the cache", level.key), lambda: Asked(entry.dataset.name, None))
     span = Span(group[0].begin, max(p.end for p in group))
     if level.rollup is None:
@@ -73,7 +63,7 @@ def work_of(work: Work, group: tuple[Part, ...]) -> Work:
         states = dataset.states
         plan = Plan("downsampled", "", span, (), level.rollup.grid, (), states, level.rollup)
     query = Query(asked, span, time_left(work), is_cached=False)
-    return Work(query, entry, targets, plan, time.perf_counter())
+    return Work(query, entry, work.targets.only(ids), plan, time.perf_counter())
 
 
 def spans_of(
@@ -111,22 +101,27 @@ def cuts_of(work: Work, group: tuple[Part, ...], found: Found) -> dict[Part, Row
     return rows
 
 
-def joined(work: Work, parts: Sequence[Part], fetched: Mapping[Part, Rows]) -> tuple[Table, int]:
-    """Return all parts as one table, and how many of its rows were held."""
+def joined(
+    work: Work, parts: Sequence[Part], fetched: Mapping[Part, Rows]
+) -> tuple[Table, dict[str, int]]:
+    """Return all parts as one table, and how many of its rows were held, and where."""
     code_of = {series: code for code, series in enumerate(work.targets.ids)}
-    rows, codes, held = [], [], 0
+    rows, codes, held, shared, others = [], [], 0, 0, work.shared
     for part in parts:
         if part.held is None:
             piece = fetched[part]
         else:
             piece = rows_of(part)
             held += len(piece.ts)
+            if others and part.key in others:
+                shared += len(piece.ts)
         rows.append(piece)
         codes.append(code_of[part.series])
     table = concatenated(rows, codes, _names(work))
     if is_backwards(work.query, work.plan):
         table = table.take(np.lexsort((np.arange(len(table))[::-1], table.series)))
-    return table, held
+    counts = {"memory": held - shared} if held > shared or not (fetched or others) else {}
+    return table, {**counts, "redis": shared} if others else counts
 
 
 def _names(work: Work) -> tuple[str, ...]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from toolkit import shelved
 from toolkit.cached import Cache
 from toolkit.catalog import Catalog, Series
 from toolkit.columns import Columns
 from toolkit.config import Settings
+from toolkit.counters import Counters
 from toolkit.dataset import Dataset
 from toolkit.directory import Directory
 from toolkit.drivers import Driver
@@ -25,6 +25,8 @@ from toolkit.partitions import NativePartitioning, Partition
 from toolkit.query import Query, build_query
 from toolkit.reader import Reader
 from toolkit.refresher import Progress, Refresher, RefreshReport
+from toolkit.shared import Shared
+from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.strategy import Plan
 from toolkit.streaming import Streamer
 from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
@@ -34,7 +36,6 @@ from toolkit.writer import Intake, Writer, WriteReport
 if TYPE_CHECKING:
     from toolkit.drivers.shelf import Shelf
 
-_KEPT_TIMES = 1_000
 T = TypeVar("T")
 
 
@@ -52,47 +53,6 @@ class Explanation:
     def __str__(self) -> str:
         others = [f"  {line}" for line in self.plan.others]
         return "\n".join([str(self.plan), *others, "", self.database])
-
-
-class Counters:
-    """Plain counters of a store; safe to share between threads."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._counts: dict[str, int] = {}
-        self._reads: dict[str, int] = {}
-        self._touched = self._returned = 0
-        self._read_ms: deque[float] = deque(maxlen=_KEPT_TIMES)
-
-    def add(self, **counts: int) -> None:
-        with self._lock:
-            for name, count in counts.items():
-                self._counts[name] = self._counts.get(name, 0) + count
-
-    def add_read(self, plan: Plan, rows: int) -> None:
-        with self._lock:
-            self._reads[plan.strategy] = self._reads.get(plan.strategy, 0) + 1
-            self._touched += plan.rows
-            self._returned += rows
-            self._read_ms.append(plan.elapsed_ms)
-
-    def shown(self) -> dict[str, float]:
-        """Return the counts, and mean, p50, p95 and p99 of the last thousand reads' times."""
-        with self._lock:
-            counts: dict[str, float] = dict(self._counts)
-            reads = {f"reads_{strategy}": n for strategy, n in self._reads.items()}
-            counts |= {"reads": sum(reads.values()), **reads} if reads else {}
-            returned = counts.get("rows_returned", 0) + self._returned
-            if reads or returned:
-                counts |= {"rows_touched": self._touched, "rows_returned": returned}
-            counts = dict(sorted(counts.items()))
-            times = sorted(self._read_ms)
-        if times:
-            counts["read_ms_mean"] = sum(times) / len(times)
-            for percent in (50, 95, 99):
-                at = min(len(times) - 1, len(times) * percent // 100)
-                counts[f"read_ms_p{percent}"] = times[at]
-        return counts
 
 
 class Roads:
@@ -187,7 +147,7 @@ class Roads:
         finally:
             entry = self.directory.catalog.entry(dataset)
             if self.cache is not None and entry is not None:
-                await self.cache.follower.wrote(entry)
+                await self.cache.wrote(entry)
 
     async def delete(self, dataset: str, series: Any, start: object, end: object) -> int:
         query = build_query(dataset, series, start, end)
@@ -245,13 +205,36 @@ class Roads:
             return 0
         low = to_datetime(EARLIEST) if start is None else start
         high = to_datetime(LATEST) if end is None else end
-        found = await self.directory.list_series(entry)
-        wanted = [s.id for s in found if pattern is None or fnmatchcase(s.name, pattern)]
-        return self.cache.forget(entry, wanted, Span.between(low, high))
+        span, wanted = Span.between(low, high), None
+        if pattern is not None or span.start > EARLIEST or span.end < LATEST:
+            found = await self.directory.list_series(entry)
+            wanted = [s.id for s in found if pattern is None or _is_meant(s.name, pattern)]
+        return await self.cache.forget(entry, wanted, span)
+
+    async def describe_shared(self, seconds: float) -> ShelfReport:
+        entries = await self.directory.load()
+        return await shelved.report(self.driver, self._shared(), entries, seconds)
+
+    async def peek_shared(
+        self, dataset: str, series: str, start: object, end: object
+    ) -> tuple[LevelShared, ...]:
+        entry, shared = await self.directory.entry(dataset), self._shared()
+        (one,) = await self.directory.series(entry, [series])
+        return await shelved.peek(self.driver, shared, entry, one, Span.between(start, end))
+
+    def _shared(self) -> Shared:
+        self.settings.cache.check_shared()
+        assert self.cache is not None
+        assert self.cache.shared is not None
+        return self.cache.shared
 
     def stats(self) -> dict[str, float]:
         kept = self.cache.stats() if self.cache is not None else {}
         return {**self.counters.shown(), **kept, **self.driver.stats()}
+
+
+def _is_meant(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def latest_query(

@@ -26,8 +26,9 @@ from toolkit.catalog import Entry
 if TYPE_CHECKING:
     from toolkit.drivers.shelf import Shelf
 
-_FORMAT = "tk1"
-_CURSOR_MS = 7 * 86_400_000
+FORMAT = "tk1"
+LEASE = "lease"  # in place of an epoch, which is never that
+CURSOR_MS = 7 * 86_400_000
 _MOST_KEYS = 20_000  # above that, one new epoch is cheaper than so many deletes
 _LEASE_MS = 2_000
 _TRIES = 4  # to move a cursor that others move
@@ -39,11 +40,14 @@ Change = tuple[int, int, int]
 class Cursor:
     """How far the spans under one epoch have been kept up to date.
 
-    ``as_of`` is what is known here alone: a later snapshot up to which nothing has changed.
+    ``serial`` counts how often some of them were dropped by hand: a fill that began before is
+    refused, as it is when the snapshot has moved. ``as_of`` is what is known here alone: a later
+    snapshot up to which nothing has changed.
     """
 
     snapshot: str
     epoch: str
+    serial: int = 0
     as_of: str = field(default="", compare=False)
 
     @classmethod
@@ -55,8 +59,10 @@ class Cursor:
     def read(cls, said: bytes | None, base: str) -> Cursor | None:
         """Read what lies in Redis; None if that is not a cursor of the spans under ``base``."""
         parts = (said or b"").decode("ascii", "replace").split("|")
-        cursor = cls(parts[0], parts[1]) if len(parts) == 3 else None
-        return cursor if cursor is not None and cursor.said(base) == said else None
+        if len(parts) != 4 or not parts[2].isdecimal():
+            return None
+        cursor = cls(parts[0], parts[1], int(parts[2]))
+        return cursor if cursor.said(base) == said else None
 
     def is_as_of(self, snapshot: str) -> bool:
         """Return whether spans beside it are right as of a snapshot, or later."""
@@ -64,7 +70,7 @@ class Cursor:
 
     def said(self, base: str) -> bytes:
         """Return what lies in Redis: with a checksum, for a wrong digit would be believed."""
-        said = f"{self.snapshot}|{self.epoch}"
+        said = f"{self.snapshot}|{self.epoch}|{self.serial}"
         check = blake2s(f"{base}|{said}".encode(), digest_size=6).hexdigest()
         return f"{said}|{check}".encode()
 
@@ -102,7 +108,7 @@ class Tier:
 
     def lease_key(self, key: Key) -> str:
         """Return what the lease of a span is called: the same whatever becomes of the cursor."""
-        return self.key(key, "lease")
+        return self.key(key, LEASE)
 
 
 class Shared:
@@ -112,12 +118,12 @@ class Shared:
         self.shelf = shelf
         self._clock = clock
         self._policy = policy
-        self.hits = self.misses = self.damaged = self.refused = 0
+        self.hits = self.misses = self.damaged = self.refused = self.waits = self.dropped = 0
 
     def tier(self, entry: Entry, identity: str) -> Tier:
         """Return a dataset's tier on the server and database of ``identity``."""
         said = repr((identity, entry.schema, entry.id, entry.dataset))
-        return Tier(f"{_FORMAT}:{blake2s(said.encode(), digest_size=9).hexdigest()}")
+        return Tier(f"{FORMAT}:{blake2s(said.encode(), digest_size=9).hexdigest()}")
 
     async def begin(self, tier: Tier) -> Cursor | None:
         """Ask how far the tier has been followed."""
@@ -157,10 +163,10 @@ class Shared:
             keys, following, expected = None, Cursor.begin(now), None
             if was is not None:
                 expected = was.said(tier.base)
-                keys = self._keys(tier, entry, was, changes) if changes is not None else None
-                following = Cursor(now, was.epoch) if keys is not None else following
+                keys = self.keys(tier, entry, was, changes) if changes is not None else None
+                following = replace(was, snapshot=now, as_of="") if keys is not None else following
             moved = await self.shelf.advance(
-                tier.cursor_key, expected, following.said(tier.base), keys or [], _CURSOR_MS
+                tier.cursor_key, expected, following.said(tier.base), keys or [], CURSOR_MS
             )
             tier.cursor = following if moved else None
             if moved is not False:
@@ -170,7 +176,7 @@ class Shared:
                 return
         tier.cursor = None
 
-    def _keys(
+    def keys(
         self, tier: Tier, entry: Entry, cursor: Cursor, changes: Iterable[Change]
     ) -> list[str] | None:
         """Return the keys of every span that changes touch, None if they are too many."""
@@ -198,8 +204,11 @@ class Shared:
         looked = await self.shelf.look(tier.cursor_key, names)
         if looked is None:
             return {}
-        there = Cursor.read(looked.cursor, tier.base)
-        if there != cursor:  # somebody has followed further; or begun anew, or was slower than us
+        if looked.cursor != cursor.said(tier.base):
+            # somebody has followed further or dropped some; or begun anew, or was slower than us
+            there = Cursor.read(looked.cursor, tier.base)
+            if there is not None and there == replace(cursor, serial=there.serial):
+                there = replace(there, as_of=cursor.as_of)
             tier.cursor = there
         else:
             there = cursor
@@ -218,10 +227,7 @@ class Shared:
         """Return what a block holds; None if it is damaged, or was stored under another name."""
         try:
             block = blocks.decode(value)
-            stored_as, *numbers = block.stamp.split()
-            upto, end_ms = map(int, numbers)
-            if stored_as != name:
-                raise DamagedBlock(f"a block of {stored_as}")
+            upto, end_ms = read_stamp(block.stamp, name)
         except (DamagedBlock, ValueError):
             self.damaged += 1
             return None
@@ -263,8 +269,20 @@ class Shared:
         """Return plain counters."""
         own = {"hits": self.hits, "misses": self.misses}
         own |= {"damaged": self.damaged, "refused": self.refused}
+        own |= {"waits": self.waits, "dropped": self.dropped}
         both = {**self.shelf.stats(), **own}
         return {f"redis_{name}": float(value) for name, value in both.items()}
+
+
+def read_stamp(stamp: str, name: str) -> tuple[int, int]:
+    """Return up to where a block's rows go, and when its life ends, in ms since 1970.
+
+    Raises DamagedBlock where it was not stored under ``name``.
+    """
+    stored_as, *numbers = stamp.split() or [""]
+    if stored_as != name or len(numbers) != 2:
+        raise DamagedBlock(f"a block of {stored_as}")
+    return int(numbers[0]), int(numbers[1])
 
 
 def _is_shared(key: Key) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from toolkit.cache import Key
 from toolkit.catalog import Entry
 from toolkit.dataset import Dataset
 from toolkit.drivers import Params
@@ -31,16 +32,33 @@ class Targets:
     step: int | None
     steps: tuple[int | None, ...] = ()
 
+    def only(self, ids: tuple[int, ...]) -> Targets:
+        """Return those of some series."""
+        place = {i: at for at, i in enumerate(self.ids)}
+        at = [place[i] for i in ids]
+        return Targets(
+            tuple([self.names[i] for i in at]),
+            ids,
+            compose.source_of(ids),
+            compose.ids_params(ids),
+            self.step,
+            tuple([self.steps[i] for i in at]),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A query with all that was looked up for it, and how it will be answered."""
+    """A query with all that was looked up for it, and how it will be answered.
+
+    ``shared`` are the spans that came from what processes share, once some have.
+    """
 
     query: Query
     entry: Entry
     targets: Targets
     plan: Plan
     started: float
+    shared: set[Key] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)

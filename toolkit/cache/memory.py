@@ -72,6 +72,7 @@ class Counts:
     evicted: int = 0
     dropped: int = 0
     spoiled: int = 0
+    waits: int = 0
 
 
 class Memory:
@@ -85,7 +86,7 @@ class Memory:
         self.most = most
         self.counts = Counts()
         self._lock = Lock()
-        self._spans = _Spans(most)
+        self._spans = _Spans(most, self.counts)
         self._fills: set[Fill] = set()
 
     def get(self, key: Key, now: float, since: float = inf) -> Held | None:
@@ -142,7 +143,6 @@ class Memory:
                 if held.size <= self.most:
                     self._spans[key] = held
                     self.counts.puts += 1
-            self.counts.evicted = self._spans.evicted
             return True
 
     def leave(self, fill: Fill) -> None:
@@ -188,7 +188,7 @@ class Memory:
         """Forget everything; what is under way is spoiled."""
         with self._lock:
             self.counts.dropped += len(self._spans)
-            self._spans = _Spans(self.most)
+            self._spans = _Spans(self.most, self.counts)
             for fill in self._fills:
                 fill.is_spoiled = True
 
@@ -209,9 +209,9 @@ class Memory:
 class _Spans(LRUCache[Key, Held]):
     """An LRU cache that knows which spans each series has."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, counts: Counts) -> None:
         super().__init__(most, getsizeof=lambda held: held.size)
-        self.evicted = 0
+        self._counts = counts
         self._of: dict[tuple[int, int], dict[Key, Held]] = {}
 
     def __setitem__(self, key: Key, value: Held, *args: Any, **options: Any) -> None:
@@ -226,7 +226,7 @@ class _Spans(LRUCache[Key, Held]):
             del self._of[key[0][0], key[1]]
 
     def popitem(self) -> tuple[Key, Held]:
-        self.evicted += 1
+        self._counts.evicted += 1
         return super().popitem()
 
     def glance(self, key: Key) -> Held | None:

@@ -49,6 +49,10 @@ COMMANDS = {
         "toolkit.cli.settings:stats",
         "Show how large the datasets are, and what is unfollowed.",
     ),
+    "cache": (
+        "toolkit.cli.cache:cache",
+        "Show what processes share in Redis, or drop it.",
+    ),
     "calibrate": (
         "toolkit.cli.calibrate:calibrate",
         "Measure what reads cost on this server.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from toolkit.config import Settings
     from toolkit.dataset import Dataset
     from toolkit.store import Store
+
+
+_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -50,6 +53,20 @@ class Choice:
         from toolkit.store import Store
 
         with Store(self.resolved().without_cache()) as store:
+            yield store
+
+    @contextmanager
+    def sharing(self) -> Iterator[Store]:
+        """Open the store with what processes share; who asks by hand waits for a slow Redis."""
+        from toolkit.store import Store
+
+        def patient(settings: Settings) -> Settings:
+            cache = settings.cache
+            memory, timeout = max(1, cache.memory), max(_PATIENCE_S, cache.redis_timeout)
+            return replace(settings, cache=replace(cache, memory=memory, redis_timeout=timeout))
+
+        patient(self.settings()).cache.check_shared()  # before local servers are started
+        with Store(patient(self.resolved())) as store:
             yield store
 
 

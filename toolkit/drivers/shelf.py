@@ -26,6 +26,7 @@ _FOREVER = -1  # what PTTL says of a key that does not end
 Command = tuple[bytes | str | int, ...]
 _TEXT = (bytes, str)
 _MAYBE = (bytes, type(None))
+_COUNT = (int, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,10 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a server says about itself; sizes in bytes, ``max_memory`` 0 is without a limit."""
+    """What a server says about itself; sizes in bytes, ``max_memory`` 0 is without a limit.
+
+    ``is_persistent``: it writes what it holds to disk; None where it does not tell.
+    """
 
     server: str
     version: str
@@ -46,6 +50,7 @@ class Facts:
     max_memory: int
     policy: str
     keys: int
+    is_persistent: bool | None = None
 
 
 class Script:
@@ -131,6 +136,17 @@ class Shelf:
     def is_out(self) -> bool:
         """Whether Redis is out, so that every method answers None at once."""
         return self._wire.ledger.is_open
+
+    @property
+    def where(self) -> str:
+        """The address of Redis, without what is secret."""
+        return self._wire.ledger.where
+
+    @property
+    def state(self) -> str:
+        """Where Redis is, and why it is out if it is; for sentences."""
+        reason = self._wire.ledger.reason
+        return f"redis at {self.where}" + (f" is out ({reason})" if reason else "")
 
     async def look(self, cursor_key: str, keys: Sequence[str]) -> Looked | None:
         """Return the cursor and the values under ``keys``, all of one moment.
@@ -225,25 +241,46 @@ class Shelf:
 
         Other clients are served in between. It ends early when Redis is lost: see ``is_out``.
         """
-        cursor: Any = b"0"
-        while True:
-            command = ("SCAN", cursor, "MATCH", pattern, "COUNT", count)
-            replies = await self._send([command], [list])
-            if replies is None:
-                return
-            cursor, keys = replies[0]
+        cursor = b"0"
+        while (found := await self.page(cursor, pattern, count)) is not None:
+            cursor, keys = found
             if keys:
-                yield [key.decode("utf-8", "surrogateescape") for key in keys]
+                yield keys
             if cursor == b"0":
                 return
 
-    async def info(self) -> Facts | None:
-        """Return what the server says about itself."""
-        commands = [("INFO", "server"), ("INFO", "memory"), ("DBSIZE",)]
-        replies = await self._send(commands, [_TEXT, _TEXT, int])
+    async def page(
+        self, cursor: bytes, pattern: str, count: int = 1_000
+    ) -> tuple[bytes, list[str]] | None:
+        """Return one piece of a scan and where the next begins; both ends are ``b"0"``."""
+        replies = await self._send([("SCAN", cursor, "MATCH", pattern, "COUNT", count)], [list])
         if replies is None:
             return None
-        said = dict(_facts(replies[0]) + _facts(replies[1]))
+        following, keys = replies[0]
+        return following, [key.decode("utf-8", "surrogateescape") for key in keys]
+
+    async def measure(self, keys: Sequence[str]) -> list[tuple[int, int]] | None:
+        """Return the bytes that each key takes and the ms it has left; (0, -2) if it is gone.
+
+        At most some thousand keys.
+        """
+        commands: list[Command] = []
+        for key in keys:
+            commands += [("MEMORY", "USAGE", key), ("PTTL", key)]
+        expected = [_COUNT, int] * len(keys)
+        replies = await self._send(commands, expected, len(keys)) if keys else []
+        if replies is None:
+            return None
+        return [(size or 0, ms) for size, ms in zip(replies[::2], replies[1::2], strict=True)]
+
+    async def info(self) -> Facts | None:
+        """Return what the server says about itself."""
+        sections = ("server", "memory", "persistence")
+        commands: list[Command] = [*[("INFO", section) for section in sections], ("DBSIZE",)]
+        replies = await self._send(commands, [_TEXT] * len(sections) + [int])
+        if replies is None:
+            return None
+        said = {k: v for section in replies[:-1] for k, v in _facts(section)}
         is_valkey = "valkey_version" in said
         return Facts(
             "valkey" if is_valkey else "redis",
@@ -251,8 +288,19 @@ class Shelf:
             int(said.get("used_memory", 0)),
             int(said.get("maxmemory", 0)),
             said.get("maxmemory_policy", ""),
-            int(replies[2]),
+            int(replies[-1]),
+            await self._is_persistent(said),
         )
+
+    async def _is_persistent(self, said: dict[str, str]) -> bool | None:
+        if said.get("aof_enabled") == "1":
+            return True
+        replies = await self._send([("CONFIG", "GET", "save")], [(list, dict)])  # may be forbidden
+        if replies is None:
+            return None
+        found = replies[0]
+        pair = found if isinstance(found, list) else [w for pair in found.items() for w in pair]
+        return bool(pair[1]) if len(pair) == 2 else None
 
     async def close(self) -> None:
         """Close every connection; a later call makes new ones."""

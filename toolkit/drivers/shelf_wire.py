@@ -163,6 +163,11 @@ class Ledger:
         return self._breaker.is_open
 
     @property
+    def reason(self) -> str:
+        """Why the server is out, in a word; empty if it is not."""
+        return self._breaker.reason if self._breaker.is_open else ""
+
+    @property
     def epoch(self) -> int:
         """The number of outages so far."""
         return self._breaker.epoch

@@ -9,6 +9,9 @@ from toolkit.catalog import Rollup
 from toolkit.dataset import Aggregate, State
 from toolkit.timegrid import Grid, Span
 
+HELD = frozenset({"memory", "redis"})
+"""Sources that are no rows of the database: what was remembered here, or shared by others."""
+
 Kept = Callable[[str, Rollup | None], tuple[float, float] | None]
 """Says of a strategy, and its rollup, how many of its rows are remembered, and how many will be
 fetched to remember them as well; None where it goes past what is remembered."""
@@ -26,10 +29,11 @@ class Density:
 class Plan:
     """How a query is answered, and, once it has been, what that took.
 
-    ``sources`` counts the rows read by kind (points, rollup); ``node`` is the server that
-    answered; ``elapsed_ms`` is the whole call, on the client. ``drawn`` is what a picture of bars
-    is picked by: how far they reach down, and up. ``price_ms`` is what it was expected to take,
-    and ``alternatives`` says of the other plans what they would have, or why they cannot answer.
+    ``sources`` counts the rows read by kind: points and rollup of the database, memory and redis
+    of what was remembered; ``node`` is the server that answered; ``elapsed_ms`` is the whole
+    call, on the client. ``drawn`` is what a picture of bars is picked by: how far they reach
+    down, and up. ``price_ms`` is what it was expected to take, and ``alternatives`` says of the
+    other plans what they would have, or why they cannot answer.
     """
 
     strategy: str
@@ -56,7 +60,7 @@ class Plan:
     @property
     def rows(self) -> int:
         """Rows the database touched for the answer."""
-        return sum(self.sources.values()) - self.sources.get("memory", 0)
+        return sum([count for kind, count in self.sources.items() if kind not in HELD])
 
     def done(self, span: Span, sources: Mapping[str, int], node: str, elapsed_ms: float) -> Plan:
         """Return the plan as carried out over ``span``."""
@@ -90,4 +94,6 @@ class Plan:
     def __str__(self) -> str:
         step = f", step {self.step}" if self.grid is not None else ""
         source = f" from the {self.rollup.grid.step} rollup" if self.rollup is not None else ""
-        return f"{self.strategy}{source}{step}: {self.reason}"
+        held = [f"{n:,} from {k}" for k in ("memory", "redis") if (n := self.sources.get(k))]
+        rows = f"; rows held: {', '.join(held)}" if held else ""
+        return f"{self.strategy}{source}{step}: {self.reason}{rows}"
