@@ -278,9 +278,8 @@ class Cache:
         while True:
             mine: list[Fill] = []
             try:
-                found, fill = await self._driver.once(
-                    name, partial(self._fill, work, wanted, filled, fetcher, mine)
-                )
+                fetch = partial(self._fill, work, wanted, filled, fetcher, mine)
+                found, fill = await self._driver.once(name, fetch, time_left(work))
             finally:
                 for one in mine:
                     self.memory.leave(one)

@@ -136,6 +136,10 @@ class Shared:
             await self.shelf.drop([tier.cursor_key])  # or nobody could put one there
         return cursor
 
+    async def listen(self, tier: Tier, hear: Callable[[], None]) -> None:
+        """Call ``hear`` soon after others have moved the tier's cursor, if they can be heard."""
+        await self.shelf.listen(tier.cursor_key, hear)
+
     async def follow(
         self,
         tier: Tier,
@@ -147,10 +151,14 @@ class Shared:
     ) -> None:
         """Delete what has changed from snapshot ``since`` on, and note that all was up to ``now``.
 
-        ``changes`` None: nothing is known of what has, so that all of it goes. Call it after
-        :meth:`begin`; where others are faster, theirs is looked at.
+        ``changes`` None: nothing is known of what has, so that all of it goes. Those that the
+        cursor ``was`` has seen may be left out. Call it after :meth:`begin`; where others are
+        faster, theirs is looked at.
         """
         for _ in range(_TRIES):
+            if was is not None and was.snapshot == now:
+                tier.cursor = was  # others have done all of it
+                return
             if was is not None and changes is not None:
                 if is_older(was.snapshot, since):
                     changes = None  # others have begun from further back than is known here

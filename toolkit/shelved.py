@@ -286,7 +286,7 @@ async def _place(driver: Driver, shared: Shared, entry: Entry) -> tuple[Tier, Cu
 
 
 async def _changes(driver: Driver, entry: Entry, since: str, most: int) -> Sequence[Sequence[str]]:
-    params: Params = {"dataset_id": entry.id, "since": since, "most": most}
+    params: Params = {"dataset_id": entry.id, "since": since, "known": since, "most": most}
     return await driver.fetch(following(entry), params)
 
 

@@ -1,10 +1,10 @@
 -- What: what was written to a dataset since a snapshot: the ranges that changed, at most so many.
 --   One statement, so what it tells is all that its own snapshot sees.
--- Params: dataset_id, since (a snapshot), most (ranges).
+-- Params: dataset_id, since (a snapshot), known (another one), most (ranges).
 -- Columns: the snapshot now; which start of which server and which database this is; whether the
 --   change log still has all that the snapshot does not see; series id, from and to of a changed
---   range, NULL if there is none.
-SELECT s.now::text, s.identity, s.is_whole, l.series_id, l.lo, l.hi
+--   range, NULL if there is none; whether the snapshot "known" does not see that either.
+SELECT s.now::text, s.identity, s.is_whole, l.series_id, l.lo, l.hi, l.is_new
 FROM (
     SELECT pg_current_snapshot() AS now,
            concat_ws(' ', extract(epoch FROM pg_postmaster_start_time()),
@@ -14,7 +14,8 @@ FROM (
     WHERE d.id = %(dataset_id)s
 ) AS s
 LEFT JOIN LATERAL (
-    SELECT c.series_id, c.lo, c.hi
+    SELECT c.series_id, c.lo, c.hi,
+           NOT pg_visible_in_snapshot(c.xid, %(known)s::pg_snapshot) AS is_new
     FROM {log} AS c
     WHERE c.xid >= pg_snapshot_xmin(%(since)s::pg_snapshot)
       AND NOT pg_visible_in_snapshot(c.xid, %(since)s::pg_snapshot)

@@ -154,10 +154,10 @@ def arrivals(driver: Any) -> Iterator[threading.Semaphore]:
     """Tell of everybody who is about to fetch a span, or to wait for who does."""
     real, arrived = driver.once, threading.Semaphore(0)
 
-    async def once(key: Any, make: Any) -> Any:
+    async def once(key: Any, make: Any, timeout: float | None = None) -> Any:
         if key[0] == "fill":
             arrived.release()
-        return await real(key, make)
+        return await real(key, make, timeout)
 
     driver.once = once
     try:

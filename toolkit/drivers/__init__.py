@@ -92,11 +92,16 @@ class Driver(Protocol):
         the others should come to an end. They have done so when the error is raised.
         """
 
-    async def once(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def once(
+        self,
+        key: Hashable,
+        make: Callable[[], Coroutine[Any, Any, T]],
+        timeout: float | None = None,
+    ) -> T:
         """Run ``make``, or, where somebody runs it under this key already, wait for that.
 
         All share the outcome, an error too; when who runs it is interrupted, or its own time is
-        over, another one does.
+        over, another one does. ``timeout`` bounds the wait for another, not ``make``.
         """
 
     def later(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, object]]) -> None:

@@ -24,7 +24,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from toolkit.config import PoolOptions
 from toolkit.drivers import Params, Rows, Server, session
 from toolkit.drivers.background import AsyncBackground
-from toolkit.drivers.failures import is_lost, no_turn, translate, unknown_outcome
+from toolkit.drivers.failures import is_lost, no_turn, too_long, translate, unknown_outcome
 from toolkit.drivers.waiting import Lookout, Turns, left
 from toolkit.errors import QueryTimeout
 
@@ -294,13 +294,21 @@ class AsyncDriver:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def once(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def once(
+        self,
+        key: Hashable,
+        make: Callable[[], Coroutine[Any, Any, T]],
+        timeout: float | None = None,
+    ) -> T:
+        asked = time.monotonic()
         loop = asyncio.get_running_loop()
         while True:
             running = self._running.get(key)
             # what another loop began and did not end is nobody's any more
             if running is not None and running.get_loop() is loop:
-                await asyncio.wait([running])
+                await asyncio.wait([running], timeout=left(timeout, time.monotonic() - asked))
+                if timeout is not None and not running.done():
+                    raise too_long(self.node, timeout)
                 # who ran it was interrupted, or in a hurry
                 if running.cancelled() or isinstance(running.exception(), QueryTimeout):
                     continue

@@ -26,7 +26,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from toolkit.config import PoolOptions
 from toolkit.drivers import Params, Rows, Server, drive, session
 from toolkit.drivers.background import BlockingBackground
-from toolkit.drivers.failures import is_lost, no_turn, translate, unknown_outcome
+from toolkit.drivers.failures import is_lost, no_turn, too_long, translate, unknown_outcome
 from toolkit.drivers.waiting import Lookout, Turns, left
 from toolkit.errors import QueryTimeout
 
@@ -304,7 +304,13 @@ class BlockingDriver:
             wait(futures)  # they use connections that the caller is about to give back
             raise
 
-    async def once(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def once(
+        self,
+        key: Hashable,
+        make: Callable[[], Coroutine[Any, Any, T]],
+        timeout: float | None = None,
+    ) -> T:
+        asked = time.monotonic()
         while True:
             mine: Future[Any] = Future()
             with self._lock:
@@ -312,8 +318,13 @@ class BlockingDriver:
                 running = self._running.setdefault(key, mine)
             if running is not mine:
                 try:
-                    return running.result()  # type: ignore[no-any-return]  # of the same key
+                    rest = left(timeout, time.monotonic() - asked)
+                    return running.result(rest)  # type: ignore[no-any-return]  # of the same key
                 except (CancelledError, QueryTimeout):  # who ran it was interrupted, or in a hurry
+                    continue
+                except TimeoutError:
+                    if timeout is not None and not running.done():
+                        raise too_long(self.node, timeout) from None
                     continue
             try:
                 result = await make()

@@ -95,6 +95,14 @@ def no_turn(node: str, timeout: float) -> QueryTimeout:
     return QueryTimeout(f"{node}: no connection was free within {timeout:.3g} s", "57014")
 
 
+def too_long(node: str, timeout: float) -> QueryTimeout:
+    """Return the error of a call whose deadline passed while another asked the same."""
+    return QueryTimeout(
+        f"{node}: another call asked for the same, and had no answer within {timeout:.3g} s",
+        "57014",
+    )
+
+
 def unknown_outcome(node: str) -> OutcomeUnknown:
     """Return the error of a COMMIT whose reply never came."""
     return OutcomeUnknown(

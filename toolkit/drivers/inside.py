@@ -42,7 +42,12 @@ class InsideDriver:
     ) -> list[T]:
         return [await job() for job in jobs]
 
-    async def once(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def once(
+        self,
+        key: Hashable,
+        make: Callable[[], Coroutine[Any, Any, T]],
+        timeout: float | None = None,
+    ) -> T:
         return await make()  # what others see is not what this snapshot does
 
     def later(self, key: Hashable, make: Callable[[], Coroutine[Any, Any, object]]) -> None:

@@ -9,7 +9,7 @@ here is stored under the cursor it was made for, so that this does no harm.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any
@@ -71,7 +71,7 @@ return 1
 """)
 # KEYS: the cursor, then what goes. ARGV: 1 if a cursor is expected, which, the new one, its ttl.
 # allow-oom: a full server must hear of invalidations, too. Deleted first: if that fails, the
-# error ends the script, and the cursor stays
+# error ends the script, and the cursor stays. pcall: who may not publish may still advance
 ADVANCE = Script("""#!lua flags=allow-oom
 for i = 2, #KEYS, 1000 do
   redis.call('UNLINK', unpack(KEYS, i, math.min(i + 999, #KEYS)))
@@ -80,6 +80,7 @@ local expected = false
 if ARGV[1] == '1' then expected = ARGV[2] end
 if redis.call('GET', KEYS[1]) ~= expected then return 0 end
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+redis.pcall('PUBLISH', KEYS[1] .. ':moved', ARGV[5])
 return 1
 """)
 # pcall: a server that takes no writes, full or a replica, still gives what it has
@@ -201,12 +202,22 @@ class Shelf:
 
         False if the cursor was not ``expected``: the keys are gone all the same. The cursor does
         not move unless every key is gone; above 4,000 keys that takes a second round trip.
+        Others who :meth:`listen` hear of it.
         """
         first = max(0, len(keys) - _SCRIPT_KEYS)
         if first and await self.drop(keys[:first]) is None:
             return None
-        said = (int(expected is not None), expected or b"", new, ttl_ms)
+        sender = self._wire.subscriptions.sender
+        said = (int(expected is not None), expected or b"", new, ttl_ms, sender)
         return self._truth(await self._run(ADVANCE, (cursor_key, *keys[first:]), said))
+
+    async def listen(self, cursor_key: str, hear: Callable[[], None]) -> None:
+        """Call ``hear`` when others advance the cursor: soon after, from any thread, perhaps never.
+
+        Returns at once, whatever Redis does. Call it every now and then: the connection comes
+        back by that when it was lost, and only the last ``hear`` of a cursor is called.
+        """
+        await self._wire.listen(f"{cursor_key}:moved", hear)
 
     async def lease(self, key: str, token: str, ms: int) -> bool | None:
         """Take the lease for ``ms``, unless somebody has it: everybody takes it for as long.
@@ -308,7 +319,7 @@ class Shelf:
 
     def stats(self) -> dict[str, float]:
         """Return plain counters; ``is_out`` is 1 while Redis is out."""
-        return self._wire.ledger.stats()
+        return self._wire.ledger.stats() | self._wire.subscriptions.stats()
 
     async def _run(
         self, script: Script, keys: Sequence[str], said: Sequence[bytes | str | int], asked: int = 0

@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +19,8 @@ import redis
 from redis import asyncio as aioredis
 from redis.exceptions import ResponseError
 
+from toolkit.drivers.shelf_push import Subscriptions
+from toolkit.drivers.shelf_push_aio import AsyncListener
 from toolkit.drivers.shelf_wire import (
     Ledger,
     ShelfOptions,
@@ -33,7 +35,7 @@ _PING = b"*1\r\n$4\r\nPING\r\n"
 
 
 class _Room:
-    """The connections of one event loop, and who looks for the server when it is out."""
+    """The connections of one event loop, who listens, and who looks for a server that is out."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: ShelfOptions) -> None:
         self.loop = loop
@@ -42,6 +44,7 @@ class _Room:
         self.idle: list[aioredis.Connection] = []
         self.is_closed = False
         self.watcher: asyncio.Task[None] | None = None
+        self.listener: AsyncListener | None = None
         self.keeper = self._keep()
 
     async def _keep(self) -> AsyncGenerator[None]:
@@ -58,13 +61,15 @@ class _Room:
             await _drop(self.idle.pop())
 
     async def close(self) -> None:
-        """Close what is idle, and stop looking for the server."""
+        """Close what is idle; stop listening, and looking for the server."""
         self.is_closed = True
-        watcher, self.watcher = self.watcher, None
-        if watcher is not None and not watcher.done():
-            watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await watcher
+        tasks = (self.watcher, self.listener.task if self.listener is not None else None)
+        self.watcher = self.listener = None
+        for task in tasks:
+            if task is not None and not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
         await self.empty()
 
 
@@ -77,6 +82,7 @@ class AsyncWire:
             aioredis.ConnectionPool, url, self.options, None
         )
         self.ledger = Ledger(where, self.options.breaker())
+        self.subscriptions = Subscriptions(self.ledger, self.options.breaker())
         self._room: _Room | None = None
         self._left: _Room | None = None
 
@@ -90,6 +96,7 @@ class AsyncWire:
         if room is not None and room.owner != os.getpid():
             _log.info("forked: new connections to redis at %s", self.ledger.where)
             self.ledger = Ledger(self.ledger.where, self.options.breaker())
+            self.subscriptions = Subscriptions(self.ledger, self.options.breaker())
             # held, not closed: closing would reach into the epoll set of the parent's loop
             self._left = room
         room = self._room = _Room(loop, self.options)
@@ -122,6 +129,15 @@ class AsyncWire:
                 ledger.skip()
                 return None
             return await self._exchange(room, ledger, request, replies, patience)
+
+    async def listen(self, channel: str, hear: Callable[[], None]) -> None:
+        room = await self._enter(asyncio.get_running_loop())
+        is_new = self.subscriptions.add(channel, hear)
+        if room.listener is not None and room.listener.is_alive:
+            if is_new:
+                await room.listener.wake()
+        elif self.subscriptions.may_begin(time.monotonic()):
+            room.listener = AsyncListener(self._class, self._arguments, self.subscriptions)
 
     async def _exchange(
         self, room: _Room, ledger: Ledger, request: bytes, replies: int, patience: float

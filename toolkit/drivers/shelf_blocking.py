@@ -12,11 +12,15 @@ import random
 import threading
 import time
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import redis
 from redis.exceptions import ResponseError
 
+from toolkit.drivers.shelf_push import Subscriptions
+from toolkit.drivers.shelf_push_blocking import Listener
 from toolkit.drivers.shelf_wire import (
     Ledger,
     ShelfOptions,
@@ -33,7 +37,7 @@ _JOIN_S = 1.0
 
 
 class _Room:
-    """The connections of one process, and who looks for the server when it is out."""
+    """The connections of one process, who listens, and who looks for the server when it is out."""
 
     def __init__(self, options: ShelfOptions) -> None:
         self.owner = os.getpid()
@@ -41,6 +45,13 @@ class _Room:
         self.idle: list[Connection] = []
         self.is_closed = threading.Event()
         self.watcher: threading.Thread | None = None
+        self.listener: Listener | None = None
+        self.lock = threading.Lock()
+
+    def hush(self) -> None:
+        """Let nobody listen any more."""
+        if self.listener is not None:
+            self.listener.stop()
 
     def empty(self) -> None:
         """Close what is idle."""
@@ -60,10 +71,17 @@ class BlockingWire:
             redis.ConnectionPool, url, self.options, self.options.timeout
         )
         self.ledger = Ledger(where, self.options.breaker())
-        self._room = _Room(self.options)
+        self.subscriptions = Subscriptions(self.ledger, self.options.breaker())
+        self._room = self._build()
 
     def __repr__(self) -> str:
         return f"BlockingWire({self.ledger!r})"
+
+    def _build(self) -> _Room:
+        room = _Room(self.options)
+        # one that is forgotten unclosed ends its thread
+        weakref.finalize(self, room.hush).atexit = False
+        return room
 
     def _enter(self) -> _Room:
         room = self._room
@@ -71,7 +89,10 @@ class BlockingWire:
             # sockets, locks and the watching thread are the parent's: leave them alone
             _log.info("forked: new connections to redis at %s", self.ledger.where)
             self.ledger = Ledger(self.ledger.where, self.options.breaker())
-            room = self._room = _Room(self.options)
+            self.subscriptions = Subscriptions(self.ledger, self.options.breaker())
+            if room.listener is not None:
+                room.listener.leave()
+            room = self._room = self._build()
         return room
 
     def is_out(self) -> bool:
@@ -94,12 +115,30 @@ class BlockingWire:
                 return None
             return self._exchange(room, ledger, request, replies)
 
+    async def listen(self, channel: str, hear: Callable[[], None]) -> None:
+        room = self._enter()
+        is_new = self.subscriptions.add(channel, hear)
+        listener = room.listener
+        if listener is not None and listener.is_alive:
+            if is_new:
+                listener.wake()
+            return
+        with room.lock:
+            if room.listener is not listener or not self.subscriptions.may_begin(time.monotonic()):
+                return
+            try:
+                room.listener = Listener(
+                    partial(_dial, self._class, self._arguments), self.subscriptions
+                )
+            except (RuntimeError, OSError) as error:  # no thread to be had, or no socket
+                self.subscriptions.ended(time.monotonic(), error)
+
     def _exchange(
         self, room: _Room, ledger: Ledger, request: bytes, replies: int
     ) -> list[Any] | None:
         epoch, connection = ledger.epoch, None
         try:
-            connection = _take(room) or self._dial()
+            connection = _take(room) or _dial(self._class, self._arguments)
             answers = _ask(connection, request, replies)
             failure: BaseException | None = outage_in(answers)
         except Exception as error:  # whatever a parser trips over, Redis has said it
@@ -119,11 +158,6 @@ class BlockingWire:
         else:
             connection.disconnect()
         return answers
-
-    def _dial(self) -> Connection:
-        connection = self._class(**self._arguments)
-        connection.connect()
-        return connection
 
     def _fail(
         self,
@@ -150,7 +184,7 @@ class BlockingWire:
 
     def _probe(self) -> Connection:
         """Return a connection over which the server has answered."""
-        connection = self._dial()
+        connection = _dial(self._class, self._arguments)
         try:
             for answer in _ask(connection, _PING, 1):
                 if answer != b"PONG":
@@ -164,12 +198,21 @@ class BlockingWire:
         if self._room.owner != os.getpid():
             self._enter()  # nothing here is ours to close
             return
-        room, self._room = self._room, _Room(self.options)
+        room, self._room = self._room, self._build()
         room.is_closed.set()
         room.empty()
+        if room.listener is not None:
+            room.listener.stop()
+            room.listener.join()
         if room.watcher is not None:
             room.watcher.join(_JOIN_S)
             self.ledger.back(time.monotonic())  # nobody watches any more: the next caller looks
+
+
+def _dial(kind: type[Any], arguments: dict[str, Any]) -> Connection:
+    connection = kind(**arguments)
+    connection.connect()
+    return connection
 
 
 def _take(room: _Room) -> Connection | None:

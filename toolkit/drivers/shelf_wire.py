@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import select
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import redis
 from redis.backoff import NoBackoff
@@ -19,9 +19,12 @@ from redis.retry import Retry
 from toolkit.drivers.breaker import Breaker
 from toolkit.errors import ConfigError
 
+if TYPE_CHECKING:
+    from toolkit.drivers.shelf_push import Subscriptions
+
 _log = logging.getLogger("toolkit.drivers")
 _OUT = {"busy", "masterdown", "clusterdown", "loading"}  # a reply, but no answer
-_LOCKED = {"password", "noperm", "noproto", "err"}  # when connecting: waiting alone won't help
+LOCKED = {"password", "noperm", "noproto", "err"}  # when connecting: waiting alone won't help
 _QUIET_S = 60.0  # one line in the log a minute for each kind of refused command
 _READ_SIZE = 65_536
 
@@ -52,6 +55,7 @@ class Wire(Protocol):
 
     options: ShelfOptions
     ledger: Ledger
+    subscriptions: Subscriptions
 
     def is_out(self) -> bool:
         """Tell, and count, that a call has to do without; in a microsecond."""
@@ -62,6 +66,9 @@ class Wire(Protocol):
         A refused command's reply is its ResponseError. ``patience`` bounds the whole exchange
         where the colour can do that (asyncio); else ``options.timeout`` bounds each silence.
         """
+
+    async def listen(self, channel: str, hear: Callable[[], None]) -> None:
+        """Call ``hear`` for messages of others, in the background; never waits for the server."""
 
     async def close(self) -> None:
         """Close every connection and stop looking for the server; a later call begins anew."""
@@ -197,7 +204,7 @@ class Ledger:
         kind = kind_of(error)
         with self._lock:
             self._errors[kind] += 1
-            is_locked = kind == "password" or (connecting and kind in _LOCKED)
+            is_locked = kind == "password" or (connecting and kind in LOCKED)
             begins = self._breaker.fail(now, epoch, kind, is_locked)
         if begins:
             _log.warning("redis at %s is out (%s): doing without it", self.where, kind)
@@ -224,7 +231,7 @@ class Ledger:
         kind = kind_of(error)
         with self._lock:
             self._counts["probes"] += 1
-            is_new = self._breaker.learn(kind, kind in _LOCKED)
+            is_new = self._breaker.learn(kind, kind in LOCKED)
         if is_new:
             _log.info("redis at %s is still out (%s)", self.where, kind)
 
