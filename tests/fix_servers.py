@@ -246,6 +246,12 @@ def fleet(run_folder: Path) -> Iterator[Fleet]:
     fleet.close()
 
 
+ON_ONE_VERSION = pytest.mark.parametrize(
+    "server_version", chosen_versions()[:1], indirect=True, ids="pg{}".format, scope="session"
+)
+"""For what is about Redis, and slow: one version of PostgreSQL is enough."""
+
+
 @pytest.fixture(scope="session", params=chosen_versions(), ids=lambda version: f"pg{version}")
 def server_version(request: pytest.FixtureRequest) -> str:
     """The major version under test; whatever uses a database runs once for each."""

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import redis
 from fix_cache import DAY, DAYS, lease_of, memory, minutes, same
-from fix_servers import Database
+from fix_servers import ON_ONE_VERSION, Database
 from fix_stores import COLOURS, READINGS, cached, create, open_store
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -24,6 +24,7 @@ QUESTIONS: tuple[tuple[str, str, tuple[str, str], dict[str, Any]], ...] = (
     ("metrics", "a", DAYS, {"step": "1h"}),
     ("readings", "a", DAY, {}),
 )
+pytestmark = ON_ONE_VERSION
 KINDS = ("cursor", "span", "lease")
 Damage = Callable[[bytes, list[bytes], int], bytes]
 

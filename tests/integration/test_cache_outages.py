@@ -11,11 +11,12 @@ import psycopg
 import pytest
 from fix_cache import DAY, memory, minutes, no_database, same
 from fix_outages import OUTAGES, Line
-from fix_servers import CacheServer, Database
+from fix_servers import ON_ONE_VERSION, CacheServer, Database
 from fix_stores import COLOURS, cached, open_store
 
 from toolkit.config import CacheOptions
 
+pytestmark = ON_ONE_VERSION
 TIMEOUT = CacheOptions().redis_timeout
 BUSY = 0.05  # seconds that a busy machine takes from anybody
 NOISE = 0.005

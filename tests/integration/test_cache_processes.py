@@ -16,12 +16,13 @@ import psycopg
 import pytest
 from fix_cache import DAY, Counter, minutes
 from fix_processes import Seen, ask, count_up, started, watch
-from fix_servers import CacheServer, Database, Fleet
+from fix_servers import ON_ONE_VERSION, CacheServer, Database, Fleet
 from fix_stores import COLOURS, cached
 
 import toolkit
 from toolkit.config import CacheOptions
 
+pytestmark = ON_ONE_VERSION
 MAX_AGE = CacheOptions().max_age
 PATIENT = 5.0  # no fault is meant, and none may come from a busy machine
 BATCH = 50  # rounds until the reader tells what it saw

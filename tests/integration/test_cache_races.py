@@ -266,7 +266,7 @@ def test_spans_taken_while_a_look_deletes_them_are_not_remembered(
 
         shelf.advance = advance
         assert store.read("metrics", "a", *DAY, freshness="strong")["value"][0] == 77.0
-        assert found == [(0.0, {"memory": 1440})]
+        assert found == [(0.0, {"redis": 1440})]
 
 
 @pytest.mark.parametrize("colour", COLOURS)
