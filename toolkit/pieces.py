@@ -106,18 +106,18 @@ def joined(
 ) -> tuple[Table, dict[str, int]]:
     """Return all parts as one table, and how many of its rows were held, and where."""
     code_of = {series: code for code, series in enumerate(work.targets.ids)}
-    rows, codes, held, shared, others = [], [], 0, 0, work.shared
+    rows, codes, held, shared, others, names = [], [], 0, 0, work.shared, _names(work)
     for part in parts:
         if part.held is None:
             piece = fetched[part]
         else:
-            piece = rows_of(part)
+            piece = rows_of(part, names)
             held += len(piece.ts)
             if others and part.key in others:
                 shared += len(piece.ts)
         rows.append(piece)
         codes.append(code_of[part.series])
-    table = concatenated(rows, codes, _names(work))
+    table = concatenated(rows, codes, names)
     if is_backwards(work.query, work.plan):
         table = table.take(np.lexsort((np.arange(len(table))[::-1], table.series)))
     counts = {"memory": held - shared} if held > shared or not (fetched or others) else {}

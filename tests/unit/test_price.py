@@ -233,6 +233,23 @@ def test_what_is_held_is_preferred_and_what_can_be_held_to_what_cannot() -> None
     assert "to be remembered" in first.reason
 
 
+def test_nothing_is_weighed_where_the_very_buckets_are_remembered() -> None:
+    asked: list[str] = []
+
+    def held(strategy: str, rollup: Rollup | None) -> tuple[float, float] | None:
+        asked.append(strategy)
+        return 8_760.0, 0.0
+
+    found = plan(step="1h", kept=held)
+    assert str(found) == "downsampled from the 1h rollup, step 1h: all of it is remembered"
+    assert asked == ["downsampled"]
+    assert plan(step="1h", kept=held, strategy="direct").strategy == "direct"
+    # made of others' buckets, or with a bucket cut off: weighed
+    assert plan(step="2h", kept=held).alternatives
+    cut = ("2023-01-01T00:30Z", "2023-01-03T00:00Z")
+    assert plan(step="1h", span=cut, kept=held).alternatives
+
+
 # -- what was seen ------------------------------------------------------------------------------
 
 

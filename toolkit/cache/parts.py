@@ -72,14 +72,14 @@ def cut(table: Table, code: int, begin: int, end: int) -> Rows:
     return Rows(table.ts[a:b], values, dict(table.categories))
 
 
-def rows_of(part: Part) -> Rows:
-    """Return the rows of a part that is held."""
+def rows_of(part: Part, names: Sequence[str]) -> Rows:
+    """Return the rows of a part that is held, with some columns."""
     held = part.held
     assert held is not None
     if part.low == held.start and part.high == held.upto:
         return Rows(held.ts, held.values, held.categories)
-    a, b = held.ts.searchsorted((part.low, part.high))
-    return Rows(held.ts[a:b], {n: v[a:b] for n, v in held.values.items()}, held.categories)
+    a, b = held.ts.searchsorted((part.low, part.high)).tolist()
+    return Rows(held.ts[a:b], {n: held.values[n][a:b] for n in names}, held.categories)
 
 
 def concatenated(rows: Sequence[Rows], codes: Sequence[int], names: Sequence[str]) -> Table:

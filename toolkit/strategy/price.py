@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from toolkit.catalog import Entry, Rollup
 from toolkit.config import Prices
@@ -23,7 +23,7 @@ PIECE = 32_768
 CHANGED = 0.01
 """The share of points that has changed, where nobody has seen it."""
 
-_NOTHING: Mapping[str, int] = MappingProxyType({})
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _AROUND = 4  # statements around several: how many points, begin, the snapshot, the end
 _AGAIN = 2  # how often what will be remembered is read, at least: so many share its fetching
 _IN_FINEST = 20  # points in a bucket of the finest rollup, of series whose step is not known
@@ -62,6 +62,9 @@ def cheapest(query: Query, entry: Entry, ways: Ways, known: Known, prices: Price
         raise QueryError(f"strategy 'downsampled' cannot answer: {ways.why_not}")
     size = _size(query, entry, ways, known, prices)
     common = prices.read + size.buckets * prices.bucket
+    if (road := _remembered_as_asked(query, ways, known)) is not None:
+        price = (common + size.buckets * prices.cached) / 1_000
+        return _planned(query, ways, road, "all of it is remembered", price, _NOTHING)
     best, least, best_price = ways.roads[0], math.inf, 0.0
     others: dict[str, float | str] = {}
     remembered = _remembered(ways, known)
@@ -82,23 +85,48 @@ def cheapest(query: Query, entry: Entry, ways: Ways, known: Known, prices: Price
     del others[best.name]
     reason = "asked for" if forced != "auto" else _reason(best_price, known, others)
     others.update(ways.cannot)
+    return _planned(query, ways, best, reason, best_price, others)
+
+
+def _planned(
+    query: Query,
+    ways: Ways,
+    road: Road,
+    reason: str,
+    price: float,
+    others: Mapping[str, float | str],
+) -> Plan:
+    is_open = query.asked.strategy == "auto" and not ways.rollups
     return Plan(
-        best.strategy,
+        road.strategy,
         reason,
         query.span,
         ways.columns,
         ways.grid,
         ways.aggregates,
         ways.states,
-        best.rollup,
+        road.rollup,
         (),
-        {} if ways.rollups or forced != "auto" else ways.cannot,
+        ways.cannot if is_open else {},
         _NOTHING,
         "",
         0.0,
-        best_price,
+        price,
         others,
     )
+
+
+def _remembered_as_asked(query: Query, ways: Ways, known: Known) -> Road | None:
+    """Return the rollup that has the very buckets, if they are remembered: nothing is cheaper."""
+    if known.kept is None or query.asked.strategy not in ("auto", "downsampled"):
+        return None
+    for road in ways.roads:
+        if road.rollup is None or road.is_merged:
+            continue
+        kept = known.kept(road.strategy, road.rollup)
+        is_whole = kept is not None and not kept[1]
+        return road if is_whole and not cut_share(road.width, road.origin, query.span) else None
+    return None
 
 
 def _reason(price: float, known: Known, others: Mapping[str, float | str]) -> str:
