@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -31,8 +32,9 @@ class BlockingBackground:
                 return
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, "toolkit-ahead")
-            self._waiting.add(key)
-            self._thread.submit(self._run, key, run)
+            with suppress(RuntimeError):  # no thread to be had, or the interpreter ends
+                self._thread.submit(self._run, key, run)
+                self._waiting.add(key)
 
     def _run(self, key: Hashable, run: Callable[[], object]) -> None:
         try:
