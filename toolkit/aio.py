@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.catalog import Series
 from toolkit.columns import Columns
-from toolkit.config import CacheOptions, Settings
+from toolkit.config import Settings
 from toolkit.dataset import Dataset
 from toolkit.drivers.aio import AsyncDriver
 from toolkit.inspection import DatasetStats
@@ -35,7 +35,7 @@ class AsyncStore:
         assert settings.dsn is not None
         self.settings = settings
         driver = AsyncDriver(settings.dsn, settings.pool)
-        self._roads = Roads(driver, settings, _shelf(settings.cache))
+        self._roads = Roads(driver, settings, _shelf(settings))
 
     def __repr__(self) -> str:
         return f"<AsyncStore schema {self.settings.schema!r}>"
@@ -248,11 +248,13 @@ class AsyncStore:
         return self._roads.stats()
 
 
-def _shelf(options: CacheOptions) -> Shelf | None:
+def _shelf(settings: Settings) -> Shelf | None:
+    options = settings.cache
     if not options.redis or not options.memory:
         return None
     from toolkit.drivers.shelf import Shelf
     from toolkit.drivers.shelf_aio import AsyncWire  # redis-py takes 0.13 s to import
     from toolkit.drivers.shelf_wire import ShelfOptions
 
-    return Shelf(AsyncWire(options.redis, ShelfOptions(timeout=options.redis_timeout)))
+    origin = settings.origins.get("cache.redis", "settings")
+    return Shelf(AsyncWire(options.redis, ShelfOptions(options.redis_timeout, origin=origin)))

@@ -228,6 +228,8 @@ class Cache:
         keys: Sequence[Key],
         rules: Mapping[Any, CacheRule],
         seen: set[Key],
+        *,
+        is_again: bool = False,
     ) -> dict[Key, Held]:
         """Take spans from the second tier into the first; ``seen`` gathers them for the plan."""
         place = self.follower.place(entry)
@@ -237,7 +239,7 @@ class Cache:
         fill = self.memory.begin(keys, min(k[2] for k in keys), max(k[2] + k[0][2] for k in keys))
         kept: dict[Key, Held] = {}
         try:
-            found = await self.shared.find(place.tier, keys, place.snapshot)
+            found = await self.shared.find(place.tier, keys, place.snapshot, is_again=is_again)
             kept = {k: h for k, h in found.items() if "memory" in rules[k[0]].tiers}
             seen.update(found)
             return found
@@ -337,7 +339,7 @@ class Cache:
         while True:
             is_ours = await self.shared.lease(tier, keys[0], token)
             # also if it is: it may have been given back a moment ago
-            there = await self._find(work.entry, keys, rules, work.shared)
+            there = await self._find(work.entry, keys, rules, work.shared, is_again=True)
             if sum(held.due > self._clock() for held in there.values()) == len(keys):
                 return False
             left = time_left(work)

@@ -160,6 +160,7 @@ class Settings:
         values |= {
             f"cache.{f.name}": str(getattr(self.cache, f.name)) for f in fields(CacheOptions)
         }
+        values["cache.redis"] = hide_url_password(self.cache.redis)
         values["cache.ahead"] = values["cache.ahead"].lower()
         values["cache.rules"] = ", ".join(map(str, self.cache.rules)) or "(none)"
         return dict(sorted(values.items()))
@@ -247,6 +248,16 @@ def hide_password(conninfo: str) -> str:
         return "(not a valid conninfo)"
     hidden = {k: "***" if "password" in k else v for k, v in parts.items()}
     return make_conninfo("", **hidden)
+
+
+def hide_url_password(url: str) -> str:
+    """Return the URL of a Redis fit for a screen.
+
+    >>> hide_url_password("redis://me:secret@h:1/0"), hide_url_password("unix://:a/b@/s?password=c")
+    ('redis://me:***@h:1/0', 'unix://:***@/s?password=***')
+    """
+    masked = re.sub(r"^([^:]*://[^:/@]*:).*@", r"\1***@", url)
+    return re.sub(r"(pass\w*=)[^&]*", r"\1***", masked)
 
 
 def _file(source: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path | None:

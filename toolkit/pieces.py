@@ -77,7 +77,7 @@ def spans_of(
         rows = cut(found.table, code_of[part.series], part.begin, part.end)
         if len(parts) > 1:  # a part of an array keeps all of it in memory
             rows = rows.copy()
-        expires = now + policy.life(work.entry, part.level, part.end)
+        life = policy.life(work.entry, part.level, part.end)
         held[part.key] = Held(
             part.begin,
             part.end,
@@ -85,8 +85,8 @@ def spans_of(
             np.zeros(len(rows.ts), np.int32),
             rows.values,
             rows.categories,
-            expires,
-            policy.due(now, expires),
+            now + life,
+            policy.due(now + life, life),
         )
     return held
 

@@ -202,8 +202,13 @@ class Shared:
                     keys.add(tier.key(((entry.id, name, length), series, start), cursor.epoch))
         return list(keys)
 
-    async def find(self, tier: Tier, keys: Sequence[Key], as_of: str) -> dict[Key, Held]:
-        """Return those spans that are there, right as of the snapshot ``as_of`` or later."""
+    async def find(
+        self, tier: Tier, keys: Sequence[Key], as_of: str, *, is_again: bool = False
+    ) -> dict[Key, Held]:
+        """Return those spans that are there, right as of the snapshot ``as_of`` or later.
+
+        ``is_again``: what is missing was missed before, and is not counted twice.
+        """
         cursor = tier.cursor
         wanted = [k for k in keys if _is_shared(k)]
         if cursor is None or not wanted:
@@ -228,20 +233,20 @@ class Shared:
             if held is not None and held.expires > self._clock():
                 found[key] = held
         self.hits += len(found)
-        self.misses += len(wanted) - len(found)
+        self.misses += 0 if is_again else len(wanted) - len(found)
         return found
 
     def _held(self, key: Key, name: str, value: bytes) -> Held | None:
         """Return what a block holds; None if it is damaged, or was stored under another name."""
         try:
             block = blocks.decode(value)
-            upto, end_ms = read_stamp(block.stamp, name)
+            upto, end_ms, life_ms = read_stamp(block.stamp, name)
         except (DamagedBlock, ValueError):
             self.damaged += 1
             return None
         codes, now = np.zeros(len(block.ts), np.int32), self._clock()
         expires = now + end_ms / 1000 - self._policy.wall()
-        due = self._policy.due(now, expires)
+        due = self._policy.due(expires, life_ms / 1000)
         return Held(key[2], upto, block.ts, codes, block.values, block.categories, expires, due)
 
     async def keep(self, tier: Tier, cursor: Cursor, spans: Mapping[Key, Held]) -> None:
@@ -252,7 +257,7 @@ class Shared:
             life_ms = int((held.expires - now) * 1000)
             if _is_shared(key) and life_ms > 0:
                 name = tier.key(key, cursor.epoch)
-                stamp = f"{name} {held.upto} {int(wall * 1000) + life_ms}"
+                stamp = f"{name} {held.upto} {int(wall * 1000) + life_ms} {life_ms}"
                 data = blocks.encode(held.ts, held.values, held.categories, stamp=stamp)
                 items.append((name, data, life_ms))
         if items and not await self.shelf.put(tier.cursor_key, cursor.said(tier.base), items):
@@ -282,15 +287,16 @@ class Shared:
         return {f"redis_{name}": float(value) for name, value in both.items()}
 
 
-def read_stamp(stamp: str, name: str) -> tuple[int, int]:
-    """Return up to where a block's rows go, and when its life ends, in ms since 1970.
+def read_stamp(stamp: str, name: str) -> tuple[int, int, int]:
+    """Return up to where a block's rows go, when its life ends (ms since 1970), and how long it is.
 
     Raises DamagedBlock where it was not stored under ``name``.
     """
     stored_as, *numbers = stamp.split() or [""]
-    if stored_as != name or len(numbers) != 2:
+    if stored_as != name or len(numbers) != 3:
         raise DamagedBlock(f"a block of {stored_as}")
-    return int(numbers[0]), int(numbers[1])
+    upto, end_ms, life_ms = map(int, numbers)
+    return upto, end_ms, life_ms
 
 
 def _is_shared(key: Key) -> bool:

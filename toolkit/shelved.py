@@ -119,7 +119,7 @@ class ShelfReport:
 
 def out(shelf: Shelf, what: str) -> Unavailable:
     """Return the error of a Redis that gave no answer to somebody who asks by hand."""
-    return Unavailable(f"{shelf.state}: {what}")
+    return Unavailable(f"{shelf.state}: {what}; see whether it runs, and cache.redis")
 
 
 # -- dropping ----------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ async def _peeked(
                 continue
             try:
                 block = blocks.decode(value)
-                upto, _ = read_stamp(block.stamp, name)
+                upto, *_ = read_stamp(block.stamp, name)
             except (DamagedBlock, ValueError):
                 continue  # as a read does: what is damaged is not there
             found.append(SpanShared(key[2], upto, len(block.ts), size, left_ms / 1000))

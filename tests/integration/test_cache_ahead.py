@@ -86,6 +86,20 @@ def test_a_span_that_is_read_at_the_end_of_its_life_gets_another(store: Any, clo
     assert dict(memory(store).held())[key].expires == pytest.approx(clock.now + 86_400)
 
 
+def test_a_span_that_others_share_gets_another_too(
+    colour: str, database: Database, redis_url: str
+) -> None:
+    settings = cached(database.dsn, redis=redis_url, rules=(CacheRule(closed=2.0),))
+    with open_store(colour, settings) as store:
+        store.write("metrics", minutes(1), series="a")
+        began, waited = time.monotonic(), 0
+        while time.monotonic() - began < 5.0:
+            waited += "points" in store.read("metrics", "a", *DAY).plan.sources
+            let_run(store, 0.01)
+        assert waited == 1
+        assert 2 <= memory(store).counts.puts <= 6
+
+
 def test_bounded_takes_the_old_value_while_a_new_one_is_fetched(
     store: Any, sql: psycopg.Connection, clock: Clock
 ) -> None:

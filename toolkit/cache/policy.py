@@ -37,6 +37,6 @@ class Policy:
         is_closed = end + level.length < self.wall() * SECOND
         return self.rule(entry, level).life(level.step, is_closed=is_closed)
 
-    def due(self, now: float, expires: float) -> float:
+    def due(self, expires: float, life: float) -> float:
         """Return from when on a span is worth fetching anew, in the background."""
-        return expires - (expires - now) * _EARLY if self.options.ahead else expires
+        return expires - life * _EARLY if self.options.ahead else expires

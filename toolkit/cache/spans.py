@@ -65,7 +65,8 @@ def level_of_points(entry: Entry, step: int | None) -> Level:
     cell = entry.dataset.log_step
     assert cell.width is not None
     key = (entry.id, "points", length)
-    return Level(key, length, step or SECOND, cell.origin, cell.width)
+    # how dense others are nobody knows: as if 20 were in a cell
+    return Level(key, length, step or cell.width // 20, cell.origin, cell.width)
 
 
 @lru_cache(maxsize=4_096)

@@ -61,6 +61,11 @@ def measured(
         case = _case(store, query, counted, dataset)
         if case is not None:
             cases.append(case)
+    if cases and len(cases) < len(NAMES):
+        raise Failure(
+            f"{len(cases)} kinds of reads tell too little about {len(NAMES)} prices: give more "
+            "--seconds, or a dataset with more points"
+        )
     if not cases:
         raise Failure(f"dataset {dataset.name!r} has nothing to measure by: load some points")
     turn = 0

@@ -34,13 +34,14 @@ class ShelfOptions:
     """How Redis is used; times in seconds.
 
     ``timeout`` is how long it may be silent: for connecting, for each step of the handshake and
-    for a reply. ``protocol`` is RESP 2 or 3.
+    for a reply. ``protocol`` is RESP 2 or 3, ``origin`` where the URL came from.
     """
 
     timeout: float = 0.05
     max_connections: int = 32
     protocol: int = 3
     client_name: str = "toolkit"
+    origin: str = "settings"
     first_pause: float = 0.1
     longest_pause: float = 5.0
     locked_pause: float = 15.0
@@ -100,7 +101,7 @@ def settings_of(
     except (ValueError, TypeError, redis.RedisError):
         # from None: what redis-py says may quote the URL, and that has the password
         problem = "not a Redis URL or not its options; give redis://, rediss:// or unix://"
-        raise ConfigError("cache", "url", problem) from None
+        raise ConfigError(options.origin, "cache.redis", problem) from None
     where = arguments.get("path") or f"{arguments.get('host', 'localhost')}:{_port(arguments)}"
     return made.connection_class, arguments, str(where)
 
