@@ -36,7 +36,7 @@ _MOST_SPANS = 2_000  # of one read; what is longer goes past the cache
 _TURN = 0.005  # seconds between two looks whether another process is done
 _LOOKS = 4  # at series, and at spans of each, to know how much of a plan is held
 _SOON = 0.8  # the share of an age after which what has changed is asked in the background
-_AHEAD_S = 10.0  # that such questions may take
+_AHEAD_S = 2.0  # that such questions may take, and a store that closes waits for them
 _SHARE = 4  # what would take more than one part in so many of the memory goes past it, too
 
 
@@ -75,7 +75,7 @@ class Cache:
             self._begin_anew()
         entry, now = work.entry, self._clock()
         since = await self._known(work, now)
-        rules = {level.key: self._policy.rule(entry, level) for _, level in levels}
+        rules = {(level.key, s): self._policy.rule(entry, level) for s, level in levels}
         fetched: dict[Part, Rows] = {}
         touched: dict[str, int] = {}
         done = False
@@ -89,7 +89,7 @@ class Cache:
             parts = [p for s, level in levels for p in parts_of(work, s, level, held, closed)]
             done = True
             for group in grouped(parts):
-                if group[0] in fetched:
+                if all(part in fetched for part in group):
                     continue
                 found = await self._group(work, group, fetcher)
                 if found is None:
@@ -149,6 +149,11 @@ class Cache:
             dropped = self.memory.drop_all(entry.id) if series is None else sum(some)
         return dropped
 
+    def age_of(self, query: Query) -> float:
+        """Return how many seconds old an answer may be."""
+        age = query.freshness.max_age
+        return self._max_age if age is None else age
+
     def stats(self) -> dict[str, float]:
         """Return plain counters, in spans and bytes."""
         found: dict[str, float] = {f"cache_{k}": v for k, v in asdict(self.memory.counts).items()}
@@ -179,8 +184,10 @@ class Cache:
             found = zip(targets.ids, targets.steps, strict=True)
             levels = [(i, level_of_points(entry, step)) for i, step in found]
         width, columns = query.span.width, len(entry.dataset.columns) + 2
-        if not all(self._policy.rule(entry, level).tiers for _, level in levels):
-            return None
+        for _, level in levels:
+            tiers = self._policy.rule(entry, level).tiers
+            if not tiers or (self.shared is None and "memory" not in tiers):
+                return None
         if len(levels) == 1 and width <= levels[0][1].length:
             return levels
         spans = sum([width // level.length + 2 for _, level in levels])
@@ -195,7 +202,7 @@ class Cache:
         What it will have to know soon is asked in the background, so that nobody waits for it.
         """
         entry, fresh = work.entry, work.query.freshness
-        age = self._max_age if fresh.max_age is None else fresh.max_age
+        age = self.age_of(work.query)
         follower, own = self.follower, fresh.sees_own
         if not follower.knows(entry, now - age, own=own):
             await follower.know(entry, now - age, own=own, timeout=time_left(work))
@@ -233,14 +240,14 @@ class Cache:
     ) -> dict[Key, Held]:
         """Take spans from the second tier into the first; ``seen`` gathers them for the plan."""
         place = self.follower.place(entry)
-        keys = [k for k in keys if "redis" in rules[k[0]].tiers]
+        keys = [k for k in keys if "redis" in rules[k[:2]].tiers]
         if self.shared is None or place.tier is None or not keys:
             return {}
         fill = self.memory.begin(keys, min(k[2] for k in keys), max(k[2] + k[0][2] for k in keys))
         kept: dict[Key, Held] = {}
         try:
             found = await self.shared.find(place.tier, keys, place.snapshot, is_again=is_again)
-            kept = {k: h for k, h in found.items() if "memory" in rules[k[0]].tiers}
+            kept = {k: h for k, h in found.items() if "memory" in rules[k[:2]].tiers}
             seen.update(found)
             return found
         finally:
@@ -265,7 +272,7 @@ class Cache:
         if begin < end:
             whole = Part(part.series, level, begin, end, begin, end, key)
             query = replace(work.query, timeout=_AHEAD_S)
-            mine = replace(work, query=query, started=time.perf_counter())
+            mine = replace(work, query=query, started=time.perf_counter(), shared=set())
             await self._group(mine, (whole,), fetcher)
 
     # -- what there is not ---------------------------------------------------------------------
@@ -305,7 +312,7 @@ class Cache:
         mine.append(fill)
         held: dict[Key, Held] = {}
         rule = self._policy.rule(work.entry, parts[0].level)
-        rules = {parts[0].level.key: rule}
+        rules = {key[:2]: rule for key in keys}
         tier = self.follower.place(work.entry).tier if "redis" in rule.tiers else None
         token = token_hex(8)
         try:
@@ -316,6 +323,8 @@ class Cache:
             cursor = tier.cursor if tier is not None else None
             found = await fetcher.fetch(wanted)
             held = spans_of(work, parts, found, self._policy, self._clock())
+            for one in held.values():  # callers that wait share them, wherever they are held
+                one.lock_up()
             is_kept = self.memory.end(fill, held if "memory" in rule.tiers else {})
             if self.shared is not None and tier is not None and cursor is not None and is_kept:
                 await self.shared.keep(tier, cursor, held)
@@ -364,16 +373,18 @@ class Cache:
         key = self._only(entry, level, series, query)
         if self.shared is None or key is None or self.memory.holds(key):
             return None, False
-        rules = {level.key: self._policy.rule(entry, level)}
+        rules = {(level.key, series): self._policy.rule(entry, level)}
         held = (await self._find(entry, [key], rules, set())).get(key)
-        return held if held is not None and query.span.end <= held.upto else None, held is None
+        if held is None or query.span.end > held.upto or held.due <= self._clock():
+            return None, held is None  # the long way fetches anew what is due
+        return held, False
 
     def _only(self, entry: Entry, level: Level, series: int, query: Query) -> Key | None:
         """Return the key of the one span that a range lies in, if nothing has to be asked first."""
         if self._owner != os.getpid():
             self._begin_anew()
         fresh, span = query.freshness, query.span
-        age = self._max_age if fresh.max_age is None else fresh.max_age
+        age = self.age_of(query)
         start = level.floor(span.start)
         if span.end > start + level.length:
             return None

@@ -75,7 +75,7 @@ def spans_of(
     for part in parts:
         assert part.key is not None
         rows = cut(found.table, code_of[part.series], part.begin, part.end)
-        if len(parts) > 1:  # a part of an array keeps all of it in memory
+        if len(rows.ts) < len(found.table):  # a part of an array keeps all of it in memory
             rows = rows.copy()
         life = policy.life(work.entry, part.level, part.end)
         held[part.key] = Held(

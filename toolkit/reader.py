@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +24,7 @@ from toolkit.drivers import Driver, Params
 from toolkit.errors import QueryError
 from toolkit.fetcher import Fetcher
 from toolkit.query import Query
-from toolkit.reduce import Table, finish, group_series
+from toolkit.reduce import finish, group_series
 from toolkit.shortcuts import Shortcuts
 from toolkit.strategy import Density, Kept, Plan, choose, compose
 from toolkit.strategy.params import range_params
@@ -31,6 +32,7 @@ from toolkit.timegrid import Step
 from toolkit.work import Found, Targets, Work, time_left, types_of, with_time_left
 
 _PRICES = Prices()
+_MOST_CONFIRMED = 1_000
 
 
 class Reader:
@@ -50,6 +52,7 @@ class Reader:
         self._limits = limits
         self._prices = prices
         self._cache = cache
+        self._confirmed: dict[tuple[int, tuple[int, ...]], float] = {}
         self._shortcuts = Shortcuts(cache, directory) if cache is not None else None
         self.fetcher = Fetcher(driver, directory, parallel)
 
@@ -112,18 +115,29 @@ class Reader:
             found = await self.fetcher.fetch(work)
         else:
             found = await self._cache.fetch(work, self.fetcher, is_missing=is_missing)
-        if found.is_fetched:
-            await self._confirm(work, found.table)
-        elif self._shortcuts is not None:
+        await self._confirm(work, found)
+        if not found.is_fetched and self._shortcuts is not None:
             self._shortcuts.learn(work)
         return await self.finish(work, found)
 
-    async def _confirm(self, work: Work, table: Table) -> None:
-        """Ask whether series without points are still those we remember: a round trip then."""
-        ids, names = work.targets.ids, work.targets.names
+    async def _confirm(self, work: Work, found: Found) -> None:
+        """Ask whether series without points are still those we remember: a round trip then.
+
+        Where nothing was fetched, too, but no more often than the answer may be old.
+        """
+        ids, names, table = work.targets.ids, work.targets.names, found.table
         silent = {ids[code]: names[code] for code in table.silent(len(ids))}
-        if silent or not len(table):
-            await self._directory.confirm(work.entry, silent, timeout=time_left(work))
+        if len(table) and not silent:
+            return
+        key, now = (work.entry.id, tuple(silent)), time.monotonic()
+        is_held = self._cache is not None and not found.is_fetched
+        age = self._cache.age_of(work.query) if self._cache is not None else 0.0
+        if is_held and now - self._confirmed.get(key, -math.inf) < age:
+            return
+        await self._directory.confirm(work.entry, silent, timeout=time_left(work))
+        if len(self._confirmed) >= _MOST_CONFIRMED:
+            self._confirmed.clear()
+        self._confirmed[key] = now
 
     async def explain(self, query: Query, *, analyze: bool = False) -> tuple[Plan, str, str]:
         """Return the plan, its statement and what the database's EXPLAIN says of it."""

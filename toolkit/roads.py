@@ -144,10 +144,12 @@ class Roads:
     @asynccontextmanager
     async def _changing(self, dataset: str) -> AsyncIterator[None]:
         """Drop from the cache what the block changes, also if it fails: it may have half-way."""
+        before = self.directory.catalog.entry(dataset)
         try:
             yield
         finally:
-            entry = self.directory.catalog.entry(dataset)
+            # another thread may have made the catalog forget it meanwhile
+            entry = self.directory.catalog.entry(dataset) or before
             if self.cache is not None and entry is not None:
                 await self.cache.wrote(entry)
 

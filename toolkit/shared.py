@@ -245,7 +245,8 @@ class Shared:
             self.damaged += 1
             return None
         codes, now = np.zeros(len(block.ts), np.int32), self._clock()
-        expires = now + end_ms / 1000 - self._policy.wall()
+        # a life at most: walls may be set back
+        expires = now + min(end_ms / 1000 - self._policy.wall(), life_ms / 1000)
         due = self._policy.due(expires, life_ms / 1000)
         return Held(key[2], upto, block.ts, codes, block.values, block.categories, expires, due)
 

@@ -47,6 +47,8 @@ class Shortcuts:
         is_plain = asked.is_native and asked.points is None and asked.limit is None
         if not is_plain or asked.where or asked.descending or len(targets.ids) != 1:
             return
+        if asked.series is None:  # there may be more of them by the next time
+            return
         if len(self._ways) >= _MOST:
             self._ways.clear()
         level = level_of_points(work.entry, targets.step)
@@ -60,7 +62,9 @@ class Shortcuts:
             return None
         started = time.perf_counter()
         held = self._cache.held(way.entry, way.level, way.series, query)
-        return _answer(way, query.span, held, "memory", started) if held is not None else None
+        if held is None or not len(held.ts):  # a series without points may be another by now
+            return None
+        return _answer(way, query.span, held, "memory", started)
 
     async def find(self, query: Query) -> tuple[Columns | None, bool]:
         """Return the answer from the second tier; True if it was looked for, and is not there."""
@@ -69,7 +73,7 @@ class Shortcuts:
             return None, False
         started = time.perf_counter()
         held, is_missing = await self._cache.shared_span(way.entry, way.level, way.series, query)
-        if held is None:
+        if held is None or not len(held.ts):
             return None, is_missing
         return _answer(way, query.span, held, "redis", started), False
 
@@ -78,7 +82,7 @@ class Shortcuts:
         if way is None or not query.is_cached:
             return None
         if self._directory.remembered(query.asked.dataset) is not way.entry:
-            del self._ways[query.asked]
+            self._ways.pop(query.asked, None)  # another thread may have been faster
             return None
         return way
 

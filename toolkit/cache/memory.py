@@ -50,6 +50,11 @@ class Held:
         """Everything it holds."""
         return [self.ts, self.codes, *self.values.values()]
 
+    def lock_up(self) -> None:
+        """Make everything it holds read-only."""
+        for array in self.arrays:
+            _lock_up(array)
+
 
 @dataclass(slots=True, eq=False)
 class Fill:
@@ -130,8 +135,7 @@ class Memory:
         Only the first end of a fill counts.
         """
         for held in spans.values():
-            for array in held.arrays:
-                _lock_up(array)
+            held.lock_up()
         with self._lock:
             if fill.is_ended:
                 return False

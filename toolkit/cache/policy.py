@@ -29,7 +29,7 @@ class Policy:
             asked = entry.dataset.name, level.key[1], level.step
             return next((r for r in self.options.rules if r.fits(*asked)), EVERYTHING)
 
-        rule: CacheRule = entry.once(("cache rule", level.key), find)
+        rule: CacheRule = entry.once(("cache rule", level.key, level.step), find)
         return rule
 
     def life(self, entry: Entry, level: Level, end: int) -> float:

@@ -124,7 +124,11 @@ class AsyncDriver:
             name=f"toolkit-{self.node}",
             open=False,
         )
-        await pool.open()
+        try:
+            await pool.open()
+        except BaseException:
+            await pool.close()
+            raise
         self._server, self._pool = server, pool
 
     async def _greet(self) -> Server:
@@ -144,11 +148,15 @@ class AsyncDriver:
         await connection.execute(*session.prepare(self._options))
 
     async def close(self) -> None:
+        is_ours, opening = self._owner == os.getpid(), self._opening
+        if is_ours:
+            await self._background.close()  # first: what runs there would open another pool
+            if opening is not None and opening.get_loop() is asyncio.get_running_loop():
+                opening.cancel()
+                await asyncio.gather(opening, return_exceptions=True)
         pool, self._pool, self._server = self._pool, None, None
-        if self._owner == os.getpid():
-            await self._background.close()
-            if pool is not None:
-                await pool.close()
+        if is_ours and pool is not None:
+            await pool.close()
 
     @asynccontextmanager
     async def _checked_out(

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -32,9 +31,11 @@ class BlockingBackground:
                 return
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, "toolkit-ahead")
-            with suppress(RuntimeError):  # no thread to be had, or the interpreter ends
+            try:
                 self._thread.submit(self._run, key, run)
                 self._waiting.add(key)
+            except RuntimeError as error:  # no thread to be had, or the main one has ended
+                _log.info("nothing is done ahead of its need: %s", error)
 
     def _run(self, key: Hashable, run: Callable[[], object]) -> None:
         try:

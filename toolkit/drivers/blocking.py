@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import weakref
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -81,6 +82,7 @@ class BlockingDriver:
         self._lookout = Lookout()
         self._background = BlockingBackground()
         self._owner = os.getpid()
+        _drivers.add(self)
 
     async def open(self) -> Server:
         if self._server is None or self._owner != os.getpid():
@@ -159,12 +161,13 @@ class BlockingDriver:
         connection.execute(*session.prepare(self._options))
 
     async def close(self) -> None:
+        if self._owner == os.getpid():
+            self._background.close()  # first: what runs there would open another pool
         with self._lock:
             pool, threads, owner = self._pool, self._threads, self._owner
             self._pool = self._threads = self._server = None
         if owner != os.getpid():
             return
-        self._background.close()
         if pool is not None:
             pool.close()
         if threads is not None:
@@ -355,6 +358,17 @@ class BlockingDriver:
 
     def stats(self) -> dict[str, int]:
         return dict(self._pool.get_stats()) if self._pool is not None else {}
+
+
+_drivers: weakref.WeakSet[BlockingDriver] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for driver in list(_drivers):  # a thread of the parent may have held the lock
+        driver._lock = Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _ask(
