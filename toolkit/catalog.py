@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from threading import Lock
 from typing import Any
 
@@ -11,7 +12,7 @@ from cachetools import LRUCache
 
 from toolkit.dataset import Dataset
 from toolkit.errors import UnknownName
-from toolkit.timegrid import Grid, Step
+from toolkit.timegrid import Grid, Span, Step, to_us
 
 REVISION = "0002"
 """The migration this version works with; a test holds it against the newest one."""
@@ -49,22 +50,27 @@ class Series:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A dataset with its rollups (finest first) and the statements already composed for it."""
+    """A dataset with its rollups (finest first) and the statements already composed for it.
+
+    ``cold_to``: blocks hold points before this instant only; None where there are none. It may
+    be out of date: who relies on it looks again in the statement that does.
+    """
 
     id: int
     schema: str
     dataset: Dataset
     rollups: tuple[Rollup, ...]
+    cold_to: int | None = None
     statements: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_row(
         cls,
-        row: tuple[int, Mapping[str, Any], list[Mapping[str, Any]]],
+        row: tuple[int, Mapping[str, Any], list[Mapping[str, Any]], datetime | None],
         schema: str,
         sysid: int | None,
     ) -> Entry:
-        """Build from (id, spec, rollups as JSON objects)."""
+        """Build from (id, spec, rollups as JSON objects, until when there are blocks)."""
         rollups = [
             Rollup(
                 r["id"],
@@ -75,7 +81,12 @@ class Entry:
             for r in row[2]
         ]
         rollups.sort(key=lambda r: r.grid.width or 0)
-        return cls(row[0], schema, Dataset.from_mapping(row[1]), tuple(rollups))
+        cold_to = to_us(row[3]) if row[3] is not None else None
+        return cls(row[0], schema, Dataset.from_mapping(row[1]), tuple(rollups), cold_to)
+
+    def is_cold(self, span: Span) -> bool:
+        """Return whether a range reaches into the time of which blocks may hold points."""
+        return self.cold_to is not None and span.start < self.cold_to and not span.is_empty
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return the statement remembered under ``key``, made on first use."""
@@ -124,7 +135,9 @@ class Catalog:
                     entry.dataset,
                     entry.rollups,
                 ):
-                    fresh[name] = old  # keep its composed statements
+                    # keep its composed statements
+                    is_same = old.cold_to == entry.cold_to
+                    fresh[name] = old if is_same else replace(old, cold_to=entry.cold_to)
             self._entries = fresh
 
     def series(self, entry: Entry, names: Iterable[str]) -> tuple[list[Series], list[str]]:

@@ -47,6 +47,7 @@ def create_dataset(dataset: Dataset, schema: str) -> Iterator[str]:
         f"VALUES ({literal(dataset.name)}, {literal(json.dumps(dataset.to_mapping()))}::jsonb)"
     )
     yield _points_table(dataset, points)
+    yield from _blocks_table(dataset, schema)
     for number, index in enumerate(dataset.indexes, 1):
         columns = ", ".join(ident(c) for c in index.columns)
         where = f" WHERE {index.where}" if index.where else ""
@@ -86,6 +87,7 @@ def drop_dataset(dataset: Dataset, schema: str) -> Iterator[str]:
     """Yield the statements that remove a dataset with all its data: the reverse of creating it."""
     for step in reversed(dataset.ladder):
         yield f"DROP TABLE {ident(schema, f'{dataset.name}_{step}')}"
+    yield f"DROP TABLE {ident(schema, blocks_table(dataset.name))}"
     yield f"DROP TABLE {ident(schema, dataset.name)}"
     yield f"DROP TABLE {ident(schema, f'{dataset.name}_log')}"
     if dataset.changelog == "trigger":
@@ -96,6 +98,11 @@ def drop_dataset(dataset: Dataset, schema: str) -> Iterator[str]:
     yield f"DELETE FROM {ident(schema, 'series')} WHERE dataset_id = {of_it}"
     yield f"DELETE FROM {ident(schema, 'rollup')} WHERE dataset_id = {of_it}"
     yield f"DELETE FROM {catalog} WHERE name = {literal(dataset.name)}"
+
+
+def blocks_table(dataset: str) -> str:
+    """Name the table that holds a dataset's blocks."""
+    return f"{dataset}_blocks"
 
 
 def changed_function(dataset: str) -> str:
@@ -152,6 +159,33 @@ def _points_table(dataset: Dataset, points: str) -> str:
     ]
     body = ",\n".join(lines)
     return f"CREATE TABLE {points} (\n{body}\n) PARTITION BY RANGE (ts)"
+
+
+def _blocks_table(dataset: Dataset, schema: str) -> Iterator[str]:
+    """Yield what makes the table of blocks: a header, and each column's bytes by itself."""
+    blocks, stored = ident(schema, blocks_table(dataset.name)), block_columns(dataset)
+    lines = [
+        "    series_id integer NOT NULL",
+        "    lo timestamptz NOT NULL",
+        "    hi timestamptz NOT NULL",
+        "    _rows integer NOT NULL",
+        "    _first timestamptz NOT NULL",
+        "    _last timestamptz NOT NULL",
+        "    _header bytea NOT NULL",
+        *(f"    {ident(c)} bytea NOT NULL" for c in stored),
+        f"    CONSTRAINT {ident(f'{dataset.name}_blocks_pkey')} PRIMARY KEY (series_id, lo)",
+        "    CONSTRAINT span_holds_points CHECK (lo <= _first AND _first <= _last AND _last < hi)",
+    ]
+    body = ",\n".join(lines)
+    yield f"CREATE TABLE {blocks} (\n{body}\n) PARTITION BY RANGE (lo)"
+    # what is compressed already is stored as it is, and read without being unpacked twice
+    external = ", ".join(f"ALTER {ident(c)} SET STORAGE EXTERNAL" for c in ("_header", *stored))
+    yield f"ALTER TABLE {blocks} {external}"
+
+
+def block_columns(dataset: Dataset) -> tuple[str, ...]:
+    """Return the columns of a block: the time, seq where the key has it, and the values."""
+    return ("ts", *dataset.key[2:], *dataset.names)
 
 
 def _value_column(column: Column) -> str:
@@ -213,7 +247,10 @@ def _trigger_function(dataset: Dataset, schema: str) -> str:
     return f"""CREATE FUNCTION {ident(schema, changed_function(dataset.name))}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
 BEGIN
-    IF TG_OP = 'INSERT' THEN
+    -- points that move between rows and blocks change no answer
+    IF current_setting('toolkit.moving', true) = 'on' THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'INSERT' THEN
         {_log_runs(dataset, schema, "new_rows")};
     ELSIF TG_OP = 'DELETE' THEN
         {_log_runs(dataset, schema, "old_rows")};

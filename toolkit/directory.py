@@ -81,7 +81,7 @@ class Directory:
         rows = await self.run("catalog/list_datasets", "dataset", "rollup", timeout=left())
         self._loaded_at = self._clock()
         self.catalog.remember(
-            Entry.from_row((row[0], row[1], row[2]), self.schema, sysid) for row in rows
+            Entry.from_row((row[0], row[1], row[2], row[3]), self.schema, sysid) for row in rows
         )
         return self.catalog.entries()
 

@@ -116,6 +116,20 @@ class QueryTimeout(DatabaseError):
     retryable = True
 
 
+class CorruptBlock(DatabaseError):
+    """A stored block whose bytes are not as they were written, or that is another's.
+
+    Nothing of it is believed. ``dataset``, ``series`` and ``span`` say which one it is.
+    """
+
+    def __init__(self, dataset: str, series: str, span: object, problem: object) -> None:
+        self.dataset, self.series, self.span = dataset, series, span
+        super().__init__(
+            f"dataset {dataset!r}, series {series!r}, block {span}: {problem}; "
+            "toolkit verify says what is damaged, and from what it can be made again"
+        )
+
+
 class Unavailable(ToolkitError):
     """No server could be reached, or the connection was lost."""
 

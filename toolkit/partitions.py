@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from toolkit.catalog import Entry
+from toolkit.ddl import blocks_table
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Params, Transaction
 from toolkit.errors import Busy, DatabaseError
@@ -37,6 +38,9 @@ class Partitioning(Protocol):
 
     async def ensure(self, entry: Entry, ts: Instants) -> None:
         """Make the ranges that the instants fall into, where they are missing."""
+
+    async def ensure_blocks(self, entry: Entry, span: Span) -> None:
+        """Make the ranges for the blocks of a span, where they are missing."""
 
     async def ranges(self, entry: Entry) -> list[Partition]:
         """Return the ranges there are, oldest first."""
@@ -84,6 +88,18 @@ class NativePartitioning:
             }
             await self._patiently(statement, params)
         seen.update(missing)
+
+    async def ensure_blocks(self, entry: Entry, span: Span) -> None:
+        statement = compose(
+            "partition/ensure_partitions",
+            ensure_partitions=name(entry.schema, "ensure_partitions"),
+        )
+        params = {
+            "dataset": blocks_table(entry.dataset.name),
+            "low": to_datetime(span.start),
+            "high": to_datetime(span.end),
+        }
+        await self._patiently(statement, params)
 
     async def _patiently(self, statement: bytes, params: Params) -> None:
         for attempt in range(1, _TRIES + 1):

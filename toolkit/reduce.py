@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT
+from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT, unite
 from toolkit.dataset import Aggregate, Dataset, State
 from toolkit.errors import QueryError
 from toolkit.timegrid import Grid, Instants
@@ -116,6 +116,33 @@ def bucket_points(
             if state.type == "category":
                 categories[state.name] = points.categories.get(state.of[0], ())
     return Table(points.series[runs.starts], buckets[runs.starts], values, categories)
+
+
+def totals(points: Table, states: Sequence[State], dataset: Dataset) -> dict[str, float]:
+    """Return the value of each state over all points, of one series, by its name."""
+    if not len(points):
+        return {}
+    runs = _Segments(np.zeros(1, np.intp), np.array([len(points)]))
+    with np.errstate(all="ignore"):
+        return {s.name: _state_of_points(s, points, dataset, runs)[0].item() for s in states}
+
+
+def stack(tables: Sequence[Table]) -> Table:
+    """Return the rows of tables with the same columns and series codes, one after the other."""
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    values: dict[str, Array] = {}
+    categories: dict[str, tuple[str, ...]] = {}
+    for name in first.values:
+        parts = [t.values[name] for t in tables]
+        if name in first.categories:
+            pairs = [(t.categories[name], p) for t, p in zip(tables, parts, strict=True)]
+            categories[name], values[name] = unite(pairs)
+        else:
+            values[name] = np.concatenate(parts)
+    series = np.concatenate([t.series for t in tables])
+    return Table(series, np.concatenate([t.ts for t in tables]), values, categories)
 
 
 def merge(finer: Table, states: Sequence[State], grid: Grid) -> Table:

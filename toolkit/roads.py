@@ -21,6 +21,8 @@ from toolkit.drivers import Driver
 from toolkit.errors import QueryError, SchemaError
 from toolkit.inspection import DatasetStats, describe
 from toolkit.newest import Newest
+from toolkit.packer import Packer, PackReport
+from toolkit.packer import Progress as PackProgress
 from toolkit.partitions import NativePartitioning, Partition
 from toolkit.query import Query, build_query
 from toolkit.reader import Reader
@@ -72,6 +74,7 @@ class Roads:
         self.streamer = Streamer(driver, self.directory, limits, prices)
         self.writer = Writer(driver, self.directory, self.partitioning, settings.plausible)
         self.refresher = Refresher(driver, self.directory, settings.cache.keep_log)
+        self.packer = Packer(driver, self.directory, self.partitioning, settings.parallel)
         self.newest = Newest(driver, self.directory, self.partitioning, self.reader)
 
     async def read(self, query: Query) -> Columns:
@@ -167,6 +170,38 @@ class Roads:
         self.reader.fetcher.seen.forget()
         self.counters.add(refreshes=1)
         return report
+
+    async def compress(
+        self,
+        dataset: str,
+        series: Any,
+        start: object,
+        end: object,
+        *,
+        only_late: bool,
+        is_dry: bool,
+        on_progress: PackProgress,
+    ) -> PackReport:
+        query = build_query(dataset, series, start, end)
+        if not is_dry:  # what a rollup has yet to follow would have to wait
+            await self.refresher.refresh(dataset)
+        report = await self.packer.compress(
+            dataset,
+            query.asked.series,
+            query.span,
+            only_late=only_late,
+            is_dry=is_dry,
+            on_progress=on_progress,
+        )
+        await self.directory.load()
+        return report
+
+    async def decompress(
+        self, dataset: str, series: Any, start: object, end: object, on_progress: PackProgress
+    ) -> PackReport:
+        query = build_query(dataset, series, start, end)
+        names, span = query.asked.series, query.span
+        return await self.packer.decompress(dataset, names, span, on_progress=on_progress)
 
     async def datasets(self) -> tuple[Dataset, ...]:
         return tuple(e.dataset for e in await self.directory.load())

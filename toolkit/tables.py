@@ -21,11 +21,12 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import BYTEA, INTERVAL, JSONB, TIMESTAMP
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
 from toolkit.dataset import Dataset
+from toolkit.ddl import block_columns, blocks_table
 
 
 class Xid8(UserDefinedType[str]):
@@ -77,6 +78,11 @@ def catalog_tables(metadata: MetaData) -> None:
             "pruned_to",
             Xid8,
             comment="the youngest transaction whose row the change log has lost",
+        ),
+        Column(
+            "cold_to",
+            stamp,
+            comment="blocks hold points before this time only; NULL where there are none",
         ),
         comment="families of series with the same columns; spec is the declaration",
     )
@@ -145,6 +151,18 @@ def dataset_tables(metadata: MetaData, dataset: Dataset) -> None:
             *(points.c[c] for c in index.columns),
             postgresql_where=where,
         )
+    Table(
+        blocks_table(dataset.name),
+        metadata,
+        Column("series_id", Integer, primary_key=True, autoincrement=False),
+        Column("lo", stamp, primary_key=True),
+        Column("hi", stamp, nullable=False),
+        Column("_rows", Integer, nullable=False),
+        Column("_first", stamp, nullable=False),
+        Column("_last", stamp, nullable=False),
+        Column("_header", BYTEA, nullable=False),
+        *(Column(c, BYTEA, nullable=False) for c in block_columns(dataset)),
+    )
     log = Table(
         f"{dataset.name}_log",
         metadata,

@@ -1,7 +1,8 @@
 -- What: the mergeable states of each series' buckets in [start, end), computed from points.
 -- Params: ids or labels, start, end, width and origin (or edges), limit, and those of where.
--- Columns: series id, count of buckets, points touched, then one packed bytea a state.
-SELECT s.id, p.*
+-- Columns: series id, count of buckets, points touched, then one packed bytea a state; at last
+--   whether blocks may hold points of the range.
+SELECT s.id, p.*, {last}
 FROM {series} AS s (id)
 CROSS JOIN LATERAL (
     SELECT count(*), sum(q.n)::bigint, {packed}

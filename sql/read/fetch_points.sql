@@ -1,7 +1,8 @@
 -- What: the points of each series in [start, end), oldest (or newest) first.
 -- Params: ids or labels, start, end, limit, and those of where.
--- Columns: series id, count, then one packed bytea a column: one row a series, however many points.
-SELECT s.id, p.*
+-- Columns: series id, count, then one packed bytea a column: one row a series, however many points;
+--   at last whether blocks may hold points of the range, or what fetch_blocks adds.
+SELECT s.id, p.*, {last}
 FROM {series} AS s (id)
 CROSS JOIN LATERAL (
     SELECT count(*), {packed}
@@ -12,3 +13,4 @@ CROSS JOIN LATERAL (
         ORDER BY {order}{limit}
     ) AS q
 ) AS p
+{blocks}

@@ -3,11 +3,13 @@
 --   are computed from points, in one statement and so in one snapshot.
 -- Params: ids or labels, start, end; inner_start and inner_end, the whole buckets inside;
 --   cut, the partial buckets at the ends as a multirange; log_start, where a log row that
---   reaches into the range can begin; rollup, its id; width, origin.
+--   reaches into the range can begin; rollup, its id; width, origin; cold and hot, the buckets of
+--   which blocks may hold points, and the others, as multiranges.
 --   The points' part is fetch_changed, inline, or planned late and only where something changed.
 -- Columns: series id; count and packed states from the rollup; count, points touched and packed
---   states from the points.
-SELECT s.id, clean.*, fresh.*
+--   states from the points; at last whether blocks may hold points of the range, or, where they
+--   may, the buckets among them that are not in the answer yet, as a multirange.
+SELECT s.id, clean.*, fresh.*, {last}
 FROM {series} AS s (id)
 CROSS JOIN (
     SELECT cursor, pg_snapshot_xmin(cursor) AS oldest FROM {rollup} WHERE id = %(rollup)s

@@ -9,8 +9,8 @@ from zlib import crc32
 
 import numpy as np
 
-from toolkit.blocks.codecs import FAST, pack_values, unpack_values
-from toolkit.blocks.format import Array, DamagedBlock, Kind, check_extent
+from toolkit.blocks.codecs import FAST, pack_values, unpack_values_into
+from toolkit.blocks.format import DTYPES, Array, DamagedBlock, Kind, check_extent
 from toolkit.blocks.header import Column, Header, pack_header, unpack_header
 from toolkit.blocks.states import states_of
 from toolkit.columns import NULL_CODE, InBand
@@ -82,11 +82,12 @@ def encode_parts(
     stamp: str = "",
     level: int = FAST,
     with_states: bool = True,
+    sums: Mapping[str, float] = {},
 ) -> tuple[bytes, tuple[bytes, ...]]:
     """Return the header, and the bytes of the time and of each column; joined they are a block.
 
     For storing columns apart from each other: :func:`read_header` reads the one,
-    :func:`decode_part` one of the others.
+    :func:`decode_part` one of the others. ``sums`` stand in the header under their names.
     """
     if wrong := check_extent(len(ts), 1 + len(values)):
         raise ValueError(wrong)
@@ -104,7 +105,7 @@ def encode_parts(
         states = states_of(kind, column) if with_states else None
         columns.append(Column(name, kind, codec, len(part), crc32(part), states))
         parts.append(part)
-    return pack_header(len(ts), stamp, columns), tuple(parts)
+    return pack_header(len(ts), stamp, columns, sums), tuple(parts)
 
 
 def read_header(data: bytes | memoryview) -> Header:
@@ -157,16 +158,42 @@ def decode_part(
     return _unpack_part(header.rows, column, bytes(data))
 
 
+def decode_part_into(
+    header: Header, column: Column, data: bytes | memoryview, out: InBand
+) -> Names | None:
+    """Write the values of one column over ``out``, and return a category's names.
+
+    As :func:`decode_part`, without an array of its own: ``out`` is 1-D, contiguous, writable,
+    of the column's type and of ``header.rows``, for instance a slice of a longer array; its
+    codes are positions in the names returned. Where DamagedBlock is raised, what is in ``out``
+    has no meaning. Nothing beside ``out`` is written: threads may fill slices of one array.
+    """
+    if out.shape != (header.rows,) or out.dtype != DTYPES[column.kind] or not out.flags.carray:
+        raise ValueError(
+            f"column {column.name or 'ts'!r} needs {header.rows} {DTYPES[column.kind]} in a row, "
+            f"writable; {out.dtype} of shape {out.shape} was given"
+        )
+    return _unpack_part_into(column, bytes(data), out)
+
+
 def _unpack_part(rows: int, column: Column, data: bytes) -> tuple[Array, Names | None]:
+    values = np.empty(rows, DTYPES[column.kind])
+    names = _unpack_part_into(column, data, values)
+    values.setflags(write=False)
+    return values, names
+
+
+def _unpack_part_into(column: Column, data: bytes, out: Array) -> Names | None:
     if len(data) != column.size or crc32(data) != column.checksum:
         raise DamagedBlock(f"column {column.name or 'ts'!r}: the checksum does not match")
     if column.kind is not Kind.CATEGORY:
-        return unpack_values(column.kind, column.codec, rows, data), None
+        unpack_values_into(column.kind, column.codec, data, out)
+        return None
     names, at = _unpack_names(data)
-    codes = unpack_values(column.kind, column.codec, rows, data[at:])
-    if problem := _wrong_code(codes, names):
+    unpack_values_into(column.kind, column.codec, data[at:], out)
+    if problem := _wrong_code(out, names):
         raise DamagedBlock(f"column {column.name!r}: {problem}")
-    return codes, names
+    return names
 
 
 def _kind_of(name: str, values: InBand, rows: int) -> Kind:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from zlib import crc32
 
 from toolkit.blocks.format import (
     MAGIC,
+    MAX_COLUMNS,
     VERSION,
     WHOLE,
     Codec,
@@ -19,11 +20,16 @@ from toolkit.blocks.format import (
 )
 from toolkit.blocks.states import SIZE as STATES_SIZE
 from toolkit.blocks.states import States, pack_states, unpack_states
+from toolkit.errors import shorten
 
 _PREFIX = struct.Struct("<4sBBHIII")  # magic, version, flags, columns, size, rows, stamp's length
 _COLUMN = struct.Struct("<BBHII")  # kind, codec, name's length, size, checksum
 _CRC = struct.Struct("<I")
+_SUMS = struct.Struct("<H")  # how many
+_SUM = struct.Struct("<dH")  # the sum, its name's length
 _HAS_STATES = 1
+_HAS_SUMS = 2
+_ALL_FLAGS = _HAS_STATES | _HAS_SUMS
 _LONGEST_NAME = 2**16 - 1
 _LARGEST = 2**32 - 1
 # one look-up by two plain numbers: enums are slow to make and to compare
@@ -50,7 +56,8 @@ class Column(NamedTuple):  # a tuple is made five times as fast as a frozen data
 class Header:
     """What a block says of itself; ``size`` is the header's own in bytes.
 
-    ``columns`` are in the order of their bytes, the time first, under the empty name.
+    ``columns`` are in the order of their bytes, the time first, under the empty name; ``sums``
+    are over all rows, of whatever their names mean to who wrote the block.
     """
 
     version: int
@@ -58,6 +65,7 @@ class Header:
     stamp: str
     columns: tuple[Column, ...]
     size: int
+    sums: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def block_size(self) -> int:
@@ -65,29 +73,49 @@ class Header:
         return self.size + sum(column.size for column in self.columns)
 
 
-def pack_header(rows: int, stamp: str, columns: Sequence[Column]) -> bytes:
+def pack_header(
+    rows: int, stamp: str, columns: Sequence[Column], sums: Mapping[str, float] = {}
+) -> bytes:
     """Return the header's bytes; all columns have states, or none has."""
     text = stamp.encode()
     table, names, states = [], [], []
     for name, kind, codec, size, checksum, said in columns:
-        encoded = name.encode()
-        if len(encoded) > _LONGEST_NAME or size > _LARGEST:
-            raise ValueError(f"column {name[:60]!r} is too long for a block")
+        encoded = _encoded("column", name)
+        if size > _LARGEST:
+            raise ValueError(f"column {shorten(name)} is too long for a block")
         table.append(_COLUMN.pack(kind, codec, len(encoded), size, checksum))
         names.append(encoded)
         if said is not None:
             states.append(pack_states(kind, said))
-    body = b"".join([*table, *states, text, *names])
+    body = b"".join([*table, *states, text, *names, _pack_sums(sums)])
     prefix = _PREFIX.pack(
         MAGIC,
         VERSION,
-        _HAS_STATES if states else 0,
+        (_HAS_STATES if states else 0) | (_HAS_SUMS if sums else 0),
         len(columns),
         _PREFIX.size + len(body) + _CRC.size,
         rows,
         len(text),
     )
     return prefix + body + _CRC.pack(crc32(body, crc32(prefix)))
+
+
+def _pack_sums(sums: Mapping[str, float]) -> bytes:
+    if not sums:
+        return b""
+    if len(sums) > MAX_COLUMNS:
+        raise ValueError(f"{len(sums):,} sums; a block holds at most {MAX_COLUMNS:,}")
+    names = [_encoded("sum", name) for name in sums]
+    pairs = zip(sums.values(), names, strict=True)
+    table = [_SUM.pack(value, len(name)) for value, name in pairs]
+    return b"".join([_SUMS.pack(len(names)), *table, *names])
+
+
+def _encoded(what: str, name: str) -> bytes:
+    encoded = name.encode()
+    if len(encoded) > _LONGEST_NAME:
+        raise ValueError(f"{what} {shorten(name)}: the name is too long for a block")
+    return encoded
 
 
 def unpack_header(data: bytes) -> Header:
@@ -105,22 +133,27 @@ def unpack_header(data: bytes) -> Header:
         raise DamagedBlock(f"a header of {size} bytes in {len(data)} bytes")
     if crc32(data[:end]) != _CRC.unpack_from(data, end)[0]:
         raise DamagedBlock("the header's checksum does not match")
-    stamp_at = _PREFIX.size + count * (_COLUMN.size + (STATES_SIZE if flags else 0))
-    if flags > _HAS_STATES or not count or stamp_at + stamp_size > end:
+    has_states = flags & _HAS_STATES
+    stamp_at = _PREFIX.size + count * (_COLUMN.size + (STATES_SIZE if has_states else 0))
+    if flags > _ALL_FLAGS or not count or stamp_at + stamp_size > end:
         raise DamagedBlock("a header that does not add up")
     if wrong := check_extent(rows, count):
         raise DamagedBlock(wrong)
     try:
-        columns = _columns(data, count, stamp_at + stamp_size, end)
-        if flags:
+        columns, at = _columns(data, count, stamp_at + stamp_size)
+        if has_states:
             columns = _with_states(columns, data)
+        sums, at = _sums(data, at, end) if flags & _HAS_SUMS else ({}, at)
         stamp = data[stamp_at : stamp_at + stamp_size].decode()
     except UnicodeDecodeError as error:
         raise DamagedBlock("a text that is not UTF-8") from error
-    return Header(version, rows, stamp, columns, size)
+    if at != end:
+        raise DamagedBlock("names that do not add up")
+    return Header(version, rows, stamp, columns, size, sums)
 
 
-def _columns(data: bytes, count: int, at: int, end: int) -> tuple[Column, ...]:
+def _columns(data: bytes, count: int, at: int) -> tuple[tuple[Column, ...], int]:
+    """Return the columns, whose names begin ``at``, and where these end."""
     columns: list[Column] = []
     table = data[_PREFIX.size : _PREFIX.size + count * _COLUMN.size]
     for kind, codec, length, size, checksum in _COLUMN.iter_unpack(table):
@@ -130,11 +163,26 @@ def _columns(data: bytes, count: int, at: int, end: int) -> tuple[Column, ...]:
         name = data[at : at + length].decode()
         at += length
         columns.append(Column(name, *known, size, checksum))
-    if at != end:
-        raise DamagedBlock("names that do not add up")
     if len({column.name for column in columns}) != count or columns[0].name:
         raise DamagedBlock("two columns of one name")
-    return tuple(columns)
+    return tuple(columns), at
+
+
+def _sums(data: bytes, at: int, end: int) -> tuple[dict[str, float], int]:
+    """Return the sums, which stand ``at``, and where they end."""
+    names_at = at + _SUMS.size
+    if names_at <= end:
+        count = _SUMS.unpack_from(data, at)[0]
+        table = data[names_at : (names_at := names_at + count * _SUM.size)]
+    if names_at > end or not 0 < count <= MAX_COLUMNS:
+        raise DamagedBlock("sums that do not add up")
+    sums = {}
+    for value, length in _SUM.iter_unpack(table):
+        sums[data[names_at : names_at + length].decode()] = value
+        names_at += length
+    if len(sums) != count:
+        raise DamagedBlock("two sums of one name")
+    return sums, names_at
 
 
 def _with_states(columns: Sequence[Column], data: bytes) -> tuple[Column, ...]:

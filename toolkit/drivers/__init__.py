@@ -64,6 +64,12 @@ class Driver(Protocol):
         Waiting for a connection counts against ``timeout``.
         """
 
+    async def command(self, statement: bytes, *, timeout: float) -> None:
+        """Run what may not stand in a transaction, VACUUM for instance, on a connection of its own.
+
+        It may take ``timeout`` seconds.
+        """
+
     def transaction(
         self,
         *,

@@ -232,6 +232,12 @@ class AsyncDriver:
         except (psycopg.Error, PoolTimeout) as error:
             raise translate(error, self.node) from error
 
+    async def command(self, statement: bytes, *, timeout: float) -> None:
+        with _translated(self.node):
+            async with await self._connect() as connection:
+                await connection.execute(session.patience(timeout))
+                await connection.execute(statement)
+
     @asynccontextmanager
     async def transaction(
         self,

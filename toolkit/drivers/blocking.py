@@ -239,6 +239,11 @@ class BlockingDriver:
         except (psycopg.Error, PoolTimeout) as error:
             raise translate(error, self.node) from error
 
+    async def command(self, statement: bytes, *, timeout: float) -> None:
+        with _translated(self.node), self._connect() as connection:
+            connection.execute(session.patience(timeout))
+            connection.execute(statement)
+
     @asynccontextmanager
     async def transaction(
         self,

@@ -31,6 +31,9 @@ class InsideDriver:
     ) -> Rows:
         return await self._transaction.fetch(statement, params)
 
+    async def command(self, statement: bytes, *, timeout: float) -> None:
+        raise QueryError("what may not stand in a transaction cannot be run inside one")
+
     def transaction(self, **options: Any) -> AbstractAsyncContextManager[Transaction]:
         raise QueryError("a transaction cannot be opened inside another")
 

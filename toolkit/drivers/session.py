@@ -51,6 +51,11 @@ def prepare(options: PoolOptions) -> tuple[bytes, Params]:
     return compose("session/prepare_connection"), {"statement_timeout": milliseconds}
 
 
+def patience(timeout: float) -> bytes:
+    """Return what lets the next statements of a connection take so many seconds."""
+    return SQL("SET statement_timeout = {}").format(Literal(round(timeout * 1000))).as_bytes(None)
+
+
 def begin(
     snapshot: str | None, repeatable: bool, read_only: bool, timeout: float | None
 ) -> list[bytes]:

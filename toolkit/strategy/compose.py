@@ -30,7 +30,7 @@ _NULLS = {
 }
 
 
-def _packed(packing: Packing) -> Composed:
+def packed(packing: Packing) -> Composed:
     """Return the expressions that pack the columns of ``q`` into bytea, NULLs in the band."""
     wide = SQL(" || ").join(_wide(packing.wide))
     parts = [wide, *(_sent(name, kind) for name, kind in packing.narrow)]
@@ -136,27 +136,70 @@ def points_statement(
     has_limit: bool = False,
     descending: bool = False,
     after: bool = False,
+    is_cold: bool = False,
 ) -> bytes:
-    """Return the statement that fetches points with the given value columns."""
-    shape = ("points", columns, source, _shape(where), has_limit, descending, after)
+    """Return the statement that fetches points with the given value columns.
+
+    Where the range ``is_cold`` it fetches blocks, too, and ``where`` is left to who merges them:
+    a row that fails may stand for a point of a block that does not.
+    """
+    shape = ("points", columns, source, _shape(where), has_limit, descending, after, is_cold)
 
     def make() -> bytes:
         dataset = entry.dataset
         key = dataset.key[1:]
+        tests = NOTHING if is_cold else _where(where, dataset)
         direction = SQL(" DESC") if descending else NOTHING
         return compose(
             "read/fetch_points",
             series=series_source(entry, source),
-            packed=_packed(packing_of_points(entry, columns)),
+            packed=packed(packing_of_points(entry, columns)),
             columns=SQL(", ").join(Identifier("t", c) for c in (*key, *columns)),
             points=Identifier(entry.schema, dataset.name),
-            where=_where(where, dataset) + (_after(dataset) if after else NOTHING),
+            where=tests + (_after(dataset) if after else NOTHING),
             order=SQL(", ").join(Identifier("t", k) + direction for k in key),
             limit=SQL(" LIMIT %(limit)s") if has_limit else NOTHING,
+            last=SQL("c.*") if is_cold else is_colder(entry),
+            blocks=_blocks(entry, columns, has_limit, direction) if is_cold else NOTHING,
         )
 
     statement: bytes = entry.once(shape, make)
     return statement
+
+
+def is_colder(entry: Entry) -> Composed:
+    """Return what asks whether blocks may hold points of a range taken to be without them."""
+    dataset = Identifier(entry.schema, "dataset")
+    return part("read/is_colder", dataset=dataset, id=Literal(entry.id))
+
+
+def stored_columns(dataset: Dataset, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of blocks that are fetched for some value columns: the key's as well."""
+    return (*dataset.key[1:], *columns)
+
+
+def _blocks(
+    entry: Entry, columns: tuple[str, ...], has_limit: bool, direction: Composable
+) -> Composed:
+    enough, is_cut, before = NOTHING, SQL("false"), NOTHING
+    window: Composable = NOTHING
+    if has_limit:
+        enough = SQL(" FILTER (WHERE b.before < %(limit)s)")
+        is_cut = SQL("coalesce(bool_or(b.before >= %(limit)s), false)")
+        # not counting the first, of which the range's end may leave next to nothing
+        before = SQL(", sum(b._rows) OVER w - b._rows - first_value(b._rows) OVER w AS before")
+        window = SQL("WINDOW w AS (ORDER BY b.lo{}) ").format(direction)
+    each = [Identifier("b", c) for c in stored_columns(entry.dataset, columns)]
+    return part(
+        "read/fetch_blocks",
+        blocks=Identifier(entry.schema, f"{entry.dataset.name}_blocks"),
+        arrays=SQL(", ").join(SQL("array_agg({}){}").format(c, enough) for c in each),
+        enough=enough,
+        is_cut=is_cut,
+        before=before,
+        window=window,
+        direction=direction,
+    )
 
 
 def buckets_statement(
@@ -180,7 +223,7 @@ def buckets_statement(
         return compose(
             "read/fetch_buckets",
             series=series_source(entry, source),
-            packed=_packed(packing_of_states(states, is_added=is_added)),
+            packed=packed(packing_of_states(states, is_added=is_added)),
             bucket=_bucket(fixed),
             states=_leading_comma(
                 state_of_points(s, entry.dataset, is_total=is_total) for s in states
@@ -189,6 +232,7 @@ def buckets_statement(
             where=_where(where, entry.dataset),
             direction=SQL(" DESC") if descending else NOTHING,
             limit=SQL(" LIMIT %(limit)s") if has_limit else NOTHING,
+            last=is_colder(entry),
         )
 
     statement: bytes = entry.once(shape, make)
@@ -203,13 +247,17 @@ def rollup_statement(
     source: Source,
     is_total: bool = False,
     is_added: bool = False,
+    is_cold: bool = False,
 ) -> bytes:
     """Return the statement that reads a rollup, and what changed since from the points.
 
+    Where the range ``is_cold``, buckets of which blocks may hold points are left out, and named.
     ``is_added`` says that the reader adds the buckets up: to coarser ones, or of several series.
     Then an integer sum among them that has left bigint is an error, is_total or not.
     """
-    shape = ("rollup", rollup.relation, _names(states), source, is_total, is_added)
+    shape = ("rollup", rollup.relation, _names(states), source, is_total, is_added, is_cold)
+    ranges = "changed.ranges * %(hot)s::tstzmultirange" if is_cold else "changed.ranges"
+    left_out = SQL("changed.ranges * %(cold)s::tstzmultirange")
 
     def make() -> bytes:
         dataset = entry.dataset
@@ -221,9 +269,10 @@ def rollup_statement(
             log=Identifier(entry.schema, f"{dataset.name}_log"),
             relation=Identifier(entry.schema, rollup.relation),
             points=Identifier(entry.schema, dataset.name),
-            packed=_packed(packing_of_states(states, is_added=is_added)),
+            packed=packed(packing_of_states(states, is_added=is_added)),
             stored=_leading_comma(Identifier("t", s.name) for s in states),
-            fresh=fresh(entry, states, is_total, is_added),
+            fresh=fresh(entry, states, ranges, is_total, is_added),
+            last=left_out if is_cold else is_colder(entry),
         )
 
     statement: bytes = entry.once(shape, make)
@@ -231,13 +280,13 @@ def rollup_statement(
 
 
 def _planned_along(
-    entry: Entry, states: tuple[State, ...], is_total: bool, is_added: bool
+    entry: Entry, states: tuple[State, ...], ranges: str, is_total: bool, is_added: bool
 ) -> Composed:
     """Return the points' part in the statement: planned once for many series."""
     changed = _changed(
         entry,
         states,
-        ("s.id", "changed.ranges", "%(width)s", "%(origin)s", "%(start)s", "%(end)s"),
+        ("s.id", ranges, "%(width)s", "%(origin)s", "%(start)s", "%(end)s"),
         is_total,
         is_added,
     )
@@ -245,7 +294,7 @@ def _planned_along(
 
 
 def _planned_late(
-    entry: Entry, states: tuple[State, ...], is_total: bool, is_added: bool
+    entry: Entry, states: tuple[State, ...], ranges: str, is_total: bool, is_added: bool
 ) -> Composed:
     """Return the points' part as a statement of its own, planned only where something changed.
 
@@ -255,11 +304,12 @@ def _planned_late(
     changed = _changed(entry, states, ("$1", "$2", "$3", "$4", "$5", "$6"), is_total, is_added)
     packed = [SQL("p{} bytea").format(SQL(str(i))) for i in range(packing_of_states(states).width)]
     return SQL(
-        "LEFT JOIN LATERAL {function}({statement}, s.id, changed.ranges, %(width)s, %(origin)s, "
+        "LEFT JOIN LATERAL {function}({statement}, s.id, {ranges}, %(width)s, %(origin)s, "
         "%(start)s, %(end)s) AS fresh ({columns}) ON true"
     ).format(
         function=Identifier(entry.schema, "run_if_changed_v1"),
         statement=Literal(changed.as_string(None)),
+        ranges=SQL(ranges),
         columns=SQL(", ").join([SQL("buckets bigint"), SQL("touched bigint"), *packed]),
     )
 
@@ -277,7 +327,7 @@ def _changed(
     return part(
         "read/fetch_changed",
         points=Identifier(entry.schema, dataset.name),
-        packed=_packed(packing_of_states(states, is_added=is_added)),
+        packed=packed(packing_of_states(states, is_added=is_added)),
         states=_leading_comma(state_of_points(s, dataset, is_total=is_total) for s in states),
         inputs=SQL(", ").join(Identifier("c", c) for c in (*dataset.key[1:], *inputs)),
         **{key: SQL(name) for key, name in zip(keys, names, strict=True)},

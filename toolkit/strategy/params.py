@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from toolkit.catalog import Entry
 from toolkit.query import Condition
 from toolkit.strategy.values import comparable
-from toolkit.timegrid import DAY, Grid, Span, to_datetime
+from toolkit.timegrid import DAY, EARLIEST, LATEST, Grid, Span, Step, to_datetime
 
 _LOG_REACH = 8 * DAY  # a change-log row is no longer than a cell of 7 days and a step
 
@@ -24,6 +24,11 @@ def grid_params(grid: Grid, span: Span) -> dict[str, Any]:
     if grid.width is None:
         return {"edges": [to_datetime(int(e)) for e in grid.edges(span)]}
     return {"width": timedelta(microseconds=grid.width), "origin": to_datetime(grid.origin)}
+
+
+def log_start(span: Span) -> datetime:
+    """Return where a row of the change log that reaches into a range can begin."""
+    return to_datetime(max(span.start - _LOG_REACH, EARLIEST))
 
 
 def rollup_params(rollup: int, grid: Grid, span: Span) -> dict[str, Any]:
@@ -44,9 +49,22 @@ def rollup_params(rollup: int, grid: Grid, span: Span) -> dict[str, Any]:
         "inner_start": to_datetime(inner.start),
         "inner_end": to_datetime(inner.end),
         "cut": f"{{{ranges}}}",
-        "log_start": to_datetime(span.start - _LOG_REACH),
+        "log_start": log_start(span),
         **grid_params(grid, span),
     }
+
+
+def cold_params(entry: Entry, grid: Grid) -> dict[str, Any]:
+    """Return which buckets blocks may hold points of, and which they do not."""
+    assert entry.cold_to is not None
+    edge = to_datetime(min(grid.ceil_one(entry.cold_to), LATEST)).isoformat()
+    return {"cold": f"{{(,{edge})}}", "hot": f"{{[{edge},)}}"}
+
+
+def blocks_params(entry: Entry, span: Span) -> dict[str, Any]:
+    """Return where the blocks of a range begin at the earliest: a block lies in one partition."""
+    grid = entry.once("partitions", lambda: Grid(Step.parse(entry.dataset.partition)))
+    return {"cold_start": to_datetime(max(grid.floor_one(span.start), EARLIEST))}
 
 
 def where_params(where: Sequence[Condition], entry: Entry) -> dict[str, Any]:

@@ -1,0 +1,3 @@
+-- What: the bytes of a partition's rows, and with its indexes.
+-- Params: partition (schema-qualified).
+SELECT pg_relation_size(%(partition)s::regclass), pg_total_relation_size(%(partition)s::regclass)

@@ -1,0 +1,258 @@
+"""What a read takes from the time of which blocks may hold points: rows and blocks, merged here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.catalog import Entry
+from toolkit.drivers import OUT_OF_RANGE, Rows
+from toolkit.errors import DatabaseError, QueryError
+from toolkit.merging import Cold, Merged
+from toolkit.query import Asked
+from toolkit.reduce import Table, bucket_points, merge, stack
+from toolkit.statements import compose as statement
+from toolkit.statements import raw
+from toolkit.strategy import compose, sift
+from toolkit.strategy.params import blocks_params, range_params
+from toolkit.strategy.price import cut_share
+from toolkit.timegrid import Span, to_us
+from toolkit.work import Found, Work, from_now, is_backwards, point_columns, time_left
+
+if TYPE_CHECKING:
+    from toolkit.fetcher import Fetcher, Unit
+
+_MOST_RANGES = 8  # statements for changed buckets of different times; beyond that one for all
+
+
+async def fetch(fetcher: Fetcher, work: Work) -> Found:
+    """Return the points, or the states of the buckets, that a plan needs."""
+    if work.plan.strategy == "direct":
+        return await fetcher.from_points(work)
+    is_split = work.plan.strategy == "aggregated" and _boundary(work) < work.query.span.end
+    try:
+        if work.plan.strategy == "downsampled":
+            return await _from_rollup(fetcher, work)
+        if is_split:
+            return await _from_both(fetcher, work)
+    except QueryError:  # an integer sum that cannot be added to others: from the points then
+        pass
+    except DatabaseError as error:
+        if error.sqlstate != OUT_OF_RANGE:
+            raise
+    return _in_direction(work, await fetcher.from_points(from_now(work)))
+
+
+def columns_of(work: Work) -> tuple[str, ...]:
+    """Return the value columns that points are read with: those that conditions test as well."""
+    columns = point_columns(work.query, work.entry.dataset, work.plan)
+    return _with_tested(work.query.asked, columns)
+
+
+def _with_tested(asked: Asked, columns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*columns, *(c.column for c in asked.where)]))
+
+
+async def points_of(
+    fetcher: Fetcher, work: Work, units: Sequence[Unit], answers: Sequence[Rows]
+) -> Found:
+    """Return the points of units, each once, that pass the conditions of the query."""
+    asked, columns = work.query.asked, columns_of(work)
+    limit = asked.limit if work.plan.grid is None and not asked.where else None
+    rows = [row for answer in answers for row in answer]
+    ids, names = await fetcher.names(work, rows)
+    tables, from_blocks, count = [], 0, 0
+    for unit, answer in zip(units, answers, strict=True):
+        merged = await fetcher.merged(work, unit.span, columns, answer, ids, names, limit=limit)
+        from_blocks += merged.from_blocks
+        count += len(merged.table)
+        tables.append(await passing(fetcher, work.entry, asked, merged.table))
+    table = stack(tables)
+    if len(columns) > len(own := point_columns(work.query, work.entry.dataset, work.plan)):
+        kept = {*own, "seq"}
+        table = replace(table, values={n: v for n, v in table.values.items() if n in kept})
+    return Found(table, names, {"points": count - from_blocks, "blocks": from_blocks})
+
+
+async def passing(fetcher: Fetcher, entry: Entry, asked: Asked, table: Table) -> Table:
+    """Return the points that pass the conditions; the database compares texts, by its own order."""
+    if not asked.where:
+        return table
+    smaller: dict[int, frozenset[str]] = {}
+    for number, condition in enumerate(asked.where):
+        if sift.is_of_texts(condition, entry.dataset):
+            text = statement("read/compare_texts", operator=raw(condition.operator))
+            params = {
+                "texts": list(table.categories[condition.column]),
+                "value": condition.value,
+            }
+            smaller[number] = frozenset(r[0] for r in await fetcher.driver.fetch(text, params))
+    return table.take(sift.passes(asked.where, entry.dataset, table, smaller))
+
+
+def _boundary(work: Work) -> int:
+    """Return the instant from which on there are no blocks."""
+    assert work.entry.cold_to is not None
+    return work.entry.cold_to
+
+
+def _in_direction(work: Work, found: Found) -> Found:
+    """Return buckets in the order in which the database would have given them."""
+    asked, table = work.query.asked, found.table
+    if work.plan.strategy != "aggregated" or not asked.descending or asked.group_by is not None:
+        return found
+    return replace(found, table=table.take(np.lexsort((-table.ts, table.series))))
+
+
+@asynccontextmanager
+async def _in_one_snapshot(fetcher: Fetcher, work: Work) -> AsyncIterator[Fetcher]:
+    timeout = time_left(work)
+    async with fetcher.driver.transaction(
+        repeatable=True, read_only=True, timeout=timeout
+    ) as transaction:
+        yield fetcher.inside(transaction)
+
+
+async def _from_both(fetcher: Fetcher, work: Work) -> Found:
+    """Make buckets of blocks and rows here, and have the database make the later ones."""
+    plan, query, boundary = work.plan, work.query, _boundary(work)
+    assert plan.grid is not None
+    before = replace(query, span=Span(query.span.start, boundary))
+    after = replace(query, span=Span(boundary, query.span.end))
+    async with _in_one_snapshot(fetcher, work) as inside:
+        old = await inside.from_points(replace(work, query=before), is_added=True)
+        new = await inside.from_buckets(replace(work, query=after))
+    sources = {**old.sources, "points": old.sources["points"] + new.sources["points"]}
+    if old.names != new.names:  # by labels: who has no point in one part
+        return await fetcher.from_points(from_now(work))
+    table = stack([old.table, new.table])
+    table = table.take(np.lexsort((table.ts, table.series)))
+    table = await fetcher.compute(len(table), merge, table, plan.states, plan.grid)
+    return _in_direction(work, Found(table, old.names, sources))
+
+
+async def _from_rollup(fetcher: Fetcher, work: Work) -> Found:
+    """Take buckets from the rollup, and those that changed or are cut off from blocks and rows."""
+    plan, query = work.plan, work.query
+    assert plan.rollup is not None
+    assert plan.grid is not None
+    grid = plan.rollup.grid
+    assert grid.width is not None
+    if not cut_share(grid.width, grid.origin, query.span):
+        rows = await fetcher.states(work)
+        if not any(row[-1] for row in rows):
+            return await _rolled_up(fetcher, work, rows, None)
+    async with _in_one_snapshot(fetcher, work) as inside:
+        rows = await inside.states(work)
+        changed = {row[0]: [_span(r) for r in row[-1]] for row in rows if row[-1]}
+        return await _rolled_up(inside, work, rows, changed)
+
+
+def _span(range: Any) -> Span:
+    return Span(to_us(range.lower), to_us(range.upper))
+
+
+async def _rolled_up(
+    fetcher: Fetcher, work: Work, rows: Rows, changed: Mapping[int, Sequence[Span]] | None
+) -> Found:
+    plan = work.plan
+    assert plan.rollup is not None
+    assert plan.grid is not None
+    table, names, sources = await fetcher.unpack_rollup(work, rows)
+    fetcher.learn(work, sources["points"])
+    if changed:
+        is_added = plan.grid != plan.rollup.grid or work.query.asked.group_by is not None
+        ids, _ = await fetcher.names(work, rows)
+        pieces = [table]
+        for span, some in _together(changed):
+            mine = span.clip(work.query.span)
+            columns = tuple(dict.fromkeys(c for s in plan.states for c in (*s.of, s.by) if c))
+            merged = await points_between(fetcher, work, mine, some, columns, ids, names)
+            fresh = bucket_points(
+                merged.table, plan.states, work.entry.dataset, plan.rollup.grid, is_added
+            )
+            pieces.append(_only(fresh, changed, ids))
+            sources["points"] += len(merged.table) - merged.from_blocks
+            sources["blocks"] = sources.get("blocks", 0) + merged.from_blocks
+        table = stack(pieces)
+        table = table.take(np.lexsort((table.ts, table.series)))
+    if plan.grid != plan.rollup.grid:
+        table = await fetcher.compute(len(table), merge, table, plan.states, plan.grid)
+    return Found(table, names, sources)
+
+
+def _together(changed: Mapping[int, Sequence[Span]]) -> list[tuple[Span, tuple[int, ...]]]:
+    """Return ranges with the series that they are to be read of.
+
+    >>> _together({1: [Span(0, 5)], 2: [Span(0, 5), Span(9, 10)]})
+    [(Span(start=0, end=5), (1, 2)), (Span(start=9, end=10), (2,))]
+    """
+    ids: dict[Span, list[int]] = {}
+    for series, spans in changed.items():
+        for span in spans:
+            ids.setdefault(span, []).append(series)
+    if len(ids) <= _MOST_RANGES:
+        return [(span, tuple(some)) for span, some in ids.items()]
+    hull = Span(min(s.start for s in ids), max(s.end for s in ids))
+    return [(hull, tuple(changed))]
+
+
+def _only(fresh: Table, changed: Mapping[int, Sequence[Span]], ids: Sequence[int]) -> Table:
+    """Return the buckets that lie in their series' changed ranges."""
+    wanted = np.zeros(len(fresh), bool)
+    for series, spans in changed.items():
+        mine = fresh.series == ids.index(series)
+        for span in spans:
+            wanted |= mine & (fresh.ts >= span.start) & (fresh.ts < span.end)
+    return fresh if wanted.all() else fresh.take(wanted)
+
+
+async def points_between(
+    fetcher: Fetcher,
+    work: Work,
+    span: Span,
+    ids: tuple[int, ...],
+    columns: tuple[str, ...],
+    order: Sequence[int],
+    names: Sequence[str],
+) -> Merged:
+    """Fetch the points of some series in a range; ``order`` and ``names`` are those of all."""
+    text = compose.points_statement(
+        work.entry, columns, source=compose.source_of(ids), is_cold=True
+    )
+    params = {
+        **compose.ids_params(ids),
+        **range_params(span),
+        **blocks_params(work.entry, span),
+    }
+    rows = await fetcher.driver.fetch(text, params, timeout=time_left(work))
+    return await fetcher.merged(work, span, columns, rows, order, names, is_oldest_first=True)
+
+
+def cold_of(
+    work: Work,
+    span: Span,
+    columns: tuple[str, ...],
+    ids: Sequence[int],
+    names: Sequence[str],
+    *,
+    limit: int | None = None,
+    after: tuple[int, int] | None = None,
+    is_oldest_first: bool = False,
+) -> Cold:
+    """Return how rows and blocks with some value columns are merged."""
+    entry = work.entry
+    return Cold(
+        entry.dataset.name,
+        compose.packing_of_points(entry, columns),
+        compose.stored_columns(entry.dataset, columns),
+        dict(zip(ids, names, strict=True)),
+        span,
+        limit,
+        after,
+        is_backwards(work.query, work.plan) and not is_oldest_first,
+    )

@@ -1,0 +1,199 @@
+"""Points on their way between rows and blocks: taken out of a span, and put back, in a transaction.
+
+What is taken is what the statement removed, so nothing that others write meanwhile is lost. Series
+are locked first: of one series one transaction at a time makes or changes blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from psycopg.sql import SQL, Identifier, Literal
+
+from toolkit.blocks import SMALL, decode_part, encode_parts, identity, read_stored_header
+from toolkit.catalog import Entry, Series
+from toolkit.ddl import block_columns, blocks_table
+from toolkit.drivers import Params, Rows, Transaction
+from toolkit.errors import DatabaseError
+from toolkit.merging import Cold, Run, blocks_of, merge_cold
+from toolkit.reduce import Table, totals
+from toolkit.statements import NOTHING, compose
+from toolkit.strategy.compose import packed, packing_of_points, stored_columns
+from toolkit.strategy.params import blocks_params, range_params
+from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
+
+_ROOM = 1_953_194_604  # of our locks, among the advisory locks of a database
+_LOCKS = 64
+_ALL = Span(EARLIEST, LATEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A block ready to be stored."""
+
+    span: Span
+    rows: int
+    first: int
+    last: int
+    header: bytes
+    parts: tuple[bytes, ...]
+
+    @property
+    def size(self) -> int:
+        """Its bytes, header and all columns."""
+        return len(self.header) + sum(map(len, self.parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The points that were taken out of a span, how many were rows, and the blocks' spans."""
+
+    table: Table
+    rows: int
+    blocks: tuple[Span, ...]
+
+
+async def begin(transaction: Transaction, patience: float) -> None:
+    """Let points move without the change log hearing of it; wait so many seconds for a lock."""
+    statement = compose("blocks/begin_move")
+    await transaction.fetch(statement, {"patience": f"{max(int(patience * 1000), 1)}ms"})
+
+
+async def lock(transaction: Transaction, ids: Iterable[int], *, shared: bool = False) -> None:
+    """Keep others from making or changing blocks of series until the transaction ends."""
+    statement = compose(
+        "blocks/lock_series",
+        room=Literal(_ROOM),
+        shared=SQL("_shared") if shared else NOTHING,
+    )
+    await transaction.fetch(statement, {"locks": sorted({i % _LOCKS for i in ids})})
+
+
+async def take(
+    transaction: Transaction, entry: Entry, series: Series, span: Span, run: Run
+) -> Taken:
+    """Remove the points of a locked series in a span, and the blocks that reach into it, whole."""
+    statement = entry.once(("take",), lambda: _take(entry))
+    params: Params = {"id": series.id, **range_params(span), **blocks_params(entry, span)}
+    rows = await transaction.fetch(statement, params)
+    return merge_taken(entry, series, rows, run)
+
+
+def merge_taken(entry: Entry, series: Series, rows: Rows, run: Run) -> Taken:
+    """Return a row of points and blocks as one table, whatever its times."""
+    dataset = entry.dataset
+    stored = stored_columns(dataset, dataset.names)
+    names = {series.id: series.name}
+    cold = Cold(dataset.name, packing_of_points(entry, dataset.names), stored, names, _ALL)
+    width = 2 + cold.packing.width
+    spans, headers = rows[0][width : width + 2]
+    blocks = blocks_of(dataset.name, names, series.id, spans, headers, ())
+    table = merge_cold(cold, rows, {series.id: 0}, run).table
+    return Taken(table, rows[0][1], tuple(Span(b.lo, b.hi) for b in blocks))
+
+
+def encoded(
+    entry: Entry, series: Series, table: Table, spans: Sequence[Span], level: int = SMALL
+) -> list[Encoded]:
+    """Return blocks of the points in each of the spans, every one decoded and compared.
+
+    A span without points gives none.
+    """
+    made = (_encoded(entry, series, table, span, level) for span in spans)
+    return [block for block in made if block is not None]
+
+
+def _encoded(entry: Entry, series: Series, table: Table, span: Span, level: int) -> Encoded | None:
+    dataset = entry.dataset
+    low, high = np.searchsorted(table.ts, (span.start, span.end)).tolist()
+    if low == high:
+        return None
+    mine = table.take(slice(low, high))
+    names = stored_columns(dataset, dataset.names)[1:]
+    values = {n: np.ascontiguousarray(mine.values[n]) for n in names}
+    stamp = identity(dataset.name, series.id, span.start, span.end)
+    sums = totals(mine, [s for s in dataset.states if s.kind in ("pv", "v")], dataset)
+    header, parts = encode_parts(
+        np.ascontiguousarray(mine.ts),
+        values,
+        {n: mine.categories[n] for n in names if n in mine.categories},
+        stamp=stamp,
+        level=level,
+        sums=sums,
+    )
+    first, last = int(mine.ts[0]), int(mine.ts[-1])
+    block = Encoded(span, high - low, first, last, header, parts)
+    _check(block, stamp, mine, values)
+    return block
+
+
+def _check(block: Encoded, stamp: str, table: Table, values: dict[str, Any]) -> None:
+    """Raise unless a block gives back bit for bit what went into it."""
+    header = read_stored_header(block.header, stamp)
+    wanted = [table.ts, *values.values()]
+    for column, data, before in zip(header.columns, block.parts, wanted, strict=True):
+        after, _ = decode_part(header, column, data)
+        if after.dtype != before.dtype or after.tobytes() != before.tobytes():
+            raise DatabaseError(
+                f"block {stamp!r}: column {column.name or 'ts'!r} does not come back as it was; "
+                "nothing was changed"
+            )
+
+
+async def put(
+    transaction: Transaction, entry: Entry, series: Series, blocks: Sequence[Encoded]
+) -> None:
+    """Store blocks; their partitions are there."""
+    if not blocks:
+        return
+    statement = entry.once(("put",), lambda: _put(entry))
+    await transaction.execute(statement, put_params(entry, [(series.id, b) for b in blocks]))
+
+
+def put_params(entry: Entry, blocks: Sequence[tuple[int, Encoded]]) -> dict[str, Any]:
+    """Return blocks of series as one array a column."""
+    params: dict[str, Any] = {
+        "c0": [series for series, _ in blocks],
+        "c1": [to_datetime(b.span.start) for _, b in blocks],
+        "c2": [to_datetime(b.span.end) for _, b in blocks],
+        "c3": [b.rows for _, b in blocks],
+        "c4": [to_datetime(b.first) for _, b in blocks],
+        "c5": [to_datetime(b.last) for _, b in blocks],
+        "c6": [b.header for _, b in blocks],
+    }
+    for number in range(len(block_columns(entry.dataset))):
+        params[f"c{7 + number}"] = [b.parts[number] for _, b in blocks]
+    return params
+
+
+def _put(entry: Entry) -> bytes:
+    stored = block_columns(entry.dataset)
+    kinds = ["integer", *["timestamptz"] * 2, "integer", *["timestamptz"] * 2, "bytea"]
+    kinds += ["bytea"] * len(stored)
+    named = ("series_id", "lo", "hi", "_rows", "_first", "_last", "_header", *stored)
+    return compose(
+        "blocks/put_blocks",
+        blocks=Identifier(entry.schema, blocks_table(entry.dataset.name)),
+        columns=SQL(", ").join(map(Identifier, named)),
+        arrays=SQL(", ").join(
+            [SQL(f"%(c{number})s::{kind}[]") for number, kind in enumerate(kinds)]
+        ),
+    )
+
+
+def _take(entry: Entry) -> bytes:
+    dataset = entry.dataset
+    key = dataset.key[1:]
+    each = stored_columns(dataset, dataset.names)
+    return compose(
+        "blocks/take_span",
+        points=Identifier(entry.schema, dataset.name),
+        blocks=Identifier(entry.schema, blocks_table(dataset.name)),
+        columns=SQL(", ").join(Identifier("t", c) for c in (*key, *dataset.names)),
+        packed=packed(packing_of_points(entry, dataset.names)),
+        order=SQL(", ").join(map(Identifier, key)),
+        arrays=SQL(", ").join(SQL("array_agg({})").format(Identifier("b", c)) for c in each),
+    )

@@ -1,0 +1,338 @@
+"""The road of compression: rows of closed time become blocks, a span a transaction, and back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from psycopg.sql import SQL, Identifier
+
+from toolkit import moves
+from toolkit.catalog import Entry, Series
+from toolkit.cutting import cut, spans_to_pack
+from toolkit.ddl import block_columns, blocks_table
+from toolkit.directory import Directory
+from toolkit.drivers import BULK_TIMEOUT, Driver, Params
+from toolkit.errors import Busy, DatabaseError
+from toolkit.ingest.copybinary import encode
+from toolkit.ingest.frames import Batch
+from toolkit.merging import Run, run_here
+from toolkit.partitions import Partition, Partitioning
+from toolkit.statements import compose, name
+from toolkit.strategy.params import blocks_params, log_start, range_params
+from toolkit.timegrid import PG_EPOCH, Instants, Span, to_datetime
+
+_log = logging.getLogger("toolkit.packer")
+_PATIENCE = 1.0  # seconds to wait for a lock: what is busy now is done the next time
+_TRIES = 3
+_LONGEST = 300.0  # seconds to give space back in: others' old snapshots may stand in the way
+_WORTH = 128 << 10  # bytes of an empty partition that are worth a vacuum
+
+
+@dataclass(frozen=True, slots=True)
+class PackReport:
+    """What a compression did, or (a dry run) would do.
+
+    ``points`` moved from rows to ``blocks``, whose bytes are ``block_bytes``; ``row_bytes`` are
+    those of the partitions' rows and indexes that were given back. ``waiting`` counts series and
+    partitions of which a rollup has yet to follow changes, ``busy`` spans that somebody else held:
+    both are for the next run.
+    """
+
+    dataset: str
+    points: int = 0
+    spans: int = 0
+    blocks: int = 0
+    block_bytes: int = 0
+    row_bytes: int = 0
+    waiting: int = 0
+    busy: int = 0
+    seconds: float = 0.0
+
+
+Progress = Callable[[PackReport, int], None]
+"""Called with what was done so far, and the points there are to move in all."""
+
+
+@dataclass(slots=True)
+class _Task:
+    """One series in one partition, as far as its time is closed."""
+
+    series: Series
+    region: Span
+    rows: int
+    is_closed: bool
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What several workers have done."""
+
+    report: PackReport
+    total: int
+    on_progress: Progress
+
+    def add(self, **counts: int) -> None:
+        values = {k: getattr(self.report, k) + v for k, v in counts.items()}
+        self.report = replace(self.report, **values)
+        self.on_progress(self.report, self.total)
+
+
+class Packer:
+    """Compressions of one store; any number of processes may run at once."""
+
+    def __init__(
+        self, driver: Driver, directory: Directory, partitioning: Partitioning, parallel: int = 2
+    ) -> None:
+        self._driver = driver
+        self._directory = directory
+        self._partitioning = partitioning
+        self._parallel = parallel
+        self.run: Run = run_here
+
+    async def compress(
+        self,
+        dataset: str,
+        names: tuple[str, ...] | None,
+        span: Span,
+        *,
+        only_late: bool = False,
+        is_dry: bool = False,
+        on_progress: Progress = lambda report, total: None,
+    ) -> PackReport:
+        """Move rows inside ``span`` to blocks; ``only_late``: those in the spans of blocks.
+
+        Each span is a transaction: killed at any time, the next run goes on. Newer rows of a
+        partition that still grows wait until they fill a block.
+        """
+        started = time.perf_counter()
+        entry = await self._directory.confirmed(dataset)
+        tally = _Tally(PackReport(dataset), 0, on_progress)
+        partitions = [p for p in await self._partitioning.ranges(entry) if _overlap(p.span, span)]
+        tasks: dict[str, list[_Task]] = {}
+        for partition in partitions:
+            tasks[partition.name], waiting = await self._tasks(entry, names, partition, span)
+            tally.total += sum(t.rows for t in tasks[partition.name])
+            tally.report = replace(tally.report, waiting=tally.report.waiting + waiting)
+        for partition in partitions:
+            mine = tasks[partition.name]
+            if mine and not is_dry:
+                await self._prepare(entry, partition, span)
+            await self._each(entry, mine, tally, only_late=only_late, is_dry=is_dry)
+            if not is_dry and partition.span.end <= span.end:
+                tally.add(row_bytes=await self._reclaim(entry, partition, bool(mine)))
+        return replace(tally.report, seconds=time.perf_counter() - started)
+
+    async def _tasks(
+        self, entry: Entry, names: tuple[str, ...] | None, partition: Partition, span: Span
+    ) -> tuple[list[_Task], int]:
+        """Return the series that have rows in a partition, and how many have to wait."""
+        ids = None
+        if names is not None:
+            ids = [s.id for s in await self._directory.series(entry, names)]
+        region = partition.span.clip(span)
+        params = {
+            **range_params(region),
+            "ids": ids,
+            "log_start": log_start(region),
+            "dataset_id": entry.id,
+        }
+        rows = await self._driver.fetch(self._text(entry, "count_rows"), params)
+        by_id = await self._directory.series_by_id(entry, [row[0] for row in rows])
+        is_closed = partition.span.end <= span.end
+        tasks = [
+            _Task(by_id[row[0]], region, row[1], is_closed)
+            for row in rows
+            if not row[2] and row[0] in by_id
+        ]
+        return tasks, sum(row[2] for row in rows)
+
+    async def _prepare(self, entry: Entry, partition: Partition, span: Span) -> None:
+        """Tell readers that there may be blocks, and make the partition for them."""
+        region = partition.span.clip(span)
+        params: Params = {"dataset_id": entry.id, "upto": to_datetime(region.end)}
+        async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
+            await transaction.execute(self._text(entry, "announce_cold"), params)
+        await self._partitioning.ensure_blocks(entry, region)
+
+    async def _each(
+        self, entry: Entry, tasks: Sequence[_Task], tally: _Tally, *, only_late: bool, is_dry: bool
+    ) -> None:
+        queue: Iterator[_Task] = iter(tasks)
+
+        async def work() -> None:
+            for task in queue:
+                await self._pack(entry, task, tally, only_late=only_late, is_dry=is_dry)
+
+        def stop() -> None:
+            for _ in queue:  # the others find nothing left to do
+                pass
+
+        jobs = [work] * max(1, min(self._parallel, len(tasks)))
+        await self._driver.gather(jobs, on_error=stop)
+
+    async def _pack(
+        self, entry: Entry, task: _Task, tally: _Tally, *, only_late: bool, is_dry: bool
+    ) -> None:
+        ts, blocks = await self._instants(entry, task)
+        spans = spans_to_pack(task.region, ts, blocks, is_closed=task.is_closed)
+        if only_late:
+            held = [b for b, _ in blocks]
+            spans = [s for s in spans if any(_overlap(s, b) for b in held)]
+        for span in spans:
+            low, high = np.searchsorted(ts, (span.start, span.end)).tolist()
+            if is_dry:
+                tally.add(points=high - low, spans=1)
+                continue
+            try:
+                await self._pack_span(entry, task, span, tally)
+            except Busy as error:
+                _log.info("%s, %s: %s", task.series.name, span, error)
+                tally.add(busy=1)
+
+    async def _pack_span(self, entry: Entry, task: _Task, span: Span, tally: _Tally) -> None:
+        series = task.series
+        for attempt in range(1, _TRIES + 1):
+            try:
+                async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
+                    await moves.begin(transaction, _PATIENCE)
+                    await moves.lock(transaction, [series.id])
+                    taken = await moves.take(transaction, entry, series, span, self.run)
+                    if any(b.start < span.start or b.end > span.end for b in taken.blocks):
+                        raise Busy(f"somebody else has changed the blocks of {series.name!r}")
+                    blocks = await self._driver.compute(
+                        moves.encoded, entry, series, taken.table, cut(span, taken.table.ts)
+                    )
+                    await moves.put(transaction, entry, series, blocks)
+            except DatabaseError as error:
+                if error.sqlstate not in ("40001", "40P01") or attempt == _TRIES:
+                    raise
+                await self._driver.pause(0.05 * attempt)
+            else:
+                size = sum(b.size for b in blocks)
+                tally.add(points=taken.rows, spans=1, blocks=len(blocks), block_bytes=size)
+                return
+
+    async def _instants(self, entry: Entry, task: _Task) -> tuple[Instants, list[tuple[Span, int]]]:
+        """Return when a series has rows, and its blocks with the points of each."""
+        params = {
+            "id": task.series.id,
+            **range_params(task.region),
+            **blocks_params(entry, task.region),
+        }
+        row = (await self._driver.fetch(self._text(entry, "list_instants"), params))[0]
+        ts = _unpacked(row[0])
+        edges = _unpacked(row[1]).reshape(-1, 2).tolist()
+        spans = [Span(lo, hi) for lo, hi in edges]
+        return ts, list(zip(spans, row[2] or [], strict=True))
+
+    async def _reclaim(self, entry: Entry, partition: Partition, has_moved: bool) -> int:
+        """Give back the space of a partition whose rows have moved; return how many bytes."""
+        table = name(entry.schema, partition.name)
+        params = {"partition": table.as_string(None)}
+        measure = compose("blocks/measure_partition")
+        before = (await self._driver.fetch(measure, params))[0]
+        if not has_moved and (partition.rows or before[1] < _WORTH):
+            return 0
+        try:
+            vacuum = compose("blocks/reclaim_rows", partition=table)
+            await self._driver.command(vacuum, timeout=_LONGEST)
+            if (await self._driver.fetch(measure, params))[0][0] == 0 and before[1] >= _WORTH:
+                reindex = compose("blocks/reclaim_index", partition=table)
+                await self._driver.command(reindex, timeout=_LONGEST)
+        except (DatabaseError, Busy) as error:
+            _log.warning("the space of %s was not given back: %s", partition.name, error)
+        after = (await self._driver.fetch(measure, params))[0]
+        return int(max(before[1] - after[1], 0))
+
+    async def decompress(
+        self,
+        dataset: str,
+        names: tuple[str, ...] | None,
+        span: Span,
+        *,
+        on_progress: Progress = lambda report, total: None,
+    ) -> PackReport:
+        """Make rows again of the blocks that reach into ``span``, one a transaction."""
+        started = time.perf_counter()
+        entry = await self._directory.confirmed(dataset)
+        ids = None
+        if names is not None:
+            ids = [s.id for s in await self._directory.series(entry, names)]
+        params = {**range_params(span), **blocks_params(entry, span), "ids": ids}
+        rows = await self._driver.fetch(self._text(entry, "list_blocks"), params)
+        by_id = await self._directory.series_by_id(entry, sorted({row[0] for row in rows}))
+        tally = _Tally(PackReport(dataset), sum(row[3] for row in rows), on_progress)
+        for series_id, lo, hi, _, size in rows:
+            block = Span.between(lo, hi)
+            points = await self._unpack(entry, by_id[series_id], block)
+            tally.add(points=points, spans=1, blocks=1, block_bytes=size)
+        return replace(tally.report, seconds=time.perf_counter() - started)
+
+    async def _unpack(self, entry: Entry, series: Series, span: Span) -> int:
+        dataset = entry.dataset
+        await self._partitioning.ensure(entry, np.array([span.start]))
+        statement = SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
+            Identifier(entry.schema, dataset.name),
+            SQL(", ").join(map(Identifier, (*dataset.key, *dataset.names))),
+        )
+        for attempt in range(1, _TRIES + 1):
+            try:
+                async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
+                    await moves.begin(transaction, _PATIENCE)
+                    await moves.lock(transaction, [series.id])
+                    taken = await moves.take(transaction, entry, series, span, self.run)
+                    table = taken.table
+                    batch = Batch(
+                        dataset,
+                        (series.name,),
+                        table.series,
+                        table.ts,
+                        table.values.get("seq"),
+                        {n: table.values[n] for n in dataset.names},
+                        table.categories,
+                    )
+                    pieces = encode(
+                        batch,
+                        np.array([series.id], np.int32),
+                        dataset.names,
+                        with_seq=dataset.has_seq,
+                    )
+                    await transaction.copy(statement.as_bytes(None), pieces)
+                return len(table)
+            except DatabaseError as error:
+                # a point written meanwhile has a key of ours: now it is a row, and counts
+                if error.sqlstate not in ("40001", "40P01", "23505") or attempt == _TRIES:
+                    raise
+                await self._driver.pause(0.05 * attempt)
+        raise AssertionError("unreachable")
+
+    def _text(self, entry: Entry, statement: str) -> bytes:
+        def make() -> bytes:
+            blocks = blocks_table(entry.dataset.name)
+            stored = ("_header", *block_columns(entry.dataset))
+            return compose(
+                f"blocks/{statement}",
+                points=name(entry.schema, entry.dataset.name),
+                blocks=name(entry.schema, blocks),
+                log=name(entry.schema, f"{entry.dataset.name}_log"),
+                rollup=name(entry.schema, "rollup"),
+                dataset=name(entry.schema, "dataset"),
+                bytes=SQL(" + ").join(
+                    SQL("octet_length({})").format(Identifier("b", c)) for c in stored
+                ),
+            )
+
+        text: bytes = entry.once(("blocks", statement), make)
+        return text
+
+
+def _unpacked(data: bytes | None) -> Instants:
+    return np.frombuffer(data or b"", ">i8").astype(np.int64) + PG_EPOCH
+
+
+def _overlap(a: Span, b: Span) -> bool:
+    return a.start < b.end and b.start < a.end
