@@ -176,13 +176,12 @@ class Roads:
         dataset: str,
         series: Any,
         start: object,
-        end: object,
-        *,
-        only_late: bool,
+        before: object,
         is_dry: bool,
+        only_late: bool,
         on_progress: PackProgress,
     ) -> PackReport:
-        query = build_query(dataset, series, start, end)
+        query = build_query(dataset, series, *_ends(start, before))
         if not is_dry:  # what a rollup has yet to follow would have to wait
             await self.refresher.refresh(dataset)
         report = await self.packer.compress(
@@ -199,7 +198,7 @@ class Roads:
     async def decompress(
         self, dataset: str, series: Any, start: object, end: object, on_progress: PackProgress
     ) -> PackReport:
-        query = build_query(dataset, series, start, end)
+        query = build_query(dataset, series, *_ends(start, end))
         names, span = query.asked.series, query.span
         return await self.packer.decompress(dataset, names, span, on_progress=on_progress)
 
@@ -242,9 +241,7 @@ class Roads:
         entry = await self.directory.entry(dataset)
         if self.cache is None:
             return 0
-        low = to_datetime(EARLIEST) if start is None else start
-        high = to_datetime(LATEST) if end is None else end
-        span, wanted = Span.between(low, high), None
+        span, wanted = Span.between(*_ends(start, end)), None
         if pattern is not None or span.start > EARLIEST or span.end < LATEST:
             found = await self.directory.list_series(entry)
             wanted = [s.id for s in found if pattern is None or _is_meant(s.name, pattern)]
@@ -274,6 +271,12 @@ class Roads:
 
 def _is_meant(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
+
+
+def _ends(start: object, end: object) -> tuple[object, object]:
+    """Return the ends of a range, None being those of all time."""
+    low = to_datetime(EARLIEST) if start is None else start
+    return low, to_datetime(LATEST) if end is None else end
 
 
 def latest_query(

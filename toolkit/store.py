@@ -14,6 +14,8 @@ from toolkit.drivers import drive
 from toolkit.drivers.blocking import BlockingDriver
 from toolkit.errors import InputError
 from toolkit.inspection import DatasetStats
+from toolkit.packer import PackReport
+from toolkit.packer import Progress as PackProgress
 from toolkit.partitions import Partition
 from toolkit.query import Freshness, build_query
 from toolkit.refresher import Progress, RefreshReport
@@ -230,6 +232,51 @@ class Store:
         Any number of processes may refresh at once; one that is killed is taken over.
         """
         return drive(self._roads.refresh(dataset, on_progress))
+
+    def compress(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        *,
+        before: object,
+        start: object = None,
+        dry_run: bool = False,
+        on_progress: PackProgress = lambda report, total: None,
+    ) -> PackReport:
+        """Move points of ``[start, before)`` from rows to blocks; answers stay what they are.
+
+        A span of some thousand points is a transaction; killed at any time, the next call goes
+        on. Points written later into that time are rows again, and count; they are folded into
+        their blocks. Rollups are refreshed first. Takes no lock that readers notice; who writes
+        to the same points waits for milliseconds.
+        """
+        return drive(
+            self._roads.compress(dataset, series, start, before, dry_run, False, on_progress)
+        )
+
+    def recompress(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        *,
+        start: object = None,
+        before: object = None,
+        on_progress: PackProgress = lambda report, total: None,
+    ) -> PackReport:
+        """Fold points that were written into compressed time into its blocks."""
+        return drive(self._roads.compress(dataset, series, start, before, False, True, on_progress))
+
+    def decompress(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        start: object = None,
+        end: object = None,
+        *,
+        on_progress: PackProgress = lambda report, total: None,
+    ) -> PackReport:
+        """Make rows again of the blocks that reach into ``[start, end)``: compress undone."""
+        return drive(self._roads.decompress(dataset, series, start, end, on_progress))
 
     def forget(
         self,
