@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,16 +12,24 @@ import numpy as np
 from toolkit.catalog import Entry
 from toolkit.drivers import OUT_OF_RANGE, Rows
 from toolkit.errors import DatabaseError, QueryError
-from toolkit.merging import Cold, Merged
-from toolkit.query import Asked
+from toolkit.merging import LAST, Cold, Merged, blocks_of, decode_block, merge_cold
+from toolkit.query import Asked, Query
 from toolkit.reduce import Table, bucket_points, merge, stack
 from toolkit.statements import compose as statement
 from toolkit.statements import raw
 from toolkit.strategy import compose, sift
 from toolkit.strategy.params import blocks_params, range_params
 from toolkit.strategy.price import cut_share
-from toolkit.timegrid import Span, to_us
-from toolkit.work import Found, Work, from_now, is_backwards, point_columns, time_left
+from toolkit.timegrid import Span, to_datetime, to_us
+from toolkit.work import (
+    Found,
+    Targets,
+    Work,
+    from_now,
+    is_backwards,
+    point_columns,
+    time_left,
+)
 
 if TYPE_CHECKING:
     from toolkit.fetcher import Fetcher, Unit
@@ -71,10 +79,7 @@ async def points_of(
         from_blocks += merged.from_blocks
         count += len(merged.table)
         tables.append(await passing(fetcher, work.entry, asked, merged.table))
-    table = stack(tables)
-    if len(columns) > len(own := point_columns(work.query, work.entry.dataset, work.plan)):
-        kept = {*own, "seq"}
-        table = replace(table, values={n: v for n, v in table.values.items() if n in kept})
+    table = _without_tested(work, stack(tables))
     return Found(table, names, {"points": count - from_blocks, "blocks": from_blocks})
 
 
@@ -211,6 +216,105 @@ def _only(fresh: Table, changed: Mapping[int, Sequence[Span]], ids: Sequence[int
     return fresh if wanted.all() else fresh.take(wanted)
 
 
+async def pieces(fetcher: Fetcher, work: Work, rows: int) -> AsyncGenerator[Found]:
+    """Yield the points of one series in pieces of at most so many, oldest first.
+
+    Each goes on after the last key of the one before; a block that this key lies in is decoded
+    again.
+    """
+    entry, query, asked = work.entry, work.query, work.query.asked
+    columns, names = columns_of(work), work.targets.names
+    reached: tuple[int, int] | None = None
+    start = query.span.start
+    while True:
+        span = Span(start, query.span.end)
+        text = compose.points_statement(
+            entry,
+            columns,
+            source="one",
+            has_limit=True,
+            after=reached is not None,
+            is_cold=True,
+        )
+        params = {
+            **work.targets.params,
+            **range_params(span),
+            **blocks_params(entry, span),
+            "limit": rows,
+        }
+        if reached is not None:
+            params |= {"after_ts": to_datetime(reached[0]), "after_seq": reached[1]}
+        answer = await fetcher.driver.fetch(text, params)
+        merged = await fetcher.merged(
+            work, span, columns, answer, work.targets.ids, names, limit=rows, after=reached
+        )
+        table = await passing(fetcher, entry, asked, merged.table)
+        if len(table):
+            points = len(merged.table) - merged.from_blocks
+            sources = {"points": points, "blocks": merged.from_blocks}
+            yield Found(_without_tested(work, table), names, sources)
+        if merged.reached is None:
+            return
+        reached = merged.reached
+        is_passed = not entry.dataset.has_seq or reached[1] == LAST
+        start = reached[0] + is_passed
+
+
+def _without_tested(work: Work, table: Table) -> Table:
+    own = point_columns(work.query, work.entry.dataset, work.plan)
+    if len(columns_of(work)) == len(own):
+        return table
+    kept = {*own, "seq"}
+    return replace(table, values={n: v for n, v in table.values.items() if n in kept})
+
+
+async def probe(
+    fetcher: Fetcher, query: Query, entry: Entry, targets: Targets
+) -> dict[int, tuple[int, int, int]]:
+    """Return how many points each series has in blocks, its first and its last instant there.
+
+    A point that was written again since it lies in a block counts twice: as a row, too.
+    """
+    text = compose.probe_blocks_statement(entry, source=targets.source)
+    span = query.span
+    params = {**targets.params, **range_params(span), **blocks_params(entry, span)}
+    rows = await fetcher.driver.fetch(text, params, timeout=query.timeout)
+    names = dict(zip(targets.ids, targets.names, strict=True))
+    found = {}
+    for series, count, first, last, spans, headers, parts in rows:
+        pieces = [(count, to_us(first), to_us(last))] if count else []
+        for block in blocks_of(entry.dataset.name, names, series, spans, headers, [parts]):
+            ts = np.empty(block.header.rows, np.int64)
+            decode_block(entry.dataset.name, names, block, ("ts",), {"ts": ts}, 0)
+            low, high = np.searchsorted(ts, (span.start, span.end)).tolist()
+            if low < high:
+                pieces.append((high - low, int(ts[low]), int(ts[high - 1])))
+        if pieces:
+            counts, lows, highs = zip(*pieces, strict=True)
+            found[series] = sum(counts), min(lows), max(highs)
+    return found
+
+
+async def finest_distance(fetcher: Fetcher, query: Query, entry: Entry, series: int) -> int | None:
+    """Return how far apart the two nearest points of a series are; None if no two are."""
+    text = compose.points_statement(entry, (), source="one", is_cold=True)
+    params = {"id": series, **range_params(query.span), **blocks_params(entry, query.span)}
+    rows = await fetcher.driver.fetch(text, params, timeout=query.timeout)
+    how = _cold(entry, query.span, (), {series: str(series)})
+    merged = await fetcher.driver.compute(merge_cold, how, rows, {series: 0}, fetcher.run)
+    apart = np.diff(merged.table.ts)
+    apart = apart[apart > 0]
+    return int(apart.min()) if len(apart) else None
+
+
+def _cold(
+    entry: Entry, span: Span, columns: tuple[str, ...], names: Mapping[int, str], **options: Any
+) -> Cold:
+    packing = compose.packing_of_points(entry, columns)
+    stored = compose.stored_columns(entry.dataset, columns)
+    return Cold(entry.dataset.name, packing, stored, names, span, **options)
+
+
 async def points_between(
     fetcher: Fetcher,
     work: Work,
@@ -233,6 +337,28 @@ async def points_between(
     return await fetcher.merged(work, span, columns, rows, order, names, is_oldest_first=True)
 
 
+async def newest(
+    fetcher: Fetcher,
+    entry: Entry,
+    names: Mapping[int, str],
+    span: Span,
+    n: int,
+    columns: tuple[str, ...],
+) -> Table:
+    """Return the newest ``n`` points of each series, oldest first; codes are places in names."""
+    text = compose.points_statement(
+        entry, columns, source="many", has_limit=True, descending=True, is_cold=True
+    )
+    ids = list(names)
+    params = {"ids": ids, "limit": n, **range_params(span), **blocks_params(entry, span)}
+    rows = await fetcher.driver.fetch(text, params)
+    how = _cold(entry, span, columns, names, limit=n, descending=True)
+    code_of = {series: code for code, series in enumerate(ids)}
+    merged = await fetcher.driver.compute(merge_cold, how, rows, code_of, fetcher.run)
+    table: Table = merged.table
+    return table.take(np.lexsort((np.arange(len(table))[::-1], table.series)))
+
+
 def cold_of(
     work: Work,
     span: Span,
@@ -245,14 +371,12 @@ def cold_of(
     is_oldest_first: bool = False,
 ) -> Cold:
     """Return how rows and blocks with some value columns are merged."""
-    entry = work.entry
-    return Cold(
-        entry.dataset.name,
-        compose.packing_of_points(entry, columns),
-        compose.stored_columns(entry.dataset, columns),
-        dict(zip(ids, names, strict=True)),
+    return _cold(
+        work.entry,
         span,
-        limit,
-        after,
-        is_backwards(work.query, work.plan) and not is_oldest_first,
+        columns,
+        dict(zip(ids, names, strict=True)),
+        limit=limit,
+        after=after,
+        descending=is_backwards(work.query, work.plan) and not is_oldest_first,
     )

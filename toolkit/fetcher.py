@@ -31,7 +31,7 @@ from toolkit.strategy.params import (
 )
 from toolkit.strategy.price import PIECE, cut_share
 from toolkit.strategy.seen import Seen
-from toolkit.timegrid import Grid, Span, Step
+from toolkit.timegrid import Grid, Span, Step, to_us
 from toolkit.work import Found, Targets, Work, from_now, is_backwards, point_columns, time_left
 
 _PATIENCE = 0.05  # seconds to wait for a second connection
@@ -94,12 +94,16 @@ class Fetcher:
         statement = compose.probe_statement(entry, source=targets.source)
         params = {**targets.params, **range_params(query.span), "cap": cap}
         rows = await self.driver.fetch(statement, params, timeout=query.timeout)
-        lows = [r[2] for r in rows if r[2] is not None]
-        highs = [r[3] for r in rows if r[3] is not None]
-        if not lows:
+        found = {r[0]: (r[1], to_us(r[2]), to_us(r[3])) for r in rows if r[2] is not None}
+        if any(r[4] for r in rows):
+            blocks = await cold.probe(self, query, entry, targets)
+            for one, (count, first, last) in blocks.items():
+                rest = found.get(one, (0, first, last))
+                found[one] = count + rest[0], min(first, rest[1]), max(last, rest[2])
+        if not found:
             return Density(0, Span(query.span.start, query.span.start))
-        extent = Span.between(min(lows), max(highs))
-        return Density(max(r[1] for r in rows), Span(extent.start, extent.end + 1))
+        first, last = min(f[1] for f in found.values()), max(f[2] for f in found.values())
+        return Density(max(f[0] for f in found.values()), Span(first, last + 1))
 
     async def from_points(self, work: Work, *, is_added: bool = False) -> Found:
         """Fetch points, and make buckets of them where the plan has a step.

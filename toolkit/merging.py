@@ -33,6 +33,8 @@ def run_here(jobs: Sequence[Callable[[], None]]) -> None:
         job()
 
 
+LAST = 2**63 - 1
+"""The seq of a key that no other of its instant follows."""
 _EDGES = np.dtype(">i8")
 
 
@@ -301,8 +303,7 @@ def _reached(cold: Cold, region: _Region, ts: Array, seq: Array | None) -> tuple
         ends.append((int(ts[at]), int(seq[at]) if seq is not None else 0))
     if region.is_cut:
         block = region.blocks[0] if cold.descending else region.blocks[-1]
-        least, most = -(2**63), 2**63 - 1
-        ends.append((block.lo, least) if cold.descending else (block.hi - 1, most))
+        ends.append((block.lo, -LAST) if cold.descending else (block.hi - 1, LAST))
     return max(ends) if cold.descending else min(ends)
 
 

@@ -8,18 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from toolkit import cold
 from toolkit.catalog import Entry
 from toolkit.columns import Columns
 from toolkit.directory import Directory
-from toolkit.drivers import Driver, Rows
+from toolkit.drivers import Driver
 from toolkit.errors import SchemaError
 from toolkit.partitions import Partitioning
 from toolkit.query import Query
 from toolkit.reader import Reader
-from toolkit.reduce import Table
+from toolkit.reduce import Table, stack
 from toolkit.shape import to_table
 from toolkit.strategy import Plan, compose
-from toolkit.timegrid import EARLIEST, LATEST, Grid, Instants, Span, to_datetime
+from toolkit.strategy.params import range_params
+from toolkit.timegrid import EARLIEST, LATEST, Grid, Instants, Span
 
 _WINDOWS = (1, 8, 64)  # partitions looked at, counted back from the newest, before all of them
 _MOST_GROUPS = 64  # statements of a read of bars, if each is enough
@@ -89,32 +91,46 @@ class Newest:
         n: int,
         columns: Sequence[str],
     ) -> Table:
-        statement = compose.points_statement(
-            entry, tuple(columns), source="many", has_limit=True, descending=True
-        )
-        packing = compose.packing_of_points(entry, tuple(columns))
-        best: dict[int, tuple[Any, ...]] = {}
-        left = list(ids)
+        found: list[Table] = []
+        code_of = {i: code for code, i in enumerate(ids)}
+        left = dict(zip(ids, names, strict=True))
         for low in await self._window_starts(entry):
             if not left:
                 break
-            params = {
-                "ids": left,
-                "start": to_datetime(low),
-                "end": to_datetime(LATEST),
-                "limit": n,
+            span = Span(low, LATEST)
+            table = await self._window(entry, left, span, n, tuple(columns))
+            counts = np.bincount(table.series, minlength=len(left))
+            is_done = (counts >= n) | (low == EARLIEST)
+            codes = np.array([code_of[i] for i in left], np.int32)
+            table = table.take(is_done[table.series])
+            found.append(replace(table, series=codes[table.series]))
+            left = {
+                i: name for (i, name), done in zip(left.items(), is_done, strict=True) if not done
             }
-            rows = await self._driver.fetch(statement, params)
-            best |= {r[0]: r for r in rows}
-            left = [r[0] for r in rows if r[1] < n]
-        silent = {i: name for i, name in zip(ids, names, strict=True) if not best.get(i, (i, 0))[1]}
+        table = (
+            stack(found) if found else await self._window(entry, {}, Span(0, 0), n, tuple(columns))
+        )
+        silent = {ids[code]: names[code] for code in table.silent(len(ids))}
         if silent or not ids:
             await self._directory.confirm(entry, silent)
-        rows_in_order: Rows = [best[i] for i in ids if i in best]
-        code_of: Mapping[int, int] = {i: k for k, i in enumerate(ids)}
-        table = to_table(packing, rows_in_order, code_of)
-        # newest first from the server, oldest first in an answer
-        return table.take(np.lexsort((np.arange(len(table))[::-1], table.series)))
+        return table.take(np.argsort(table.series, kind="stable"))
+
+    async def _window(
+        self, entry: Entry, names: Mapping[int, str], span: Span, n: int, columns: tuple[str, ...]
+    ) -> Table:
+        """Return the newest ``n`` points of each series in a range, oldest first."""
+        if not entry.is_cold(span):
+            statement = compose.points_statement(
+                entry, columns, source="many", has_limit=True, descending=True
+            )
+            params = {"ids": list(names), **range_params(span), "limit": n}
+            rows = await self._driver.fetch(statement, params)
+            if not any(row[-1] for row in rows):
+                packing = compose.packing_of_points(entry, columns)
+                table = to_table(packing, rows, {i: code for code, i in enumerate(names)})
+                # newest first from the server, oldest first in an answer
+                return table.take(np.lexsort((np.arange(len(table))[::-1], table.series)))
+        return await cold.newest(self._reader.fetcher, entry, names, span, n, columns)
 
     async def _window_starts(self, entry: Entry) -> list[int]:
         partitions = await self._partitioning.ranges(entry)

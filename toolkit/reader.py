@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit import shape, statements
+from toolkit import cold, shape, statements
 from toolkit.cached import Cache
 from toolkit.catalog import Entry
 from toolkit.columns import Columns
@@ -198,6 +198,8 @@ class Reader:
             )
 
     async def _finest_distance(self, query: Query, entry: Entry, series_id: int) -> int | None:
+        if entry.is_cold(query.span):
+            return await cold.finest_distance(self.fetcher, query, entry, series_id)
         points = statements.name(entry.schema, entry.dataset.name)
         statement = statements.compose("read/find_finest", points=points)
         params = {"id": series_id, **range_params(query.span)}

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+from toolkit import cold
 from toolkit.catalog import Entry, Series
 from toolkit.columns import Columns
 from toolkit.config import Limits, Prices
@@ -14,6 +15,7 @@ from toolkit.directory import Directory
 from toolkit.drivers import Driver, Transaction
 from toolkit.drivers.inside import InsideDriver
 from toolkit.errors import SchemaError
+from toolkit.merging import Run, run_here
 from toolkit.query import Query
 from toolkit.reader import Reader
 from toolkit.strategy import compose
@@ -32,6 +34,7 @@ class Streamer:
         self._directory = directory
         self._limits = limits
         self._prices = prices
+        self.run: Run = run_here
 
     async def stream(self, query: Query, rows: int) -> AsyncGenerator[Columns]:
         """Yield the answer in pieces of at most ``rows`` rows, series after series."""
@@ -48,9 +51,10 @@ class Streamer:
             repeatable=True, read_only=True, timeout=query.timeout
         ) as transaction:
             inside = InsideDriver(self._driver, transaction)
-            reader = Reader(
-                inside, self._directory.inside(inside), self._limits, prices=self._prices
-            )
+            directory = self._directory.inside(inside)
+            await directory.load()  # until when there are blocks, as this snapshot sees it
+            reader = Reader(inside, directory, self._limits, prices=self._prices)
+            reader.fetcher.run = self.run
             for series in found:
                 asked = replace(query.asked, series=(series.name,), labels=None)
                 mine = replace(query, asked=asked)
@@ -77,6 +81,11 @@ class Streamer:
         """Go on after the last key of the piece before: any density, any gap."""
         work = await reader.prepare(query)
         entry = work.entry
+        if entry.is_cold(query.span):
+            async with aclosing(cold.pieces(reader.fetcher, work, rows)) as pieces:
+                async for found in pieces:
+                    yield await reader.finish(work, found)
+            return
         columns = point_columns(query, entry.dataset, work.plan)
         packing = compose.packing_of_points(entry, columns)
         params: dict[str, object] = {

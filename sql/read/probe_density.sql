@@ -1,8 +1,8 @@
 -- What: how many points each series has in [start, end), counted up to a cap, and its first and
 --   last time there: what the chooser needs to pick a resolution.
 -- Params: ids or labels, start, end, cap.
--- Columns: series id, count, first ts, last ts.
-SELECT s.id, n.count, low.ts, high.ts
+-- Columns: series id, count, first ts, last ts; whether blocks may hold points of the range.
+SELECT s.id, n.count, low.ts, high.ts, {last}
 FROM {series} AS s (id)
 CROSS JOIN LATERAL (
     SELECT count(*) FROM (

@@ -342,9 +342,24 @@ def probe_statement(entry: Entry, *, source: Source) -> bytes:
             "read/probe_density",
             series=series_source(entry, source),
             points=Identifier(entry.schema, entry.dataset.name),
+            last=is_colder(entry),
         )
 
     statement: bytes = entry.once(("probe", source), make)
+    return statement
+
+
+def probe_blocks_statement(entry: Entry, *, source: Source) -> bytes:
+    """Return the statement that measures the same of blocks."""
+
+    def make() -> bytes:
+        return compose(
+            "read/probe_blocks",
+            series=series_source(entry, source),
+            blocks=Identifier(entry.schema, f"{entry.dataset.name}_blocks"),
+        )
+
+    statement: bytes = entry.once(("probe of blocks", source), make)
     return statement
 
 
