@@ -82,11 +82,12 @@ def arrays(batch: Batch, ids: npt.NDArray[np.int32]) -> dict[str, Any]:
     if batch.seq is not None:
         params["c_seq"] = batch.seq.tolist()
     for name, values in batch.values.items():
-        params[f"c_{name}"] = _listed(values, batch.categories.get(name))
+        params[f"c_{name}"] = listed(values, batch.categories.get(name))
     return params
 
 
-def _listed(values: npt.NDArray[Any], names: tuple[str, ...] | None) -> list[Any]:
+def listed(values: npt.NDArray[Any], names: tuple[str, ...] | None) -> list[Any]:
+    """Return a column in-band as Python values, NULL as None."""
     if names is not None:
         return [None if c == NULL_CODE else names[c] for c in values.tolist()]
     if values.dtype == np.float64:

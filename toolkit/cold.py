@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.catalog import Entry
-from toolkit.drivers import OUT_OF_RANGE, Rows
+from toolkit.catalog import Entry, Series
+from toolkit.drivers import OUT_OF_RANGE, Driver, Rows
 from toolkit.errors import DatabaseError, QueryError
-from toolkit.merging import LAST, Cold, Merged, blocks_of, decode_block, merge_cold
+from toolkit.merging import LAST, Cold, Merged, Run, blocks_of, decode_block, merge_cold
 from toolkit.query import Asked, Query
 from toolkit.reduce import Table, bucket_points, merge, stack
 from toolkit.statements import compose as statement
@@ -313,6 +313,20 @@ def _cold(
     packing = compose.packing_of_points(entry, columns)
     stored = compose.stored_columns(entry.dataset, columns)
     return Cold(entry.dataset.name, packing, stored, names, span, **options)
+
+
+async def points_of_one(
+    driver: Driver, entry: Entry, series: Series, span: Span, run: Run
+) -> Table:
+    """Return all columns of the points of one series in a range."""
+    columns = entry.dataset.names
+    text = compose.points_statement(entry, columns, source="one", is_cold=True)
+    params = {"id": series.id, **range_params(span), **blocks_params(entry, span)}
+    rows = await driver.fetch(text, params)
+    how = _cold(entry, span, columns, {series.id: series.name})
+    merged = await driver.compute(merge_cold, how, rows, {series.id: 0}, run)
+    table: Table = merged.table
+    return table
 
 
 async def points_between(

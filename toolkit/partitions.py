@@ -133,10 +133,25 @@ class NativePartitioning:
                     await self._log(transaction, entry, table)
                 await transaction.execute(compose("partition/empty_partition", partition=table))
                 await transaction.execute(compose("partition/drop_partition", partition=table))
+                await self._drop_blocks(transaction, entry, partition.span)
         self.forget(entry)
         return inside
 
-    async def _log(self, transaction: Transaction, entry: Entry, table: Part) -> None:
+    async def _drop_blocks(self, transaction: Transaction, entry: Entry, span: Span) -> None:
+        """Drop the blocks of a range, and log what time they hold."""
+        parent = name(entry.schema, blocks_table(entry.dataset.name))
+        params = {"parent": parent.as_string(None)}
+        for row in await transaction.fetch(compose("partition/list_partitions"), params):
+            if _span(row[1]) != span:
+                continue
+            table = name(entry.schema, row[0])
+            await transaction.execute(compose("partition/lock_parent", points=parent))
+            await self._log(transaction, entry, table, "log_blocks")
+            await transaction.execute(compose("partition/drop_partition", partition=table))
+
+    async def _log(
+        self, transaction: Transaction, entry: Entry, table: Part, how: str = "log_partition"
+    ) -> None:
         grid = entry.dataset.log_step
         assert grid.width is not None
         params: Params = {
@@ -144,7 +159,7 @@ class NativePartitioning:
             "origin": to_datetime(grid.origin),
         }
         log = name(entry.schema, f"{entry.dataset.name}_log")
-        statement = compose("partition/log_partition", log=log, partition=table)
+        statement = compose(f"partition/{how}", log=log, partition=table)
         await transaction.execute(statement, params)
 
     def count(self, entry: Entry, ts: Instants) -> int:

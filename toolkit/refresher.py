@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from toolkit.catalog import Entry, Rollup
 from toolkit.ddl import ROLLUP_PARTITION
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, OUT_OF_RANGE, Driver, Params, Rows, Transaction
 from toolkit.errors import DatabaseError
-from toolkit.statements import compose, name
+from toolkit.merging import Run, run_here
+from toolkit.recount import recount
+from toolkit.statements import NOTHING, compose, name
 from toolkit.strategy.states import merged_state, state_of_points
 from toolkit.timegrid import to_datetime
 
@@ -64,6 +66,7 @@ class Refresher:
         self._driver = driver
         self._directory = directory
         self._keep = timedelta(seconds=keep_log)
+        self.run: Run = run_here
 
     async def refresh(
         self, dataset: str, on_progress: Progress = lambda step, buckets: None
@@ -146,6 +149,9 @@ class Refresher:
                     await self._ensure_year(transaction, entry, rollup, year)
                 rows = await self._recomputed(transaction, entry, rollup, finer, params)
                 done = (rows[0][0], rows[0][1], rows[0][2])
+                if rows[0][3]:
+                    more = await self._recounted(transaction, entry, rollup, params)
+                    done = (done[0] + more[0], done[1] + more[1], done[2] + more[2])
             await transaction.execute(self._text(entry, "advance_pass"), params)
             return done
 
@@ -169,6 +175,21 @@ class Refresher:
                     raise
                 _log.warning("%s: %s; added up as numeric", rollup.relation, error)
         return await transaction.fetch(self._recompute(entry, rollup, None, True), params)
+
+    async def _recounted(
+        self, transaction: Transaction, entry: Entry, rollup: Rollup, params: Params
+    ) -> tuple[int, int, int]:
+        """Count what the database cannot: buckets of which blocks hold points."""
+        statement = compose(
+            "refresh/plan_cold",
+            log=name(entry.schema, f"{entry.dataset.name}_log"),
+            rollup=name(entry.schema, "rollup"),
+            cold=_cold(entry, before=True),
+        )
+        changed = [(r[0], r[1]) for r in await transaction.fetch(statement, params)]
+        return await recount(
+            self._driver, self._directory, transaction, entry, rollup, changed, self.run
+        )
 
     async def _ensure_year(
         self, transaction: Transaction, entry: Entry, rollup: Rollup, year: int
@@ -244,8 +265,30 @@ class Refresher:
                 assignments=SQL(", ").join(SQL("{0} = excluded.{0}").format(c) for c in columns),
                 old_columns=SQL(", ").join(Identifier("g", s.name) for s in dataset.states),
                 new_columns=SQL(", ").join(SQL("excluded.{}").format(c) for c in columns),
+                # finer buckets are all there, whatever holds their points
+                hot=NOTHING if finer else SQL(" * {}").format(_cold(entry, before=False)),
+                is_cold=SQL("false") if finer else _has_cold(entry),
             )
 
         key = ("recompute", rollup.relation, finer is None, is_total)
         text: bytes = entry.once(key, make)
         return text
+
+
+def _cold(entry: Entry, *, before: bool) -> Composed:
+    """Return the whole buckets of which blocks may hold points, or all the others."""
+    edge = SQL(
+        "(SELECT date_bin(%(width)s, d.cold_to + %(width)s - interval '1 microsecond', %(origin)s) "
+        "FROM {} AS d WHERE d.id = {})"
+    ).format(name(entry.schema, "dataset"), Literal(entry.id))
+    if before:
+        return SQL(
+            "CASE WHEN {e} IS NULL THEN '{{}}' ELSE tstzmultirange(tstzrange(NULL, {e})) END"
+        ).format(e=edge)
+    return SQL("tstzmultirange(tstzrange({}, NULL))").format(edge)
+
+
+def _has_cold(entry: Entry) -> Composed:
+    return SQL("EXISTS (SELECT FROM work AS w WHERE w.ranges && {})").format(
+        _cold(entry, before=True)
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import cast
@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from psycopg.sql import SQL, Identifier
 
+from toolkit import late, moves
 from toolkit.batches import STAGE, arrays, bounds, parts
-from toolkit.catalog import Entry
+from toolkit.catalog import Entry, Series
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, Driver, Params, Transaction
 from toolkit.errors import (
@@ -27,6 +28,7 @@ from toolkit.errors import (
 )
 from toolkit.ingest.copybinary import encode
 from toolkit.ingest.frames import Batch, Numbering, arrange, runs, to_batch
+from toolkit.merging import Run, run_here
 from toolkit.partitions import Partitioning
 from toolkit.statements import compose
 from toolkit.timegrid import Span, iso, to_datetime
@@ -97,6 +99,7 @@ class Writer:
         self._directory = directory
         self._partitioning = partitioning
         self._plausible = plausible
+        self.run: Run = run_here
 
     async def write(
         self,
@@ -251,6 +254,9 @@ class Writer:
         ids: npt.NDArray[np.int32],
         mode: str,
     ) -> tuple[int, int]:
+        batch = await self._thawed(transaction, entry, batch, ids, mode)
+        if not len(batch):
+            return 0, 0
         within = bounds(batch)
         is_small = len(batch) <= SMALL
         if mode == "insert":
@@ -276,6 +282,27 @@ class Writer:
             statement = self._text(entry, "ignore_rows", is_small)
             return await transaction.execute(statement, params), 0
         return await self._upsert(transaction, entry, batch, params, is_small)
+
+    async def _thawed(
+        self,
+        transaction: Transaction,
+        entry: Entry,
+        batch: Batch,
+        ids: npt.NDArray[np.int32],
+        mode: str,
+    ) -> Batch:
+        """Look at blocks first where the write depends on what is there, or may be spared.
+
+        A row counts before a block, so points that replace others whole need not know of them:
+        who makes blocks meanwhile does no harm. All others keep them from it.
+        """
+        must_know = mode != "upsert" or batch.given is not None
+        is_cold = entry.is_cold(Span(int(batch.ts.min()), int(batch.ts.max()) + 1))
+        if not must_know and not is_cold:
+            return batch
+        used = ids[np.unique(batch.series)].tolist()
+        await moves.lock(transaction, used, shared=True)
+        return await late.thaw(self._driver, transaction, entry, batch, ids, self.run)
 
     async def _upsert(
         self,
@@ -380,6 +407,8 @@ class Writer:
             "origin": to_datetime(grid.origin),
         }
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
+            await moves.lock(transaction, params["ids"])
+            from_blocks = await self._cut_out(transaction, entry, series, span)
             if entry.dataset.changelog == "writer":
                 statement = self._text(entry, "delete_range_logged", False)
                 count: int = (await transaction.fetch(statement, params))[0][0]
@@ -387,6 +416,23 @@ class Writer:
                 statement = self._text(entry, "delete_range", False)
                 count = await transaction.execute(statement, params)
             await self._check_alive(transaction, entry, np.unique(params["ids"]))
+        return from_blocks + count
+
+    async def _cut_out(
+        self, transaction: Transaction, entry: Entry, series: Sequence[Series], span: Span
+    ) -> int:
+        """Delete from blocks, log what that was, and return how many points."""
+        edge = await late.cold_to(transaction, entry)
+        if edge is None or edge <= span.start:
+            return 0
+        await moves.begin(transaction, late.PATIENCE)
+        count = 0
+        for one in {s.id: s for s in series}.values():
+            ts = await late.cut_out(transaction, entry, one, span, self.run)
+            count += len(ts)
+            batch = late.logged(one, entry, ts)
+            await self._log(transaction, entry, batch, np.array([one.id], np.int32))
+        await transaction.fetch(compose("blocks/end_move"))
         return count
 
     def _text(

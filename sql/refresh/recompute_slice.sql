@@ -1,7 +1,9 @@
 -- What: recomputes the whole buckets a slice of changes touches, removes those that became
---   empty, and leaves alone those that came out the same; one statement, one snapshot.
+--   empty, and leaves alone those that came out the same; one statement, one snapshot. Buckets of
+--   which blocks may hold points are left to plan_cold.
 -- Params: rollup, after_series, after_lo, last_series, last_lo, low, high, width, origin.
--- Columns: buckets computed, written, removed.
+-- Columns: buckets computed, written, removed; whether there are some of which blocks may hold
+--   points.
 WITH work AS (
     SELECT l.series_id, range_agg(tstzrange(
         date_bin(%(width)s, l.lo, %(origin)s),
@@ -16,7 +18,7 @@ WITH work AS (
     GROUP BY l.series_id
 ), spans AS MATERIALIZED (
     SELECT w.series_id, lower(u.span) AS low, upper(u.span) AS high
-    FROM work AS w CROSS JOIN LATERAL unnest(w.ranges) AS u (span)
+    FROM work AS w CROSS JOIN LATERAL unnest(w.ranges{hot}) AS u (span)
 ), fresh AS MATERIALIZED (
     SELECT s.series_id, b.*
     FROM spans AS s
@@ -54,6 +56,6 @@ WITH work AS (
     RETURNING 1
 )
 -- gone is counted first: it must not wade through the rows that put has just written
-SELECT c.computed, (SELECT count(*) FROM put), c.removed
+SELECT c.computed, (SELECT count(*) FROM put), c.removed, {is_cold}
 FROM (SELECT (SELECT count(*) FROM fresh) AS computed,
              (SELECT count(*) FROM gone) AS removed OFFSET 0) AS c

@@ -1,0 +1,2 @@
+-- What: has the change log hear again of what the transaction does.
+SELECT set_config('toolkit.moving', 'off', true)

@@ -1,0 +1,140 @@
+"""Buckets of a rollup of which blocks hold points: counted here, and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from psycopg.sql import SQL, Identifier
+
+from toolkit.batches import listed
+from toolkit.catalog import Entry, Rollup
+from toolkit.cold import points_of_one
+from toolkit.columns import NULL_INT
+from toolkit.dataset import State
+from toolkit.ddl import STORED
+from toolkit.directory import Directory
+from toolkit.drivers import Driver, Transaction
+from toolkit.drivers.inside import InsideDriver
+from toolkit.merging import Run
+from toolkit.reduce import EMPTY_SUM, Table, bucket_points
+from toolkit.statements import compose
+from toolkit.timegrid import Grid, Span, Step, to_datetime, to_us
+
+_POINTS = 1 << 20  # at once, of a series whose step is known; else a partition
+_BUCKETS = 20_000  # a statement
+
+
+async def recount(
+    driver: Driver,
+    directory: Directory,
+    transaction: Transaction,
+    entry: Entry,
+    rollup: Rollup,
+    changed: Sequence[tuple[int, Any]],
+    run: Run,
+) -> tuple[int, int, int]:
+    """Count the changed buckets of series anew; return how many: computed, written, removed.
+
+    ``changed`` are series ids with multiranges of whole buckets. Memory is bounded by a part of
+    a range, however long that is.
+    """
+    inside = InsideDriver(driver, transaction)
+    by_id = await directory.inside(inside).series_by_id(entry, [series for series, _ in changed])
+    total = np.zeros(3, np.int64)
+    for series_id, ranges in changed:
+        series = by_id.get(series_id)
+        if series is None:  # gone with its dataset
+            continue
+        for span in _parts(entry, rollup, series.step, ranges):
+            points = await points_of_one(inside, entry, series, span, run)
+            fresh = await driver.compute(_counted, entry, rollup, points)
+            for low, high in _cuts(span, fresh):
+                mine = fresh.take(slice(*np.searchsorted(fresh.ts, (low, high)).tolist()))
+                params = {
+                    "id": series_id,
+                    "low": to_datetime(low),
+                    "high": to_datetime(high),
+                    "ts": [to_datetime(t) for t in mine.ts.tolist()],
+                    **_params(entry, mine),
+                }
+                rows = await transaction.fetch(_statement(entry, rollup), params)
+                total += (len(mine), *rows[0])
+    computed, written, removed = total.tolist()
+    return computed, written, removed
+
+
+def _parts(entry: Entry, rollup: Rollup, step: int | None, ranges: Any) -> Iterator[Span]:
+    """Yield ranges cut at buckets into parts of a bounded number of points."""
+    partition = Grid(Step.parse(entry.dataset.partition))
+    width = min(partition.step.approximate_us, step * _POINTS if step else 2**62)
+    width = max(width, rollup.grid.width or 0)
+    for one in ranges:
+        start, end = to_us(one.lower), to_us(one.upper)
+        while start < end:
+            edge = max(rollup.grid.floor_one(start + width), start + (rollup.grid.width or width))
+            yield Span(start, min(edge, end))
+            start = edge
+
+
+def _counted(entry: Entry, rollup: Rollup, points: Table) -> Table:
+    dataset = entry.dataset
+    sums = [s for s in dataset.states if _is_whole_sum(s)]
+    counts = [State(_count_of(s), "count", s.of, "int") for s in sums]
+    return bucket_points(points, [*dataset.states, *counts], dataset, rollup.grid)
+
+
+def _is_whole_sum(state: State) -> bool:
+    return state.kind == "sum" and state.type != "float"
+
+
+def _count_of(state: State) -> str:
+    return f"{state.name}, of how many"  # no column is called that
+
+
+def _cuts(span: Span, fresh: Table) -> Iterator[tuple[int, int]]:
+    """Yield ranges of at most so many buckets that tile a span."""
+    edges = [span.start, *fresh.ts[_BUCKETS::_BUCKETS].tolist(), span.end]
+    yield from pairwise(edges)
+
+
+def _params(entry: Entry, table: Table) -> dict[str, Any]:
+    """Return states as lists, as a rollup stores them."""
+    params: dict[str, Any] = {}
+    for number, state in enumerate(entry.dataset.states):
+        values = table.values[state.name]
+        if state.type == "time":
+            stored: list[Any] = [None if v == NULL_INT else to_datetime(v) for v in values.tolist()]
+        elif state.kind in ("sum", "pv", "v") and values.dtype == np.float64:
+            stored = [None if v == EMPTY_SUM else v for v in values.tolist()]
+        elif _is_whole_sum(state):  # what is no bigint stays NULL_INT, which says so
+            counts = table.values[_count_of(state)].tolist()
+            stored = [v if n else None for v, n in zip(values.tolist(), counts, strict=True)]
+        else:
+            stored = listed(values, table.categories.get(state.name))
+        params[f"s{number}"] = stored
+    return params
+
+
+def _statement(entry: Entry, rollup: Rollup) -> bytes:
+    def make() -> bytes:
+        states = entry.dataset.states
+        names = [Identifier(s.name) for s in states]
+        kinds = [STORED[s.type.partition("(")[0]] for s in states]
+        arrays = [SQL("%(ts)s::timestamptz[]")]
+        arrays += [SQL(f"%(s{number})s::{kind}[]") for number, kind in enumerate(kinds)]
+        return compose(
+            "refresh/put_buckets",
+            relation=Identifier(entry.schema, rollup.relation),
+            arrays=SQL(", ").join(arrays),
+            columns=SQL("").join(SQL(", {}").format(n) for n in names),
+            fresh_columns=SQL("").join(SQL(", f.{}").format(n) for n in names),
+            assignments=SQL(", ").join(SQL("{0} = excluded.{0}").format(n) for n in names),
+            old_columns=SQL(", ").join(SQL("g.{}").format(n) for n in names),
+            new_columns=SQL(", ").join(SQL("excluded.{}").format(n) for n in names),
+        )
+
+    text: bytes = entry.once(("put buckets", rollup.relation), make)
+    return text
