@@ -70,7 +70,9 @@ class Source:
         for source, target in self.fit.columns.items():
             column = piece.columns[source]
             kind = kinds.get(target) or self.dataset.column(target).type
-            if isinstance(column, list) or is_text(column):
+            # Parquet and Feather say NULL themselves: there an empty text is a text
+            is_read = kind in ("category", "series") and isinstance(self.file, ColumnarFile)
+            if not is_read and (isinstance(column, list) or is_text(column)):
                 column = typed(_decoded(column), kind, f"column {source!r}")
             frame[target] = column
         self._check_clock(frame["ts"])
