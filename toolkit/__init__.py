@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from toolkit.columns import Columns
     from toolkit.config import Settings
     from toolkit.dataset import Aggregate, Column, Dataset, Index
+    from toolkit.exporting import ExportReport
     from toolkit.query import bounded
     from toolkit.refresher import RefreshReport
     from toolkit.roads import Explanation
@@ -30,6 +31,7 @@ _HOME = {
     "Columns": "toolkit.columns",
     "Dataset": "toolkit.dataset",
     "Explanation": "toolkit.roads",
+    "ExportReport": "toolkit.exporting",
     "Index": "toolkit.dataset",
     "Plan": "toolkit.strategy",
     "RefreshReport": "toolkit.refresher",
@@ -47,6 +49,7 @@ __all__ = [
     "Columns",
     "Dataset",
     "Explanation",
+    "ExportReport",
     "Index",
     "Plan",
     "RefreshReport",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from toolkit.columns import Columns
 from toolkit.config import Settings
 from toolkit.dataset import Dataset
 from toolkit.drivers.aio import AsyncDriver
+from toolkit.exporting import ExportReport, export_query
 from toolkit.inspection import DatasetStats
 from toolkit.packer import PackReport
 from toolkit.packer import Progress as PackProgress
@@ -167,6 +169,30 @@ class AsyncStore:
         """Yield what :meth:`read` would return in pieces; see :meth:`toolkit.Store.stream`."""
         query = build_query(dataset, series, start, end, **options)
         return self._roads.stream(query, rows)
+
+    async def export(
+        self,
+        dataset: str,
+        path: str | os.PathLike[str],
+        series: str | Iterable[str] | None = None,
+        start: object = None,
+        end: object = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        columns: str | Iterable[str] | None = None,
+        step: str | None = None,
+        tz: str = "UTC",
+        overwrite: bool = False,
+        on_progress: Callable[[ExportReport], None] = lambda report: None,
+    ) -> ExportReport:
+        """Write points, or bars, to a Parquet file; see :meth:`toolkit.Store.export`.
+
+        ``on_progress`` is called, not awaited; the file is written in threads.
+        """
+        query = export_query(
+            dataset, series, start, end, labels=labels, columns=columns, step=step, tz=tz
+        )
+        return await self._roads.export(query, path, overwrite, on_progress)
 
     async def delete(
         self, dataset: str, series: str | Iterable[str], start: object, end: object

@@ -84,6 +84,10 @@ class PartialWrite(ToolkitError):
         self.report = report
 
 
+class ExportError(ToolkitError):
+    """A file could not be written; nothing of it was left behind."""
+
+
 class SchemaError(ToolkitError):
     """The database's schema is not the one this version works with."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -19,6 +20,7 @@ from toolkit.dataset import Dataset
 from toolkit.directory import Directory
 from toolkit.drivers import Driver
 from toolkit.errors import QueryError, SchemaError
+from toolkit.exporting import PIECE, ExportReport, ParquetFile, described, export
 from toolkit.inspection import DatasetStats, describe
 from toolkit.newest import Newest
 from toolkit.packer import Packer, PackReport
@@ -32,7 +34,7 @@ from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.strategy import Plan
 from toolkit.streaming import Streamer
 from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
-from toolkit.work import with_time_left
+from toolkit.work import types_of, with_time_left
 from toolkit.writer import Intake, Writer, WriteReport
 
 if TYPE_CHECKING:
@@ -125,6 +127,26 @@ class Roads:
             async for piece in pieces:
                 self.counters.add(rows_returned=len(piece))
                 yield piece
+
+    async def export(
+        self,
+        query: Query,
+        path: str | os.PathLike[str],
+        overwrite: bool,
+        on_progress: Callable[[ExportReport], None],
+    ) -> ExportReport:
+        work = await self._twice(lambda: self.reader.prepare(query))
+        dataset, wanted = work.entry.dataset, set(work.targets.names)
+        found = await self.series(dataset.name, query.asked.labels)
+        labels = {s.name: s.labels for s in found if s.labels and s.name in wanted}
+        file = ParquetFile(
+            path,
+            types_of(work.plan, dataset),
+            described(query, dataset, labels),
+            has_seq=dataset.has_seq and query.asked.grid is None,
+            overwrite=overwrite,
+        )
+        return await export(self.driver, self.stream(query, PIECE), file, on_progress)
 
     async def write(
         self,

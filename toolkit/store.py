@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from toolkit.dataset import Dataset
 from toolkit.drivers import drive
 from toolkit.drivers.blocking import BlockingDriver
 from toolkit.errors import InputError
+from toolkit.exporting import ExportReport, export_query
 from toolkit.inspection import DatasetStats
 from toolkit.packer import PackReport
 from toolkit.packer import Progress as PackProgress
@@ -219,6 +221,37 @@ class Store:
                 yield piece
         finally:
             drive(pieces.aclose())
+
+    def export(
+        self,
+        dataset: str,
+        path: str | os.PathLike[str],
+        series: str | Iterable[str] | None = None,
+        start: object = None,
+        end: object = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        columns: str | Iterable[str] | None = None,
+        step: str | None = None,
+        tz: str = "UTC",
+        overwrite: bool = False,
+        on_progress: Callable[[ExportReport], None] = lambda report: None,
+    ) -> ExportReport:
+        """Write points, or bars of a step, to a Parquet file: whole, or not at all.
+
+        ``series`` None means all (that carry ``labels``), ``start`` and ``end`` None all of
+        time. Rows are ordered as in :meth:`stream`, come from one snapshot as there, and take
+        some MB of memory however many they are. Every NULL is null, and decimals, categories
+        and ``seq`` come as :meth:`Columns.to_arrow` has them: ``toolkit load`` reads all of it
+        back bit for bit. A file that exists is refused without ``overwrite``.
+        ``on_progress`` hears what is written so far.
+
+        Raises ExportError where the file cannot be written.
+        """
+        query = export_query(
+            dataset, series, start, end, labels=labels, columns=columns, step=step, tz=tz
+        )
+        return drive(self._roads.export(query, path, overwrite, on_progress))
 
     def delete(self, dataset: str, series: str | Iterable[str], start: object, end: object) -> int:
         """Delete the points of series in ``[start, end)`` and return how many there were."""

@@ -43,6 +43,10 @@ COMMANDS = {
         "Say how a query would be answered, without answering it.",
     ),
     "latest": ("toolkit.cli.reading:latest", "Show the newest points, or bars, of each series."),
+    "export": (
+        "toolkit.cli.exporting:export",
+        "Write points, or bars of a step, to a Parquet file.",
+    ),
     "delete": ("toolkit.cli.writing:delete", "Delete the points of series between two times."),
     "refresh": ("toolkit.cli.writing:refresh", "Bring the rollups up to now."),
     "stats": (
