@@ -144,7 +144,7 @@ class Follower:
         problem = ""
         if place.snapshot:
             if identity != place.identity or is_older(now, place.snapshot):
-                problem, place.tier = "the server is another, or was restarted", None
+                problem, place.tier = "the server is another, or was restarted or restored", None
             elif not is_whole:
                 problem = "the change log was cut"
             elif len(rows) > _MOST:

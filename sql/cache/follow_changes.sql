@@ -1,14 +1,16 @@
 -- What: what was written to a dataset since a snapshot: the ranges that changed, at most so many.
 --   One statement, so what it tells is all that its own snapshot sees.
 -- Params: dataset_id, since (a snapshot), known (another one), most (ranges).
--- Columns: the snapshot now; which start of which server and which database this is; whether the
+-- Columns: the snapshot now; which start of which server, database and schema this is; whether the
 --   change log still has all that the snapshot does not see; series id, from and to of a changed
 --   range, NULL if there is none; whether the snapshot "known" does not see that either.
 SELECT s.now::text, s.identity, s.is_whole, l.series_id, l.lo, l.hi, l.is_new
 FROM (
     SELECT pg_current_snapshot() AS now,
            concat_ws(' ', extract(epoch FROM pg_postmaster_start_time()),
-                     (SELECT oid FROM pg_database WHERE datname = current_database())) AS identity,
+                     (SELECT oid FROM pg_database WHERE datname = current_database()),
+                     -- another one when the schema was dropped and restored in place
+                     d.tableoid) AS identity,
            coalesce(d.pruned_to < pg_snapshot_xmin(%(since)s::pg_snapshot), true) AS is_whole
     FROM {dataset} AS d
     WHERE d.id = %(dataset_id)s

@@ -270,3 +270,32 @@ def test_cache_over_a_restored_database_follows_its_changes(
             assert plain(seen) != plain(held)
             if value == 2.0:
                 bare.refresh("candles")
+
+
+@pytest.mark.parametrize("is_shared", [False, True], ids=["memory", "redis"])
+def test_caches_drop_all_when_the_schema_is_restored_in_place(
+    database: Database, programs: Programs, redis_url: str, is_shared: bool, tmp_path: Path
+) -> None:
+    """The restored change log knows nothing of what was written after the dump, and is gone."""
+    fill(database, as_rows)
+    with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
+        admin.execute(f"GRANT CREATE ON DATABASE {database.name} TO toolkit")
+    asked = ("candles", "BTC-USD", "2023-12-31Z", "2024-01-02Z")
+    options = {"redis": redis_url} if is_shared else {}
+    with (
+        toolkit.connect(cached(database.dsn, **options)) as store,
+        toolkit.connect(cached(database.dsn, **options)) as later,
+    ):
+        before = plain(store.read(*asked))
+        file = tmp_path / "dump"
+        arguments = ("--format=custom", "--schema=toolkit", "--no-owner", f"--file={file}")
+        programs("pg_dump", *arguments, database.dsn)
+        store.write("candles", minutes("2023-12-31T12:00", 9_999.0, 30), series="BTC-USD")
+        assert plain(store.read(*asked, freshness="strong")) != before
+        with psycopg.connect(database.dsn, autocommit=True) as owner:
+            owner.execute("DROP SCHEMA toolkit CASCADE")
+        restore = ("--no-owner", "--exit-on-error", f"--dbname={database.dsn}")
+        programs("pg_restore", *restore, str(file))
+        for one in (store, later):
+            assert plain(one.read(*asked, freshness="strong")) == before
+            assert plain(one.read(*asked)) == before
