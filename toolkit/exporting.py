@@ -122,7 +122,8 @@ class ParquetFile:
         self._shown = Path(path)
         self._overwrite = overwrite
         with self._sentences():
-            self._path = self._shown.resolve()  # what a link leads to is replaced, not the link
+            # what a link leads to is replaced, not the link
+            self._path = Path(os.path.realpath(self._shown))
             self._check()
             self._part = self._path.with_name(f".{self._path.name[:50]}.{secrets.token_hex(4)}")
             self._file = self._part.open("xb")
