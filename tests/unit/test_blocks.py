@@ -1,22 +1,16 @@
-"""Blocks: every bit survives, damage is always seen, and the page on the format is true."""
+"""Blocks: every bit survives, the header says what is there, and the page on the format is true."""
 
 from __future__ import annotations
 
-import random
 import re
-import struct
-from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
-from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+from fix_blocks import INT64, TEXT, assert_same, bars, cut, inputs, one_of_each, same
 from fix_servers import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from toolkit import blocks
 from toolkit.blocks import FAST, SMALL, DamagedBlock
@@ -24,131 +18,13 @@ from toolkit.blocks.format import MAX_ROWS, Codec, Kind
 from toolkit.columns import NULL_BOOL, NULL_CODE, NULL_INT
 from toolkit.errors import UnknownName
 
-Array = npt.NDArray[Any]
-INT64 = st.integers(-(2**63), 2**63 - 1)
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-MINUTE = 60_000_000
-YEAR_2024 = 1_704_067_200_000_000
 _PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def floats_from(bits: Array) -> Array:
-    return bits.view(np.float64)
-
-
-def column(rows: int) -> st.SearchStrategy[tuple[str, Array, int]]:
-    """A kind, values with NULLs and extremes, and how many names a category has."""
-    awkward = st.sampled_from([0.0, -0.0, np.nan, np.inf, -np.inf, 5e-324, 1.7e308, 0.1, 101.25])
-    few = st.one_of(awkward, st.integers(0, 500).map(lambda n: n / 100))
-    return st.one_of(
-        st.tuples(st.just("float"), hnp.arrays(np.float64, rows, elements=few), st.just(0)),
-        st.tuples(
-            st.just("float"),
-            # any bit pattern: every NaN, too
-            hnp.arrays(np.int64, rows, elements=INT64).map(floats_from),
-            st.just(0),
-        ),
-        st.tuples(
-            st.just("int"),
-            hnp.arrays(
-                np.int64,
-                rows,
-                elements=st.one_of(
-                    st.integers(-9, 9), INT64, st.sampled_from([NULL_INT, 2**63 - 1, -(2**63) + 1])
-                ),
-            ),
-            st.just(0),
-        ),
-        st.tuples(
-            st.just("bool"),
-            hnp.arrays(np.int8, rows, elements=st.sampled_from([0, 1, NULL_BOOL])),
-            st.just(0),
-        ),
-        st.integers(0, 5).flatmap(
-            lambda n: st.tuples(
-                st.just("category"),
-                hnp.arrays(np.int32, rows, elements=st.integers(NULL_CODE, n - 1)),
-                st.just(n),
-            )
-        ),
-    )
-
-
-@st.composite
-def inputs(draw: st.DrawFn) -> dict[str, Any]:
-    rows = draw(st.sampled_from([0, 1, 2, 3, 15, 16, 17, 100, 700]))
-    names = draw(st.lists(TEXT.filter(bool), max_size=5, unique=True))
-    values, categories = {}, {}
-    for name in names:
-        kind, values[name], count = draw(column(rows))
-        if kind == "category":
-            categories[name] = tuple(draw(st.lists(TEXT, min_size=count, max_size=count)))
-    times = st.one_of(
-        hnp.arrays(np.int64, rows, elements=INT64),
-        st.tuples(INT64, st.integers(-(2**33), 2**33)).map(
-            lambda line: np.array([_wrap(line[0] + line[1] * i) for i in range(rows)], np.int64)
-        ),
-    )
-    return {"ts": draw(times), "values": values, "categories": categories, "stamp": draw(TEXT)}
-
-
-def _wrap(value: int) -> int:
-    return (value + 2**63) % 2**64 - 2**63
-
-
-def same(one: Array, other: Array) -> bool:
-    return one.dtype == other.dtype and one.tobytes() == other.tobytes()
-
-
-def assert_same(block: blocks.Block, sample: Mapping[str, Any]) -> None:
-    assert same(block.ts, sample["ts"])
-    assert list(block.values) == list(sample["values"])
-    for name, values in sample["values"].items():
-        assert same(np.asarray(block.values[name]), values), name
-        assert not block.values[name].flags.writeable
-    assert block.categories == sample["categories"]
-    assert block.stamp == sample["stamp"]
-    assert not block.ts.flags.writeable
-
-
-def bars(rows: int = 1_440, *, seed: int = 1) -> dict[str, Any]:
-    """Minute bars of a walk in cents, and a volume."""
-    chance = np.random.default_rng(seed)
-    close = np.round(40_000 + np.cumsum(chance.normal(0, 5, rows)), 2)
-    values = {
-        "open": np.roll(close, 1),
-        "high": np.round(close + chance.exponential(4, rows), 2),
-        "low": np.round(close - chance.exponential(4, rows), 2),
-        "close": close,
-        "volume": np.round(chance.lognormal(3, 1, rows), 3),
-    }
-    return {
-        "ts": YEAR_2024 + MINUTE * np.arange(rows),
-        "values": values,
-        "categories": {},
-        "stamp": "",
-    }
-
-
-def one_of_each(rows: int = 90) -> dict[str, Any]:
-    """A small block in which every kind and every codec occurs."""
-    chance = np.random.default_rng(2)
-    price = np.round(100 + np.cumsum(chance.normal(0, 1, rows)), 1)
-    price[3] = np.nan
-    return {
-        "ts": np.cumsum(chance.integers(1, 9, rows)) * 1_000_000 - 2_000_000_000_000_000,
-        "values": {
-            "price": price,
-            "noise": chance.integers(-(2**63), 2**63 - 1, rows).view(np.float64),
-            "nothing": np.full(rows, np.nan),
-            "seq": np.arange(rows) * 3 - 7,
-            "size": np.where(chance.random(rows) < 0.1, NULL_INT, chance.integers(0, 99, rows)),
-            "is buyer": chance.integers(0, 3, rows).astype(np.int8),
-            "Börse 🚀": chance.integers(-1, 3, rows).astype(np.int32),
-        },
-        "categories": {"Börse 🚀": ("München", "", "東京\x00")},
-        "stamp": "100:120:101,105",
-    }
+NANS = (
+    0x7FF8_0000_0000_0000,
+    0x7FF0_0000_0000_0001,
+    0xFFFF_FFFF_FFFF_FFFF,
+    0x7FF4_0000_0000_BEEF,
+)
 
 
 # -- there and back -----------------------------------------------------------------------------
@@ -170,11 +46,6 @@ def test_all_kinds_survive_at_every_level(rows: int, level: int) -> None:
     assert_same(blocks.decode(blocks.encode(**sample, level=level)), sample)
 
 
-def cut(sample: dict[str, Any], rows: int) -> dict[str, Any]:
-    values = {name: column[:rows] for name, column in sample["values"].items()}
-    return sample | {"ts": sample["ts"][:rows], "values": values}
-
-
 def test_all_codecs_are_used_where_they_fit() -> None:
     header = blocks.read_header(blocks.encode(**one_of_each()))
     assert {column.name: column.codec for column in header.columns} == {
@@ -193,6 +64,43 @@ def test_zero_and_minus_zero_are_not_constant() -> None:
     zeros = np.array([0.0, -0.0] * 10 + [0.0])
     block = blocks.decode(blocks.encode(np.arange(21), {"z": zeros}, {}))
     assert same(np.asarray(block.values["z"]), zeros)
+
+
+@pytest.mark.parametrize("level", range(13))
+def test_the_bits_of_awkward_floats_survive_among_prices(level: int) -> None:
+    price = bars()["values"]["close"].copy()
+    nans = np.array(NANS, np.uint64).view(np.float64)
+    for at, value in enumerate([*nans, -0.0, 0.0, np.inf, -np.inf, 5e-324, -2.2e-308, 1.7e308]):
+        price[7 + at :: 97] = value
+    block = blocks.decode(blocks.encode(np.arange(1_440), {"p": price}, {}, level=level))
+    assert same(np.asarray(block.values["p"]), price)
+
+
+def test_a_constant_column_costs_next_to_nothing() -> None:
+    rows = 20_000
+    floats = [np.full(rows, value) for value in (0.0, -0.0, np.inf, 5e-324, 101.25, np.nan)]
+    floats.append(np.full(rows, NANS[3], np.uint64).view(np.float64))
+    whole = [np.full(rows, value) for value in (0, NULL_INT, 2**63 - 1)]
+    bools = [np.full(rows, value, np.int8) for value in (0, 1, NULL_BOOL)]
+    codes = [np.full(rows, value, np.int32) for value in (0, NULL_CODE)]
+    values = {str(at): column for at, column in enumerate([*floats, *whole, *bools, *codes])}
+    names = {"13": ("a",), "14": ()}
+    sample = {"ts": np.arange(rows), "values": values, "categories": names, "stamp": ""}
+    data = blocks.encode(**sample)
+    assert len(data) < 24 + 30 * (1 + len(values))
+    assert_same(blocks.decode(data), sample)
+
+
+@pytest.mark.parametrize("names", [(), ("",), ("", "a", ""), tuple(map(str, range(30_000)))])
+def test_categories_have_no_names_empty_ones_or_many(names: tuple[str, ...]) -> None:
+    codes = np.arange(len(names) + 40, dtype=np.int32) % (len(names) + 1) - 1
+    sample = {
+        "ts": np.arange(len(codes)),
+        "values": {"c": codes},
+        "categories": {"c": names},
+        "stamp": "",
+    }
+    assert_same(blocks.decode(blocks.encode(**sample)), sample)
 
 
 def test_steps_that_wrap_around_are_exact() -> None:
@@ -227,21 +135,6 @@ def test_only_what_is_asked_for_is_decoded() -> None:
         blocks.decode(data, ["price"])
     with pytest.raises(UnknownName, match="did you mean 'price'"):
         blocks.decode(data, ["prize"])
-
-
-def test_parts_are_read_one_by_one() -> None:
-    sample = one_of_each()
-    head, parts = blocks.encode_parts(**sample)
-    header = blocks.read_header(head)
-    assert header == blocks.read_header(head + b"".join(parts))
-    assert header.block_size == len(head) + sum(map(len, parts))
-    for column, part in zip(header.columns, parts, strict=True):
-        values, names = blocks.decode_part(header, column, memoryview(part))
-        wanted = sample["values"].get(column.name, sample["ts"])
-        assert same(np.asarray(values), wanted)
-        assert names == sample["categories"].get(column.name)
-        with pytest.raises(DamagedBlock, match="checksum"):
-            blocks.decode_part(header, column, part + b"\0")
 
 
 def test_a_day_of_bars_is_small() -> None:
@@ -295,6 +188,33 @@ def test_sums_of_integers_are_exact(numbers: list[int]) -> None:
     assert states.sum == (sum(valid) if valid else None)
 
 
+SUMS = st.dictionaries(TEXT, st.floats(allow_nan=False), max_size=6)
+
+
+@given(SUMS, TEXT, st.booleans())
+def test_named_sums_come_back(sums: dict[str, float], stamp: str, with_states: bool) -> None:
+    sample = one_of_each(20) | {"stamp": stamp}
+    head, parts = blocks.encode_parts(**sample, with_states=with_states, sums=sums)
+    header = blocks.read_header(head)
+    assert list(header.sums.items()) == list(sums.items())
+    assert [bits(value) for value in header.sums.values()] == [bits(v) for v in sums.values()]
+    assert_same(blocks.decode(head + b"".join(parts)), sample)
+
+
+def bits(value: float) -> bytes:
+    return np.float64(value).tobytes()
+
+
+def test_a_sum_may_be_nan_and_without_sums_there_is_nothing_of_them() -> None:
+    sample = one_of_each()
+    plain, _ = blocks.encode_parts(**sample)
+    head, _ = blocks.encode_parts(**sample, sums={"pv": np.nan, "v": -0.0})
+    assert [bits(v) for v in blocks.read_header(head).sums.values()] == [bits(np.nan), bits(-0.0)]
+    assert len(head) == len(plain) + 2 + 2 * (8 + 2) + len("pvv")
+    assert blocks.encode_parts(**sample, sums={})[0] == plain
+    assert blocks.read_header(plain).sums == {}
+
+
 def test_the_header_says_what_is_in_the_block() -> None:
     data = blocks.encode(**bars(), level=SMALL)
     header = blocks.read_header(memoryview(data))
@@ -305,86 +225,7 @@ def test_the_header_says_what_is_in_the_block() -> None:
     assert blocks.decode(data).nbytes == 8 * 1_440 * 6
 
 
-# -- damage -------------------------------------------------------------------------------------
-
-
-def test_a_flipped_bit_is_always_seen() -> None:
-    data = blocks.encode(**one_of_each(), with_states=True)
-    for bit in range(8 * len(data)):
-        damaged = bytearray(data)
-        damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(DamagedBlock):
-            blocks.decode(damaged)
-
-
-def test_a_block_that_is_cut_or_goes_on_is_damaged() -> None:
-    data = blocks.encode(**one_of_each())
-    for end in range(len(data)):
-        with pytest.raises(DamagedBlock):
-            blocks.decode(data[:end])
-    for more in (b"\0", data, bytes(1_000)):
-        with pytest.raises(DamagedBlock):
-            blocks.decode(data + more)
-
-
-@given(st.binary(max_size=300), st.integers(0, 60))
-def test_random_bytes_are_damaged(noise: bytes, kept: int) -> None:
-    data = blocks.encode(**one_of_each())
-    for damaged in (noise, data[:kept] + noise):
-        with pytest.raises(DamagedBlock):
-            blocks.decode(damaged)
-
-
-def test_forged_blocks_are_refused_or_read() -> None:
-    """Bytes changed under checksums that match: no other error, and no more memory than allowed."""
-    chance = random.Random(5)
-    head, parts = blocks.encode_parts(**one_of_each())
-    for _ in range(6_000):
-        pieces = [bytearray(piece) for piece in (head[:-4], *parts)]
-        for _ in range(chance.randint(1, 3)):
-            piece = chance.choice(pieces)
-            piece[chance.randrange(len(piece))] = chance.choice([0, 1, 2, 3, 4, 255, 128])
-        header = pieces[0]
-        for number, part in enumerate(pieces[1:]):
-            struct.pack_into("<I", header, 20 + 12 * number + 8, crc32(part))
-        struct.pack_into("<I", header, 8, len(head))
-        struct.pack_into("<I", header, 12, min(struct.unpack_from("<I", header, 12)[0], 9_999))
-        forged = header + crc32(header).to_bytes(4, "little") + b"".join(pieces[1:])
-        with suppress(DamagedBlock):
-            assert len(blocks.decode(forged)) <= 9_999
-
-
-@pytest.mark.parametrize(
-    ("at", "form", "value", "message"),
-    [
-        (5, "B", 2, "add up"),
-        (6, "H", 0, "add up"),
-        (12, "I", MAX_ROWS + 1, "at most 16,777,216"),
-        (12, "I", MAX_ROWS, "values"),
-        (16, "I", 2**32 - 1, "add up"),
-        (20, "B", 1, "kind 1 and codec"),
-        (32, "B", 0, "kind 0 and codec"),
-        (32, "B", 9, "kind 9 and codec"),
-        (33, "B", 2, "codec 2"),
-        (34, "H", 60_000, "UTF-8|names"),
-    ],
-)
-def test_declared_counts_are_checked_first(at: int, form: str, value: int, message: str) -> None:
-    head, parts = blocks.encode_parts(**one_of_each(), with_states=False)
-    header = bytearray(head[:-4])
-    struct.pack_into(f"<{form}", header, at, value)
-    forged = bytes(header) + crc32(header).to_bytes(4, "little") + b"".join(parts)
-    with pytest.raises(DamagedBlock, match=message):
-        blocks.decode(forged)
-
-
-def test_another_version_is_named() -> None:
-    data = bytearray(blocks.encode(**bars(20)))
-    data[4] = 7
-    with pytest.raises(DamagedBlock, match="a block of version 7; this code reads version 1"):
-        blocks.decode(data)
-    with pytest.raises(DamagedBlock, match="do not begin as a block"):
-        blocks.read_header(b"")
+# -- what does not fit------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -408,6 +249,18 @@ def test_what_a_block_cannot_hold_is_refused(
         blocks.encode(np.arange(2), values, categories)
 
 
+@pytest.mark.parametrize(
+    ("sums", "message"),
+    [
+        ({"x" * 70_000: 1.0}, "sum 'xxx.*too long"),
+        ({str(i): 0.0 for i in range(2_049)}, "2,049 sums; a block holds at most 2,048"),
+    ],
+)
+def test_sums_a_header_cannot_hold_are_refused(sums: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        blocks.encode_parts(np.arange(2), {}, {}, sums=sums)
+
+
 def test_times_and_levels_are_checked() -> None:
     with pytest.raises(ValueError, match="float64"):
         blocks.encode(np.zeros(2), {}, {})  # type: ignore[arg-type]  # that is the point
@@ -420,20 +273,33 @@ def test_times_and_levels_are_checked() -> None:
 # -- docs/block-format.md -----------------------------------------------------------------------
 
 
+def examples() -> list[str]:
+    return _PYTHON.findall((PROJECT / "docs" / "block-format.md").read_text())
+
+
+@pytest.mark.parametrize("sums", [{}, {"vwap.pv": 1.5, "vwap.v": -0.0, "": np.inf}])
 @pytest.mark.parametrize("with_states", [True, False])
 @pytest.mark.parametrize("level", [FAST, SMALL])
 @pytest.mark.parametrize("rows", [0, 1, 5, 40, 1_440])
-def test_the_reader_on_the_page_reads_all_kinds(rows: int, level: int, with_states: bool) -> None:
-    page = (PROJECT / "docs" / "block-format.md").read_text()
+def test_the_reader_on_the_page_reads_all_kinds(
+    rows: int, level: int, with_states: bool, sums: dict[str, float]
+) -> None:
     namespace: dict[str, Any] = {}
-    exec(compile(_PYTHON.findall(page)[0], "block-format.md", "exec"), namespace)
+    exec(compile(examples()[0], "block-format.md", "exec"), namespace)
     assert not any("toolkit" in getattr(v, "__name__", "") for v in namespace.values())
     sample = one_of_each(rows) if rows > 3 else cut(one_of_each(), rows)
-    data = blocks.encode(**sample, level=level, with_states=with_states)
-    stamp, values, categories = namespace["read_block"](data)
+    head, parts = blocks.encode_parts(**sample, level=level, with_states=with_states, sums=sums)
+    stamp, values, categories = namespace["read_block"](head + b"".join(parts))
     assert stamp == sample["stamp"]
     assert categories == sample["categories"]
     assert list(values) == ["", *sample["values"]]
     assert same(values[""], sample["ts"])
     for name, column in sample["values"].items():
         assert same(values[name], column), name
+
+
+def test_the_examples_on_the_page_hold() -> None:
+    namespace: dict[str, Any] = {}
+    for example in examples():
+        exec(compile(example, "block-format.md", "exec"), namespace)
+    assert {"read_block", "whole"} <= set(namespace)

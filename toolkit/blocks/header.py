@@ -133,18 +133,17 @@ def unpack_header(data: bytes) -> Header:
         raise DamagedBlock(f"a header of {size} bytes in {len(data)} bytes")
     if crc32(data[:end]) != _CRC.unpack_from(data, end)[0]:
         raise DamagedBlock("the header's checksum does not match")
-    has_states = flags & _HAS_STATES
-    stamp_at = _PREFIX.size + count * (_COLUMN.size + (STATES_SIZE if has_states else 0))
-    if flags > _ALL_FLAGS or not count or stamp_at + stamp_size > end:
+    states_at = _PREFIX.size + count * _COLUMN.size
+    stamp_at = states_at + (count * STATES_SIZE if flags & _HAS_STATES else 0)
+    names_at = stamp_at + stamp_size
+    if flags > _ALL_FLAGS or not count or names_at > end:
         raise DamagedBlock("a header that does not add up")
     if wrong := check_extent(rows, count):
         raise DamagedBlock(wrong)
     try:
-        columns, at = _columns(data, count, stamp_at + stamp_size)
-        if has_states:
-            columns = _with_states(columns, data)
+        columns, at = _columns(data, states_at, stamp_at, names_at)
         sums, at = _sums(data, at, end) if flags & _HAS_SUMS else ({}, at)
-        stamp = data[stamp_at : stamp_at + stamp_size].decode()
+        stamp = data[stamp_at:names_at].decode()
     except UnicodeDecodeError as error:
         raise DamagedBlock("a text that is not UTF-8") from error
     if at != end:
@@ -152,18 +151,23 @@ def unpack_header(data: bytes) -> Header:
     return Header(version, rows, stamp, columns, size, sums)
 
 
-def _columns(data: bytes, count: int, at: int) -> tuple[tuple[Column, ...], int]:
+def _columns(
+    data: bytes, states_at: int, states_end: int, at: int
+) -> tuple[tuple[Column, ...], int]:
     """Return the columns, whose names begin ``at``, and where these end."""
     columns: list[Column] = []
-    table = data[_PREFIX.size : _PREFIX.size + count * _COLUMN.size]
-    for kind, codec, length, size, checksum in _COLUMN.iter_unpack(table):
+    states = None
+    for kind, codec, length, size, checksum in _COLUMN.iter_unpack(data[_PREFIX.size : states_at]):
         known = _KNOWN.get((kind, codec))
         if known is None or bool(kind) is not bool(columns):  # the time, 0, comes first
             raise DamagedBlock(f"a column of kind {kind} and codec {codec} in this place")
         name = data[at : at + length].decode()
         at += length
-        columns.append(Column(name, *known, size, checksum))
-    if len({column.name for column in columns}) != count or columns[0].name:
+        if states_at < states_end:
+            states = unpack_states(kind, data, states_at)
+            states_at += STATES_SIZE
+        columns.append(Column(name, *known, size, checksum, states))
+    if len({column.name for column in columns}) != len(columns) or columns[0].name:
         raise DamagedBlock("two columns of one name")
     return tuple(columns), at
 

@@ -30,6 +30,10 @@ class States(NamedTuple):
     sum: float | None = None
 
 
+_FLOAT = int(Kind.FLOAT)  # enums are slow to compare
+_NONE = States(0)
+
+
 def states_of(kind: Kind, values: Array) -> States:
     """Return the states of a column in-band; some passes over it."""
     match kind:
@@ -58,18 +62,18 @@ def pack_states(kind: Kind, states: States) -> bytes:
     return _WHOLE.pack(count, *values, int(total).to_bytes(16, "little", signed=True))
 
 
-def unpack_states(kind: Kind, data: bytes) -> States:
-    """Return the states of which a header holds ``data``."""
-    if kind is Kind.FLOAT:
-        floats = States(*_FLOATS.unpack(data))
-        return floats if floats.count else States(0)
-    count, least, most, first, last, total = _WHOLE.unpack(data)
+def unpack_states(kind: int, data: bytes, at: int = 0) -> States:
+    """Return the states that stand in ``data`` of a header ``at`` that place."""
+    if kind == _FLOAT:
+        floats = States._make(_FLOATS.unpack_from(data, at))
+        return floats if floats.count else _NONE
+    count, least, most, first, last, total = _WHOLE.unpack_from(data, at)
     if not count:
-        return States(0)
-    if kind is Kind.CATEGORY:
+        return _NONE
+    if kind == Kind.CATEGORY:
         return States(count, None, None, first, last)
-    whole = int.from_bytes(total, "little", signed=True)
-    return States(count, least, most, first, last, None if kind is Kind.TIME else whole)
+    whole = None if kind == Kind.TIME else int.from_bytes(total, "little", signed=True)
+    return States(count, least, most, first, last, whole)
 
 
 def _sum(kind: Kind, values: Array) -> float:
