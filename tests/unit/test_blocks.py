@@ -154,6 +154,14 @@ def test_nulls_do_not_spoil_a_column() -> None:
     assert len(blocks.encode(**sample)) < 1.4 * plain
 
 
+@pytest.mark.parametrize("stray", [0.1, 0.25, 0.5])
+def test_one_price_between_ticks_does_not_spoil_a_column(stray: float) -> None:
+    close = np.round(bars()["values"]["close"])
+    plain = len(blocks.encode(np.arange(1_440), {"close": close}, {}))
+    close[700] += stray
+    assert len(blocks.encode(np.arange(1_440), {"close": close}, {})) < 1.4 * plain
+
+
 # -- the header ---------------------------------------------------------------------------------
 
 
