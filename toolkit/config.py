@@ -119,6 +119,18 @@ class CacheOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """The threads that decode blocks: as many as there is work for, and none after a while.
+
+    ``least`` stay; ``most`` 0 is one a core; ``idle`` seconds without work end the others.
+    """
+
+    least: int = 0
+    most: int = 0
+    idle: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything a store can be told; ``dsn`` None means the local servers.
 
@@ -133,6 +145,7 @@ class Settings:
     limits: Limits = Limits()
     prices: Prices = Prices()
     cache: CacheOptions = CacheOptions()
+    decode: DecodeOptions = DecodeOptions()
     parallel: int = 2
     plausible: Span = field(default_factory=lambda: Span(EARLIEST, LATEST))
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -158,6 +171,9 @@ class Settings:
         values |= {f"chooser.{f.name}": str(getattr(self.limits, f.name)) for f in fields(Limits)}
         values |= {f"prices.{f.name}": str(getattr(self.prices, f.name)) for f in fields(Prices)}
         values |= {
+            f"decode.{f.name}": str(getattr(self.decode, f.name)) for f in fields(DecodeOptions)
+        }
+        values |= {
             f"cache.{f.name}": str(getattr(self.cache, f.name)) for f in fields(CacheOptions)
         }
         values["cache.redis"] = hide_url_password(self.cache.redis)
@@ -177,8 +193,10 @@ _KEYS: dict[str, type] = {
     **{f"chooser.{f.name}": type(f.default) for f in fields(Limits)},
     **{f"prices.{f.name}": float for f in fields(Prices)},
     **{f"cache.{f.name}": type(f.default) for f in fields(CacheOptions)},
+    **{f"decode.{f.name}": type(f.default) for f in fields(DecodeOptions)},
 }
 _MAY_BE_ZERO = {"pool.min_size", "cache.memory", "cache.max_age", "cache.keep_log"}
+_MAY_BE_ZERO |= {"decode.least", "decode.most"}
 _MAY_BE_ZERO |= {f"prices.{f.name}" for f in fields(Prices)}
 _LONGEST_S = 10 * 24 * 3600
 _MOST = 2**31 - 1
@@ -348,7 +366,11 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
     limits = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("chooser.")}
     prices = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("prices.")}
     cache = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("cache.")}
-    options = PoolOptions(**pool)
+    threads = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("decode.")}
+    options, decode = PoolOptions(**pool), DecodeOptions(**threads)
+    if decode.most and decode.most < decode.least:
+        where = origins.get("decode.most") or origins["decode.least"]
+        raise ConfigError(where, "decode.most", f"{decode.most} is less than decode.least")
     if options.max_size < max(options.min_size, 2):
         where = origins.get("pool.max_size", "defaults")
         raise ConfigError(
@@ -364,6 +386,7 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
         limits=_limits(limits, origins),
         prices=Prices(**prices),
         cache=CacheOptions(**cache),
+        decode=decode,
         parallel=values.get("read.parallel", 2),
         plausible=_plausible(values, origins),
         origins=origins,

@@ -9,8 +9,9 @@ import numpy as np
 
 from toolkit.timegrid import DAY, SECOND, Instants, Span
 
-TARGET = 16_384
-"""Points a block: so few are decoded in a millisecond, and what each costs besides is little."""
+TARGET = 10_240
+"""Points a block, at most: few enough that a short read decodes little, and so many that headers
+cost next to nothing; docs/block-format.md has the measurements."""
 
 _ROUND = (DAY, 3_600 * SECOND, 60 * SECOND, SECOND)
 _SLACK = 8  # a cut may move by such a part of a block to stand at a round time

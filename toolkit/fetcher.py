@@ -55,18 +55,20 @@ class Unit:
 class Fetcher:
     """Fetches of one store; holds no state of its own."""
 
-    def __init__(self, driver: Driver, directory: Directory, parallel: int = 2) -> None:
+    def __init__(
+        self, driver: Driver, directory: Directory, parallel: int = 2, run: Run = run_here
+    ) -> None:
         self.driver = driver
         self._directory = directory
         self._parallel = parallel
+        self.run = run
         self.seen = Seen()
-        self.run: Run = run_here
 
     def inside(self, transaction: Transaction) -> Fetcher:
         """Return one whose statements all see the snapshot of a transaction."""
         driver = InsideDriver(self.driver, transaction)
-        fetcher = Fetcher(driver, self._directory.inside(driver))
-        fetcher.seen, fetcher.run = self.seen, self.run
+        fetcher = Fetcher(driver, self._directory.inside(driver), run=self.run)
+        fetcher.seen = self.seen
         return fetcher
 
     async def fetch(self, work: Work) -> Found:

@@ -85,13 +85,18 @@ class Packer:
     """Compressions of one store; any number of processes may run at once."""
 
     def __init__(
-        self, driver: Driver, directory: Directory, partitioning: Partitioning, parallel: int = 2
+        self,
+        driver: Driver,
+        directory: Directory,
+        partitioning: Partitioning,
+        parallel: int = 2,
+        run: Run = run_here,
     ) -> None:
         self._driver = driver
         self._directory = directory
         self._partitioning = partitioning
         self._parallel = parallel
-        self.run: Run = run_here
+        self._run = run
 
     async def compress(
         self,
@@ -200,7 +205,7 @@ class Packer:
                 async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
                     await moves.begin(transaction, _PATIENCE)
                     await moves.lock(transaction, [series.id])
-                    taken = await moves.take(transaction, entry, series, span, self.run)
+                    taken = await moves.take(transaction, entry, series, span, self._run)
                     if any(b.start < span.start or b.end > span.end for b in taken.blocks):
                         raise Busy(f"somebody else has changed the blocks of {series.name!r}")
                     blocks = await self._driver.compute(
@@ -284,7 +289,7 @@ class Packer:
                 async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
                     await moves.begin(transaction, _PATIENCE)
                     await moves.lock(transaction, [series.id])
-                    taken = await moves.take(transaction, entry, series, span, self.run)
+                    taken = await moves.take(transaction, entry, series, span, self._run)
                     table = taken.table
                     batch = Batch(
                         dataset,

@@ -23,6 +23,7 @@ from toolkit.directory import Directory
 from toolkit.drivers import Driver, Params
 from toolkit.errors import QueryError
 from toolkit.fetcher import Fetcher
+from toolkit.merging import Run, run_here
 from toolkit.query import Query
 from toolkit.reduce import finish, group_series
 from toolkit.shortcuts import Shortcuts
@@ -46,6 +47,7 @@ class Reader:
         parallel: int = 2,
         cache: Cache | None = None,
         prices: Prices = _PRICES,
+        run: Run = run_here,
     ) -> None:
         self._driver = driver
         self._directory = directory
@@ -54,7 +56,7 @@ class Reader:
         self._cache = cache
         self._confirmed: dict[tuple[int, tuple[int, ...]], float] = {}
         self._shortcuts = Shortcuts(cache, directory) if cache is not None else None
-        self.fetcher = Fetcher(driver, directory, parallel)
+        self.fetcher = Fetcher(driver, directory, parallel, run)
 
     def held(self, query: Query) -> Columns | None:
         """Return the answer where it was asked for before and is held here; it takes some µs."""

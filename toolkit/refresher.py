@@ -62,11 +62,17 @@ class Refresher:
     leaves unfinished, killed or not, the next one goes on with.
     """
 
-    def __init__(self, driver: Driver, directory: Directory, keep_log: float = 300.0) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        directory: Directory,
+        keep_log: float = 300.0,
+        run: Run = run_here,
+    ) -> None:
         self._driver = driver
         self._directory = directory
         self._keep = timedelta(seconds=keep_log)
-        self.run: Run = run_here
+        self._run = run
 
     async def refresh(
         self, dataset: str, on_progress: Progress = lambda step, buckets: None
@@ -188,7 +194,7 @@ class Refresher:
         )
         changed = [(r[0], r[1]) for r in await transaction.fetch(statement, params)]
         return await recount(
-            self._driver, self._directory, transaction, entry, rollup, changed, self.run
+            self._driver, self._directory, transaction, entry, rollup, changed, self._run
         )
 
     async def _ensure_year(

@@ -19,6 +19,7 @@ from toolkit.counters import Counters
 from toolkit.dataset import Dataset
 from toolkit.directory import Directory
 from toolkit.drivers import Driver
+from toolkit.drivers.decoding import DecodePool
 from toolkit.errors import QueryError, SchemaError
 from toolkit.exporting import PIECE, ExportReport, ParquetFile, described, export
 from toolkit.inspection import DatasetStats, describe
@@ -71,12 +72,15 @@ class Roads:
         )
         self.partitioning = NativePartitioning(driver, self.directory)
         self.cache = Cache(driver, settings.cache, shelf) if settings.cache.memory else None
-        limits, prices = settings.limits, settings.prices
-        self.reader = Reader(driver, self.directory, limits, settings.parallel, self.cache, prices)
-        self.streamer = Streamer(driver, self.directory, limits, prices)
-        self.writer = Writer(driver, self.directory, self.partitioning, settings.plausible)
-        self.refresher = Refresher(driver, self.directory, settings.cache.keep_log)
-        self.packer = Packer(driver, self.directory, self.partitioning, settings.parallel)
+        directory, partitioning, threads = self.directory, self.partitioning, settings.decode
+        limits, prices, parallel = settings.limits, settings.prices, settings.parallel
+        self.decoders = DecodePool(threads.least, threads.most or None, threads.idle)
+        run = self.decoders.run
+        self.reader = Reader(driver, directory, limits, parallel, self.cache, prices, run)
+        self.streamer = Streamer(driver, directory, limits, prices, run)
+        self.writer = Writer(driver, directory, partitioning, settings.plausible, run)
+        self.refresher = Refresher(driver, directory, settings.cache.keep_log, run)
+        self.packer = Packer(driver, directory, partitioning, parallel, run)
         self.newest = Newest(driver, self.directory, self.partitioning, self.reader)
 
     async def read(self, query: Query) -> Columns:
@@ -256,6 +260,7 @@ class Roads:
 
     async def close(self) -> None:
         await self.driver.close()
+        self.decoders.close()
         if self.cache is not None and self.cache.shared is not None:
             await self.cache.shared.close()
 
@@ -288,7 +293,7 @@ class Roads:
 
     def stats(self) -> dict[str, float]:
         kept = self.cache.stats() if self.cache is not None else {}
-        return {**self.counters.shown(), **kept, **self.driver.stats()}
+        return {**self.counters.shown(), **kept, **self.decoders.stats(), **self.driver.stats()}
 
 
 def _is_meant(name: str, pattern: str) -> bool:

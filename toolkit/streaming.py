@@ -28,13 +28,18 @@ class Streamer:
     """Streams of one store; holds no state of its own."""
 
     def __init__(
-        self, driver: Driver, directory: Directory, limits: Limits, prices: Prices
+        self,
+        driver: Driver,
+        directory: Directory,
+        limits: Limits,
+        prices: Prices,
+        run: Run = run_here,
     ) -> None:
         self._driver = driver
         self._directory = directory
         self._limits = limits
         self._prices = prices
-        self.run: Run = run_here
+        self._run = run
 
     async def stream(self, query: Query, rows: int) -> AsyncGenerator[Columns]:
         """Yield the answer in pieces of at most ``rows`` rows, series after series."""
@@ -53,8 +58,7 @@ class Streamer:
             inside = InsideDriver(self._driver, transaction)
             directory = self._directory.inside(inside)
             await directory.load()  # until when there are blocks, as this snapshot sees it
-            reader = Reader(inside, directory, self._limits, prices=self._prices)
-            reader.fetcher.run = self.run
+            reader = Reader(inside, directory, self._limits, prices=self._prices, run=self._run)
             for series in found:
                 asked = replace(query.asked, series=(series.name,), labels=None)
                 mine = replace(query, asked=asked)

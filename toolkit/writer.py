@@ -94,12 +94,13 @@ class Writer:
         directory: Directory,
         partitioning: Partitioning,
         plausible: Span,
+        run: Run = run_here,
     ) -> None:
         self._driver = driver
         self._directory = directory
         self._partitioning = partitioning
         self._plausible = plausible
-        self.run: Run = run_here
+        self._run = run
 
     async def write(
         self,
@@ -302,7 +303,7 @@ class Writer:
             return batch
         used = ids[np.unique(batch.series)].tolist()
         await moves.lock(transaction, used, shared=True)
-        return await late.thaw(self._driver, transaction, entry, batch, ids, self.run)
+        return await late.thaw(self._driver, transaction, entry, batch, ids, self._run)
 
     async def _upsert(
         self,
@@ -428,7 +429,7 @@ class Writer:
         await moves.begin(transaction, late.PATIENCE)
         count = 0
         for one in {s.id: s for s in series}.values():
-            ts = await late.cut_out(transaction, entry, one, span, self.run)
+            ts = await late.cut_out(transaction, entry, one, span, self._run)
             count += len(ts)
             batch = late.logged(one, entry, ts)
             await self._log(transaction, entry, batch, np.array([one.id], np.int32))
