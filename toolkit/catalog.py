@@ -88,6 +88,13 @@ class Entry:
         """Return whether a range reaches into the time of which blocks may hold points."""
         return self.cold_to is not None and span.start < self.cold_to and not span.is_empty
 
+    def cold_share(self, span: Span) -> float:
+        """Return which share of a range that is."""
+        if not self.is_cold(span):
+            return 0.0
+        assert self.cold_to is not None
+        return min((self.cold_to - span.start) / span.width, 1.0)
+
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return the statement remembered under ``key``, made on first use."""
         found = self.statements.get(key)

@@ -81,6 +81,9 @@ class Prices:
         0.003, "a state of a rollup row that the client merges into a longer bucket"
     )
     cached: float = _price(0.005, "a row that is remembered")
+    block: float = _price(30.0, "a block that is fetched")
+    stored: float = _price(0.01, "a point of a block")
+    decoded: float = _price(0.006, "a column of a point that is decoded")
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class Reader:
                 density=density,
                 changed=partial(self.fetcher.seen.share, targets.ids, query.span),
                 kept=self._kept(query, entry, targets),
+                cold=entry.cold_share(query.span),
             )
         least = 0 if may_be_finer else targets.step or 0
         if query.asked.grid is not None and query.asked.grid.step.approximate_us < least:

@@ -45,13 +45,14 @@ def choose(
     density: Density | None = None,
     changed: Changed | None = None,
     kept: Kept | None = None,
+    cold: float = 0.0,
 ) -> Plan:
     """Return the plan for ``query``; ``density`` is needed for ``step="auto"`` and ``points``.
 
     ``native_step`` is the distance in µs of the points of the ``series`` asked for, where all have
     one; without it and without a density a range counts as long. ``changed`` says which share of
     the points the changes of a rollup will have read again, as far as that was seen; ``kept`` is
-    given where answers are remembered.
+    given where answers are remembered, ``cold`` the share of the range that blocks may hold.
     """
     columns = _native_columns(query, entry.dataset) if query.asked.is_native else ()
     if query.asked.points is not None:
@@ -63,13 +64,14 @@ def choose(
         assert density is not None
         # the probe counts up to a cap only
         points = max(density.count, density.extent.width // native_step if native_step else 0)
-        known = Known(points, series, changed, kept)
+        known = Known(points, series, changed, kept, cold)
         return _choose_resolution(query, entry, limits, prices, density, known)
     if density is not None:
         count = density.count
     assert query.asked.grid is not None
     ways = ways_of(query, entry, query.asked.grid)
-    return _choose_road(query, entry, limits, prices, ways, Known(count, series, changed, kept))
+    known = Known(count, series, changed, kept, cold)
+    return _choose_road(query, entry, limits, prices, ways, known)
 
 
 def _native_columns(query: Query, dataset: Dataset) -> tuple[str, ...]:

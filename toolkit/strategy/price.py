@@ -20,6 +20,9 @@ Changed = Callable[[float, Rollup], float]
 PIECE = 32_768
 """Points a statement: below it one statement, above it several at once."""
 
+BLOCK = 10_240
+"""Points a block."""
+
 CHANGED = 0.01
 """The share of points that has changed, where nobody has seen it."""
 
@@ -34,12 +37,14 @@ class Known(NamedTuple):
 
     ``points`` of each series in the range; None where they come when they come. ``changed`` says
     which share of the points a rollup's changes will have read again, its argument by default.
+    ``cold`` is the share of the range of which blocks may hold points.
     """
 
     points: float | None
     series: int = 1
     changed: Changed | None = None
     kept: Kept | None = None
+    cold: float = 0.0
 
 
 class _Size(NamedTuple):
@@ -50,6 +55,7 @@ class _Size(NamedTuple):
     states: int
     buckets: float
     per_point: float  # µs to aggregate a point in the database
+    cold: float
     ways: Ways
     entry: Entry
     prices: Prices
@@ -167,18 +173,33 @@ def _size(query: Query, entry: Entry, ways: Ways, known: Known, prices: Prices) 
     per_point = prices.scanned + states * prices.aggregated
     if ways.is_ordered:
         per_point += prices.ordered
-    return _Size(points, series, states, buckets, per_point, ways, entry, prices)
+    return _Size(points, series, states, buckets, per_point, known.cold, ways, entry, prices)
 
 
 def _aggregated(size: _Size) -> float:
     ways, prices = size.ways, size.prices
+    if size.cold >= 1.0:  # nothing is left for the database to do
+        return sum(_direct(size, None))
     per_point = size.per_point + (prices.zoned if ways.is_zoned else 0.0)
-    return (
+    hot = 1.0 - size.cold
+    price = (
         prices.statement
         + size.series * prices.series
-        + size.points * per_point
-        + size.buckets * size.states * prices.grouped
+        + hot * size.points * per_point
+        + hot * size.buckets * size.states * prices.grouped
     )
+    if not size.cold:
+        return price
+    points = size.cold * size.points  # the client makes their buckets, and joins them to the others
+    price += size.states * (prices.array + points * prices.bucketed)
+    return price + _from_blocks(size, points, ways.inputs) + (3 * prices.statement if hot else 0.0)
+
+
+def _from_blocks(size: _Size, points: float, columns: int) -> float:
+    """Return what points of blocks cost; those at the range's ends are decoded whole."""
+    prices = size.prices
+    decoded = points + size.series * BLOCK
+    return decoded / BLOCK * prices.block + decoded * (prices.stored + columns * prices.decoded)
 
 
 def _direct(size: _Size, kept: tuple[float, float] | None) -> tuple[float, float]:
@@ -191,9 +212,12 @@ def _direct(size: _Size, kept: tuple[float, float] | None) -> tuple[float, float
     rest += size.states * (prices.array + size.points * prices.bucketed)
     if kept is not None and not fetched:
         return 0.0, rest
-    statements = 1.0 if fetched <= PIECE else _AROUND + fetched / PIECE
+    hot = (1.0 - size.cold) * fetched
+    statements = 1.0 if hot <= PIECE else _AROUND + hot / PIECE
     looking = statements * prices.statement + size.series * prices.series
-    return looking + fetched * (prices.point + columns * prices.value), rest
+    if size.cold:
+        looking += _from_blocks(size, size.cold * fetched, columns)
+    return looking + hot * (prices.point + columns * prices.value), rest
 
 
 def _downsampled(
@@ -221,6 +245,9 @@ def _downsampled(
     fetching = prices.statement + prices.follow + size.series * prices.followed
     fetching += fetched * (1.0 - again) * (prices.row + states * prices.state)
     if points:
-        fetching += prices.changed + points * size.per_point
+        hot = (1.0 - size.cold) * points
+        fetching += prices.changed + hot * size.per_point
+        if size.cold:
+            fetching += 3 * prices.statement + _from_blocks(size, points - hot, states)
         fetching += again * rows * states * prices.grouped
     return fetching, rest
