@@ -52,7 +52,7 @@ def cut(span: Span, ts: Instants, *, is_closed: bool = True) -> list[Span]:
     instant stay together, however many they are.
 
     >>> [s.start for s in cut(Span(0, 40_000), np.arange(40_000))]
-    [0, 13333, 26666]
+    [0, 10000, 20000, 30000]
     """
     count = -(-len(ts) // TARGET) if is_closed else len(ts) // TARGET
     each = len(ts) // count if is_closed and count else TARGET

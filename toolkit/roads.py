@@ -20,6 +20,7 @@ from toolkit.dataset import Dataset
 from toolkit.directory import Directory
 from toolkit.drivers import Driver
 from toolkit.drivers.decoding import DecodePool
+from toolkit.eraser import Eraser
 from toolkit.errors import QueryError, SchemaError
 from toolkit.exporting import PIECE, ExportReport, ParquetFile, described, export
 from toolkit.inspection import DatasetStats, describe
@@ -79,6 +80,7 @@ class Roads:
         self.reader = Reader(driver, directory, limits, parallel, self.cache, prices, run)
         self.streamer = Streamer(driver, directory, limits, prices, run)
         self.writer = Writer(driver, directory, partitioning, settings.plausible, run)
+        self.eraser = Eraser(driver, directory, run)
         self.refresher = Refresher(driver, directory, settings.cache.keep_log, run)
         self.packer = Packer(driver, directory, partitioning, parallel, run)
         self.newest = Newest(driver, self.directory, self.partitioning, self.reader)
@@ -187,7 +189,7 @@ class Roads:
         if query.asked.series is None:
             raise QueryError("delete: name the series; to empty a dataset, drop its partitions")
         async with self._changing(dataset):
-            count = await self.writer.delete(dataset, query.asked.series, query.span)
+            count = await self.eraser.delete(dataset, query.asked.series, query.span)
         self.counters.add(deletes=1, rows_deleted=count)
         return count
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from psycopg.sql import SQL, Identifier
 
-from toolkit import late, moves
+from toolkit import changes, late, moves
 from toolkit.batches import STAGE, arrays, bounds, parts
-from toolkit.catalog import Entry, Series
+from toolkit.catalog import Entry
+from toolkit.changes import SeriesGone
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, Driver, Params, Transaction
 from toolkit.errors import (
@@ -27,7 +27,7 @@ from toolkit.errors import (
     ToolkitError,
 )
 from toolkit.ingest.copybinary import encode
-from toolkit.ingest.frames import Batch, Numbering, arrange, runs, to_batch
+from toolkit.ingest.frames import Batch, Numbering, arrange, to_batch
 from toolkit.merging import Run, run_here
 from toolkit.partitions import Partitioning
 from toolkit.statements import compose
@@ -79,10 +79,6 @@ class Intake:
     mapping: Mapping[str, str | None] | None = None
     tz: str | None = None
     time_unit: str | None = None
-
-
-class _SeriesGone(Exception):
-    """Series that the catalog remembers are not there any more."""
 
 
 class Writer:
@@ -177,7 +173,7 @@ class Writer:
     async def _store_known(self, entry: Entry, batch: Batch, mode: str) -> tuple[int, int]:
         try:
             return await self._store(entry, batch, await self._ids(entry, batch), mode)
-        except (_SeriesGone, SchemaError):
+        except (SeriesGone, SchemaError):
             self._directory.catalog.forget()
             self._partitioning.forget(entry)
         entry = await self._directory.entry(entry.dataset.name)
@@ -217,8 +213,8 @@ class Writer:
                 async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
                     counts = await self._put(transaction, entry, batch, ids, mode)
                     if entry.dataset.changelog == "writer" and counts != (0, 0):
-                        await self._log(transaction, entry, batch, ids)
-                    await self._check_alive(transaction, entry, ids[np.unique(batch.series)])
+                        await changes.log(transaction, entry, batch, ids)
+                    await changes.check_alive(transaction, entry, ids[np.unique(batch.series)])
                 return counts
             except DatabaseError as error:
                 if error.sqlstate == "23505":
@@ -234,18 +230,6 @@ class Writer:
                     raise
                 await self._driver.pause(0.05 * attempt)
         raise AssertionError("unreachable")
-
-    async def _check_alive(
-        self, transaction: Transaction, entry: Entry, ids: npt.NDArray[np.int32]
-    ) -> None:
-        """Refuse to commit points of series that are gone with a dataset made anew meanwhile.
-
-        Asked after the points are in: their table is locked by then, and stays what it is.
-        """
-        params = {"dataset_id": entry.id, "ids": ids.tolist()}
-        rows = await transaction.fetch(self._text(entry, "count_series", False), params)
-        if rows[0][0] != len(ids):
-            raise _SeriesGone
 
     async def _put(
         self,
@@ -373,68 +357,6 @@ class Writer:
         statement = SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(into, columns)
         pieces = encode(batch, ids, dataset.names, with_seq=dataset.has_seq)
         await transaction.copy(statement.as_bytes(None), pieces)
-
-    async def _log(
-        self, transaction: Transaction, entry: Entry, batch: Batch, ids: npt.NDArray[np.int32]
-    ) -> None:
-        width = entry.dataset.log_step.width
-        assert width is not None
-        found = runs(batch, width, _WEEK // width * width)
-        params = {
-            "ids": ids[found.code].tolist(),
-            "lows": [to_datetime(int(t)) for t in found.lo],
-            "highs": [to_datetime(int(t)) for t in found.hi],
-        }
-        await transaction.execute(self._text(entry, "log_runs", False), params)
-
-    async def delete(self, dataset: str, names: tuple[str, ...], span: Span) -> int:
-        """Delete the points of series in a span, and return how many there were."""
-        try:
-            return await self._delete(dataset, names, span)
-        except (_SeriesGone, SchemaError):
-            self._directory.catalog.forget()
-        return await self._delete(dataset, names, span)
-
-    async def _delete(self, dataset: str, names: tuple[str, ...], span: Span) -> int:
-        entry = await self._directory.entry(dataset)
-        series = await self._directory.series(entry, names)
-        grid = entry.dataset.log_step
-        assert grid.width is not None
-        params: Params = {
-            "ids": [s.id for s in series],
-            "start": to_datetime(span.start),
-            "end": to_datetime(span.end),
-            "width": timedelta(microseconds=grid.width),
-            "origin": to_datetime(grid.origin),
-        }
-        async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
-            await moves.lock(transaction, params["ids"])
-            from_blocks = await self._cut_out(transaction, entry, series, span)
-            if entry.dataset.changelog == "writer":
-                statement = self._text(entry, "delete_range_logged", False)
-                count: int = (await transaction.fetch(statement, params))[0][0]
-            else:
-                statement = self._text(entry, "delete_range", False)
-                count = await transaction.execute(statement, params)
-            await self._check_alive(transaction, entry, np.unique(params["ids"]))
-        return from_blocks + count
-
-    async def _cut_out(
-        self, transaction: Transaction, entry: Entry, series: Sequence[Series], span: Span
-    ) -> int:
-        """Delete from blocks, log what that was, and return how many points."""
-        edge = await late.cold_to(transaction, entry)
-        if edge is None or edge <= span.start:
-            return 0
-        await moves.begin(transaction, late.PATIENCE)
-        count = 0
-        for one in {s.id: s for s in series}.values():
-            ts = await late.cut_out(transaction, entry, one, span, self._run)
-            count += len(ts)
-            batch = late.logged(one, entry, ts)
-            await self._log(transaction, entry, batch, np.array([one.id], np.int32))
-        await transaction.fetch(compose("blocks/end_move"))
-        return count
 
     def _text(
         self,

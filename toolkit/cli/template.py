@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 
-from toolkit.config import CacheOptions, Limits, PoolOptions, Prices, Settings
+from toolkit.config import CacheOptions, DecodeOptions, Limits, PoolOptions, Prices, Settings
 from toolkit.timegrid import EARLIEST, LATEST, iso
 
 _HEAD = """\
@@ -21,6 +21,7 @@ _SECTIONS = {
     "chooser": "how a read is answered; points and buckets of a series",
     "prices": "what the acts of a read cost, in microseconds: toolkit calibrate measures them",
     "cache": "what a store remembers of its answers; times in seconds",
+    "decode": "the threads that decode blocks",
 }
 NOTES = {
     "database.dsn": "postgresql://user:password@host:5432/name, or key=value words.\n"
@@ -51,6 +52,9 @@ NOTES = {
     "cache.max_age": "how old an answer may be that others have changed meanwhile",
     "cache.keep_log": "for which the change log keeps what every rollup has followed",
     "cache.ahead": "what is soon due is fetched in the background, as long as it is read",
+    "decode.least": "that stay",
+    "decode.most": "at most; 0 is one a core",
+    "decode.idle": "seconds without work after which one ends",
     "cache.rules": "of which dataset and step what is kept where, in seconds; the first counts:\n"
     '{dataset = "candles", step = "1m", tiers = ["memory", "redis"], open = 60, closed = 86400}',
 }
@@ -72,6 +76,7 @@ def defaults() -> dict[str, object]:
         **{f"prices.{f.name}": f.default for f in fields(Prices)},
         **{f"cache.{f.name}": f.default for f in fields(CacheOptions)},
         "cache.rules": [],
+        **{f"decode.{f.name}": f.default for f in fields(DecodeOptions)},
     }
 
 

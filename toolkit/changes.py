@@ -1,0 +1,46 @@
+"""What a transaction that changes points does besides: tell the change log, and look at its series."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from toolkit.catalog import Entry
+from toolkit.drivers import Transaction
+from toolkit.ingest.frames import Batch, runs
+from toolkit.statements import compose, name
+from toolkit.timegrid import to_datetime
+
+_WEEK = 7 * 86_400_000_000
+
+
+class SeriesGone(Exception):
+    """Series that the catalog remembers are not there any more."""
+
+
+async def log(
+    transaction: Transaction, entry: Entry, batch: Batch, ids: npt.NDArray[np.int32]
+) -> None:
+    """Tell the change log of the times in an arranged batch, where no trigger does."""
+    width = entry.dataset.log_step.width
+    assert width is not None
+    found = runs(batch, width, _WEEK // width * width)
+    params = {
+        "ids": ids[found.code].tolist(),
+        "lows": [to_datetime(int(t)) for t in found.lo],
+        "highs": [to_datetime(int(t)) for t in found.hi],
+    }
+    table = name(entry.schema, f"{entry.dataset.name}_log")
+    await transaction.execute(compose("write/log_runs", log=table), params)
+
+
+async def check_alive(transaction: Transaction, entry: Entry, ids: npt.NDArray[np.int32]) -> None:
+    """Refuse to commit points of series that are gone with a dataset made anew meanwhile.
+
+    Asked after the points are in: their table is locked by then, and stays what it is.
+    """
+    series = name(entry.schema, "series")
+    params = {"dataset_id": entry.id, "ids": ids.tolist()}
+    rows = await transaction.fetch(compose("write/count_series", series=series), params)
+    if rows[0][0] != len(ids):
+        raise SeriesGone
