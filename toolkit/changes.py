@@ -1,4 +1,4 @@
-"""What a transaction that changes points does besides: tell the change log, and look at its series."""
+"""What a transaction that changes points does besides: it tells the change log, and looks again."""
 
 from __future__ import annotations
 

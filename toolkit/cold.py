@@ -12,7 +12,16 @@ import numpy as np
 from toolkit.catalog import Entry, Series
 from toolkit.drivers import OUT_OF_RANGE, Driver, Rows
 from toolkit.errors import DatabaseError, QueryError
-from toolkit.merging import LAST, Cold, Merged, Run, blocks_of, decode_block, merge_cold
+from toolkit.merging import (
+    LAST,
+    Cold,
+    Merged,
+    Run,
+    Stored,
+    blocks_of,
+    decode_block,
+    merge_cold,
+)
 from toolkit.query import Asked, Query
 from toolkit.reduce import Table, bucket_points, merge, stack
 from toolkit.statements import compose as statement
@@ -67,20 +76,28 @@ def _with_tested(asked: Asked, columns: tuple[str, ...]) -> tuple[str, ...]:
 
 async def points_of(
     fetcher: Fetcher, work: Work, units: Sequence[Unit], answers: Sequence[Rows]
-) -> Found:
-    """Return the points of units, each once, that pass the conditions of the query."""
+) -> tuple[Found, list[tuple[int, Stored]]]:
+    """Return the points of units, each once, that pass the conditions of the query.
+
+    Also the blocks whose headers came alone, with the codes of their series.
+    """
     asked, columns = work.query.asked, columns_of(work)
     limit = asked.limit if work.plan.grid is None and not asked.where else None
     rows = [row for answer in answers for row in answer]
     ids, names = await fetcher.names(work, rows)
+    whole: list[tuple[int, Stored]] = []
     tables, from_blocks, count = [], 0, 0
     for unit, answer in zip(units, answers, strict=True):
         merged = await fetcher.merged(work, unit.span, columns, answer, ids, names, limit=limit)
         from_blocks += merged.from_blocks
+        whole += merged.whole
         count += len(merged.table)
         tables.append(await passing(fetcher, work.entry, asked, merged.table))
     table = _without_tested(work, stack(tables))
-    return Found(table, names, {"points": count - from_blocks, "blocks": from_blocks})
+    sources = {"points": count - from_blocks, "blocks": from_blocks}
+    if whole:
+        sources["headers"] = len(whole)
+    return Found(table, names, sources), whole
 
 
 async def passing(fetcher: Fetcher, entry: Entry, asked: Asked, table: Table) -> Table:

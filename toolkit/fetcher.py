@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from toolkit import cold, shape
+from toolkit import cold, shape, whole
 from toolkit.catalog import Entry
 from toolkit.decode import Packing
 from toolkit.directory import Directory
 from toolkit.drivers import OUT_OF_RANGE, Driver, Params, Rows, Transaction
 from toolkit.drivers.inside import InsideDriver
 from toolkit.errors import DatabaseError, QueryError, QueryTimeout, Unavailable
-from toolkit.merging import Merged, Run, merge_cold, run_here
+from toolkit.merging import Merged, Run, Stored, merge_cold, run_here
 from toolkit.query import Query
 from toolkit.reduce import NO_ADDEND, Table, bucket_points, merge
 from toolkit.strategy import Density, compose
@@ -114,8 +114,9 @@ class Fetcher:
         """
         units = await self._units(work)
         answers = await self._fetch(from_now(work), units)
+        blocks: list[tuple[int, Stored]] = []
         if work.entry.is_cold(work.query.span):
-            found = await cold.points_of(self, work, units, answers)
+            found, blocks = await cold.points_of(self, work, units, answers)
         else:
             rows = _sure([row for answer in answers for row in answer])
             table, names = await self.table(work, rows, self._packing(work))
@@ -125,7 +126,14 @@ class Fetcher:
             return found
         is_added = is_added or work.query.asked.group_by is not None
         how = (plan.states, dataset, plan.grid, is_added)
-        table = await self.compute(len(found.table), bucket_points, found.table, *how)
+        if blocks:
+            try:
+                table = whole.bucket_both(found.table, blocks, *how)
+            except whole.NoBigint:  # then only its points can tell
+                pointwise = replace(work, is_pointwise=True)
+                return await self.from_points(from_now(pointwise), is_added=is_added)
+        else:
+            table = await self.compute(len(found.table), bucket_points, found.table, *how)
         return replace(found, table=table)
 
     def _packing(self, work: Work) -> Packing:
@@ -256,6 +264,11 @@ class Fetcher:
         is_cold = entry.is_cold(work.query.span)
         has_limit = asked.limit is not None and work.plan.grid is None
         has_limit &= not (is_cold and asked.where)  # how many pass is known only here
+        grid = None
+        if is_cold and not work.is_pointwise:
+            grid = (
+                work.plan.grid if whole.may_be_whole(work.query, work.plan, targets.step) else None
+            )
 
         def make() -> bytes:
             return compose.points_statement(
@@ -266,15 +279,18 @@ class Fetcher:
                 has_limit=has_limit,
                 descending=is_backwards(work.query, work.plan),
                 is_cold=is_cold,
+                grid=grid,
             )
 
-        statement = entry.once(("points", asked, work.plan.grid, source, is_cold), make)
+        key = ("points", asked, work.plan.grid, source, is_cold, grid is None)
+        statement = entry.once(key, make)
         params = {
             **(targets.params if source == "labels" else compose.ids_params(unit.ids)),
             **range_params(unit.span),
         }
         if is_cold:
             params |= blocks_params(entry, unit.span)
+            params |= grid_params(grid, work.query.span) if grid is not None else {}
         elif asked.where:
             params |= where_params(asked.where, entry)
         if has_limit:

@@ -59,11 +59,15 @@ class Cold:
 
 class Merged(NamedTuple):
     """Points of rows and blocks; how many of them blocks gave, and the last key up to which all
-    of a series' points are among them, None where they are all."""
+    of a series' points are among them, None where they are all.
+
+    ``whole`` are blocks of which only the header came, with the codes of their series.
+    """
 
     table: Table
     from_blocks: int
     reached: tuple[int, int] | None
+    whole: Sequence[tuple[int, Stored]] = ()
 
 
 class Stored(NamedTuple):
@@ -74,6 +78,11 @@ class Stored(NamedTuple):
     hi: int
     header: Header
     parts: Sequence[bytes]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its header says all that is asked, and came alone."""
+        return not self.parts
 
 
 @dataclass(slots=True)
@@ -87,6 +96,7 @@ class _Region:
     end: int
     is_cut: bool
     is_full: bool
+    whole: list[Stored]
 
 
 def merge_cold(cold: Cold, rows: Rows, code_of: Mapping[int, int], run: Run) -> Merged:
@@ -110,7 +120,8 @@ def merge_cold(cold: Cold, rows: Rows, code_of: Mapping[int, int], run: Run) -> 
         taken += count
     categories = {n: [c] for n, c in unpacked.categories.items()}
     _decode_all(cold, regions, arrays, categories, run)
-    return _selected(cold, regions, arrays, {n: c[0] for n, c in categories.items()})
+    merged = _selected(cold, regions, arrays, {n: c[0] for n, c in categories.items()})
+    return merged._replace(whole=[(r.code, b) for r in regions for b in r.whole])
 
 
 def blocks_of(
@@ -132,7 +143,8 @@ def blocks_of(
         except DamagedBlock as error:
             name = names.get(series, str(series))
             raise CorruptBlock(dataset, name, Span(lo, hi), error) from error
-        found.append(Stored(series, lo, hi, header, [p[at] for p in parts if p is not None]))
+        given = [p[at] for p in parts if p is not None and p[at] is not None]
+        found.append(Stored(series, lo, hi, header, given))
     found.sort(key=lambda b: b.lo)
     return found
 
@@ -167,11 +179,13 @@ def _regions(cold: Cold, rows: Rows, width: int, code_of: Mapping[int, int]) -> 
     at = 0
     for row in rows:
         spans, headers, *parts, is_cut = row[width:]
-        blocks = blocks_of(cold.dataset, cold.names, row[0], spans, headers, parts)
+        found = blocks_of(cold.dataset, cold.names, row[0], spans, headers, parts)
+        blocks = [b for b in found if not b.is_whole]
+        whole = [b for b in found if b.is_whole]
         begin, middle = at, at + sum([b.header.rows for b in blocks])
         at = middle + row[1]
         is_full = cold.limit is not None and row[1] >= cold.limit
-        yield _Region(code_of[row[0]], blocks, begin, middle, at, is_cut, is_full)
+        yield _Region(code_of[row[0]], blocks, begin, middle, at, is_cut, is_full, whole)
 
 
 def _decode_all(

@@ -18,6 +18,7 @@ from toolkit.errors import SchemaError
 from toolkit.merging import Run, run_here
 from toolkit.query import Query
 from toolkit.reader import Reader
+from toolkit.statements import compose as compose_file
 from toolkit.strategy import compose
 from toolkit.strategy.params import range_params, where_params
 from toolkit.timegrid import Grid, Span, to_datetime
@@ -55,6 +56,7 @@ class Streamer:
         async with self._driver.transaction(
             repeatable=True, read_only=True, timeout=query.timeout
         ) as transaction:
+            await transaction.fetch(compose_file("read/prepare_stream"))
             inside = InsideDriver(self._driver, transaction)
             directory = self._directory.inside(inside)
             await directory.load()  # until when there are blocks, as this snapshot sees it

@@ -50,7 +50,8 @@ class Targets:
 class Work:
     """A query with all that was looked up for it, and how it will be answered.
 
-    ``shared`` are the spans that came from what processes share, once some have.
+    ``shared`` are the spans that came from what processes share, once some have. Where it
+    ``is_pointwise`` the headers of blocks are not enough.
     """
 
     query: Query
@@ -59,6 +60,7 @@ class Work:
     plan: Plan
     started: float
     shared: set[Key] = field(default_factory=set)
+    is_pointwise: bool = False
 
 
 @dataclass(frozen=True, slots=True)

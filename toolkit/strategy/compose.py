@@ -137,13 +137,17 @@ def points_statement(
     descending: bool = False,
     after: bool = False,
     is_cold: bool = False,
+    grid: Grid | None = None,
 ) -> bytes:
     """Return the statement that fetches points with the given value columns.
 
     Where the range ``is_cold`` it fetches blocks, too, and ``where`` is left to who merges them:
-    a row that fails may stand for a point of a block that does not.
+    a row that fails may stand for a point of a block that does not. Given a ``grid``, of blocks
+    that lie in one of its buckets the header comes alone.
     """
-    shape = ("points", columns, source, _shape(where), has_limit, descending, after, is_cold)
+    is_fixed = grid.width is not None if grid is not None else None
+    options = (has_limit, descending, after, is_cold, is_fixed)
+    shape = ("points", columns, source, _shape(where), *options)
 
     def make() -> bytes:
         dataset = entry.dataset
@@ -160,7 +164,7 @@ def points_statement(
             order=SQL(", ").join(Identifier("t", k) + direction for k in key),
             limit=SQL(" LIMIT %(limit)s") if has_limit else NOTHING,
             last=SQL("c.*") if is_cold else is_colder(entry),
-            blocks=_blocks(entry, columns, has_limit, direction) if is_cold else NOTHING,
+            blocks=_blocks(entry, columns, has_limit, direction, is_fixed) if is_cold else NOTHING,
         )
 
     statement: bytes = entry.once(shape, make)
@@ -179,7 +183,11 @@ def stored_columns(dataset: Dataset, columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def _blocks(
-    entry: Entry, columns: tuple[str, ...], has_limit: bool, direction: Composable
+    entry: Entry,
+    columns: tuple[str, ...],
+    has_limit: bool,
+    direction: Composable,
+    is_fixed: bool | None,
 ) -> Composed:
     enough, is_cut, before = NOTHING, SQL("false"), NOTHING
     window: Composable = NOTHING
@@ -189,7 +197,16 @@ def _blocks(
         # not counting the first, of which the range's end may leave next to nothing
         before = SQL(", sum(b._rows) OVER w - b._rows - first_value(b._rows) OVER w AS before")
         window = SQL("WINDOW w AS (ORDER BY b.lo{}) ").format(direction)
-    each = [Identifier("b", c) for c in stored_columns(entry.dataset, columns)]
+    each: list[Composable] = [Identifier("b", c) for c in stored_columns(entry.dataset, columns)]
+    is_whole: Composable = NOTHING
+    if is_fixed is not None:
+        each = [SQL("CASE WHEN NOT b.is_whole THEN {} END").format(c) for c in each]
+        is_whole = part(
+            "read/is_whole",
+            points=Identifier(entry.schema, entry.dataset.name),
+            first=_bucket(is_fixed, "b._first"),
+            last=_bucket(is_fixed, "b._last"),
+        )
     return part(
         "read/fetch_blocks",
         blocks=Identifier(entry.schema, f"{entry.dataset.name}_blocks"),
@@ -198,6 +215,7 @@ def _blocks(
         is_cut=is_cut,
         before=before,
         window=window,
+        is_whole=is_whole,
         direction=direction,
     )
 
@@ -363,11 +381,11 @@ def probe_blocks_statement(entry: Entry, *, source: Source) -> bytes:
     return statement
 
 
-def _bucket(fixed: bool) -> Composable:
+def _bucket(fixed: bool, instant: str = "t.ts") -> Composable:
     if fixed:
-        return SQL("date_bin(%(width)s, t.ts, %(origin)s)")
+        return SQL("date_bin(%(width)s, {}, %(origin)s)").format(SQL(instant))
     edges = SQL("%(edges)s::timestamptz[]")
-    return SQL("({0})[width_bucket(t.ts, {0})]").format(edges)
+    return SQL("({0})[width_bucket({1}, {0})]").format(edges, SQL(instant))
 
 
 def _where(where: Sequence[Condition], dataset: Dataset) -> Composed:
