@@ -264,11 +264,9 @@ class Fetcher:
         is_cold = entry.is_cold(work.query.span)
         has_limit = asked.limit is not None and work.plan.grid is None
         has_limit &= not (is_cold and asked.where)  # how many pass is known only here
-        grid = None
-        if is_cold and not work.is_pointwise:
-            grid = (
-                work.plan.grid if whole.may_be_whole(work.query, work.plan, targets.step) else None
-            )
+        grid = work.plan.grid if is_cold and not work.is_pointwise else None
+        if not whole.may_be_whole(work.query, work.plan, targets.step):
+            grid = None
 
         def make() -> bytes:
             return compose.points_statement(
