@@ -18,7 +18,7 @@ from toolkit.merging import (
     Merged,
     Run,
     Stored,
-    blocks_of,
+    block_of,
     decode_block,
     merge_cold,
 )
@@ -27,6 +27,7 @@ from toolkit.reduce import Table, bucket_points, merge, stack
 from toolkit.statements import compose as statement
 from toolkit.statements import raw
 from toolkit.strategy import compose, sift
+from toolkit.strategy.packing import packing_of_points
 from toolkit.strategy.params import blocks_params, range_params
 from toolkit.strategy.price import cut_share
 from toolkit.timegrid import Span, to_datetime, to_us
@@ -300,7 +301,9 @@ async def probe(
     found = {}
     for series, count, first, last, spans, headers, parts in rows:
         pieces = [(count, to_us(first), to_us(last))] if count else []
-        for block in blocks_of(entry.dataset.name, names, series, spans, headers, [parts]):
+        edges = [(spans or b"")[at : at + 16] for at in range(0, len(spans or b""), 16)]
+        for span_of, header, part in zip(edges, headers or (), parts or (), strict=True):
+            block = block_of(entry.dataset.name, names, series, span_of, header, [part])
             ts = np.empty(block.header.rows, np.int64)
             decode_block(entry.dataset.name, names, block, ("ts",), {"ts": ts}, 0)
             low, high = np.searchsorted(ts, (span.start, span.end)).tolist()
@@ -327,7 +330,7 @@ async def finest_distance(fetcher: Fetcher, query: Query, entry: Entry, series: 
 def _cold(
     entry: Entry, span: Span, columns: tuple[str, ...], names: Mapping[int, str], **options: Any
 ) -> Cold:
-    packing = compose.packing_of_points(entry, columns)
+    packing = packing_of_points(entry, columns)
     stored = compose.stored_columns(entry.dataset, columns)
     return Cold(entry.dataset.name, packing, stored, names, span, **options)
 

@@ -21,6 +21,7 @@ from toolkit.query import Query
 from toolkit.reduce import NO_ADDEND, Table, bucket_points, merge
 from toolkit.strategy import Density, compose
 from toolkit.strategy.choose import even_edges
+from toolkit.strategy.packing import packing_of_points, packing_of_states
 from toolkit.strategy.params import (
     blocks_params,
     cold_params,
@@ -138,7 +139,7 @@ class Fetcher:
 
     def _packing(self, work: Work) -> Packing:
         def make() -> Packing:
-            return compose.packing_of_points(work.entry, self._columns(work))
+            return packing_of_points(work.entry, self._columns(work))
 
         packing: Packing = work.entry.once(("packing", work.query.asked, work.plan.grid), make)
         return packing
@@ -146,7 +147,7 @@ class Fetcher:
     async def from_buckets(self, work: Work) -> Found:
         """Fetch the states of buckets that the database computes from points."""
         rows = await self.states(work)
-        packing = compose.packing_of_states(work.plan.states)
+        packing = packing_of_states(work.plan.states)
         touched = sum(r[2] or 0 for r in rows)
         packed = [(r[0], r[1], *r[3:-1]) for r in rows]
         return Found(*await self.table(work, packed, packing), {"points": touched})
@@ -174,7 +175,7 @@ class Fetcher:
         self, work: Work, rows: Rows
     ) -> tuple[Table, tuple[str, ...], dict[str, int]]:
         """Return the rollup's buckets in order, the names of its series, and the rows touched."""
-        packing = compose.packing_of_states(work.plan.states)
+        packing = packing_of_states(work.plan.states)
         # a row is: id; count and columns from the rollup; count, touched and columns from points
         at = 2 + packing.width
         clean = [r[:at] for r in rows]
@@ -398,7 +399,7 @@ class Fetcher:
         """Return the points of rows and blocks; ``options`` are those of cold_of."""
         how = cold.cold_of(work, span, columns, ids, names, **options)
         code_of = {series_id: code for code, series_id in enumerate(ids)}
-        is_large = any(row[2 + how.packing.width] for row in rows)  # there are blocks
+        is_large = any(row[1] is None for row in rows)  # there are blocks
         merged: Merged
         if not is_large:
             return merge_cold(how, rows, code_of, self.run)

@@ -61,13 +61,15 @@ class Merged(NamedTuple):
     """Points of rows and blocks; how many of them blocks gave, and the last key up to which all
     of a series' points are among them, None where they are all.
 
-    ``whole`` are blocks of which only the header came, with the codes of their series.
+    ``whole`` are blocks of which only the header came, with the codes of their series; ``spans``
+    are those of all others.
     """
 
     table: Table
     from_blocks: int
     reached: tuple[int, int] | None
     whole: Sequence[tuple[int, Stored]] = ()
+    spans: Sequence[tuple[int, int]] = ()
 
 
 class Stored(NamedTuple):
@@ -106,7 +108,7 @@ def merge_cold(cold: Cold, rows: Rows, code_of: Mapping[int, int], run: Run) -> 
     another's. Costs the decoding, and where rows lie between a block's points a sort.
     """
     width = 2 + cold.packing.width
-    unpacked = unpack(cold.packing, [r[1:width] for r in rows])
+    unpacked = unpack(cold.packing, [r[1:width] for r in rows if r[1] is not None])
     regions = list(_regions(cold, rows, width, code_of))
     size = regions[-1].end if regions else 0
     columns = {"ts": unpacked.ts, **unpacked.values}
@@ -121,32 +123,28 @@ def merge_cold(cold: Cold, rows: Rows, code_of: Mapping[int, int], run: Run) -> 
     categories = {n: [c] for n, c in unpacked.categories.items()}
     _decode_all(cold, regions, arrays, categories, run)
     merged = _selected(cold, regions, arrays, {n: c[0] for n, c in categories.items()})
-    return merged._replace(whole=[(r.code, b) for r in regions for b in r.whole])
+    return merged._replace(
+        whole=[(r.code, b) for r in regions for b in r.whole],
+        spans=[(b.lo, b.hi) for r in regions for b in r.blocks],
+    )
 
 
-def blocks_of(
+def block_of(
     dataset: str,
     names: Mapping[int, str],
     series: int,
-    spans: bytes | None,
-    headers: Sequence[bytes] | None,
-    parts: Sequence[Sequence[bytes] | None],
-) -> list[Stored]:
-    """Return the blocks of a series in the order of time, their headers read and checked."""
-    if not headers:
-        return []
-    edges = (np.frombuffer(spans or b"", _EDGES).astype(np.int64) + PG_EPOCH).reshape(-1, 2)
-    found = []
-    for at, (lo, hi) in enumerate(edges.tolist()):
-        try:
-            header = read_stored_header(headers[at], identity(dataset, series, lo, hi))
-        except DamagedBlock as error:
-            name = names.get(series, str(series))
-            raise CorruptBlock(dataset, name, Span(lo, hi), error) from error
-        given = [p[at] for p in parts if p is not None and p[at] is not None]
-        found.append(Stored(series, lo, hi, header, given))
-    found.sort(key=lambda b: b.lo)
-    return found
+    span: bytes,
+    header: bytes,
+    parts: Sequence[bytes | None],
+) -> Stored:
+    """Return one block of a series, its header read and checked."""
+    lo, hi = (np.frombuffer(span, _EDGES).astype(np.int64) + PG_EPOCH).tolist()
+    try:
+        read = read_stored_header(header, identity(dataset, series, lo, hi))
+    except DamagedBlock as error:
+        name = names.get(series, str(series))
+        raise CorruptBlock(dataset, name, Span(lo, hi), error) from error
+    return Stored(series, lo, hi, read, [p for p in parts if p is not None])
 
 
 def decode_block(
@@ -176,16 +174,26 @@ def decode_block(
 
 
 def _regions(cold: Cold, rows: Rows, width: int, code_of: Mapping[int, int]) -> Iterator[_Region]:
+    blocks: dict[int, list[Stored]] = {}
+    cut: dict[int, bool] = {}
+    for row in rows:
+        if row[1] is None:
+            span, header, *parts, has_next = row[width:]
+            block = block_of(cold.dataset, cold.names, row[0], span, header, parts)
+            blocks.setdefault(row[0], []).append(block)
+            cut[row[0]] = has_next  # the last one's counts
     at = 0
     for row in rows:
-        spans, headers, *parts, is_cut = row[width:]
-        found = blocks_of(cold.dataset, cold.names, row[0], spans, headers, parts)
-        blocks = [b for b in found if not b.is_whole]
+        if row[1] is None:
+            continue
+        found = sorted(blocks.get(row[0], ()), key=lambda b: b.lo)
+        mine = [b for b in found if not b.is_whole]
         whole = [b for b in found if b.is_whole]
-        begin, middle = at, at + sum([b.header.rows for b in blocks])
+        begin, middle = at, at + sum([b.header.rows for b in mine])
         at = middle + row[1]
         is_full = cold.limit is not None and row[1] >= cold.limit
-        yield _Region(code_of[row[0]], blocks, begin, middle, at, is_cut, is_full, whole)
+        is_cut = cut.get(row[0], False)
+        yield _Region(code_of[row[0]], mine, begin, middle, at, is_cut, is_full, whole)
 
 
 def _decode_all(

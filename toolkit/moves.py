@@ -18,10 +18,11 @@ from toolkit.catalog import Entry, Series
 from toolkit.ddl import block_columns, blocks_table
 from toolkit.drivers import Params, Rows, Transaction
 from toolkit.errors import DatabaseError
-from toolkit.merging import Cold, Run, blocks_of, merge_cold
+from toolkit.merging import Cold, Run, merge_cold
 from toolkit.reduce import Table, totals
 from toolkit.statements import NOTHING, compose
-from toolkit.strategy.compose import packed, packing_of_points, stored_columns
+from toolkit.strategy.compose import no_block, no_points, stored_columns
+from toolkit.strategy.packing import packed, packing_of_points
 from toolkit.strategy.params import blocks_params, range_params
 from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
 
@@ -88,11 +89,9 @@ def merge_taken(entry: Entry, series: Series, rows: Rows, run: Run) -> Taken:
     stored = stored_columns(dataset, dataset.names)
     names = {series.id: series.name}
     cold = Cold(dataset.name, packing_of_points(entry, dataset.names), stored, names, _ALL)
-    width = 2 + cold.packing.width
-    spans, headers = rows[0][width : width + 2]
-    blocks = blocks_of(dataset.name, names, series.id, spans, headers, ())
-    table = merge_cold(cold, rows, {series.id: 0}, run).table
-    return Taken(table, rows[0][1], tuple(Span(b.lo, b.hi) for b in blocks))
+    merged = merge_cold(cold, rows, {series.id: 0}, run)
+    count = sum(row[1] or 0 for row in rows)
+    return Taken(merged.table, count, tuple(Span(lo, hi) for lo, hi in merged.spans))
 
 
 def encoded(
@@ -195,5 +194,7 @@ def _take(entry: Entry) -> bytes:
         columns=SQL(", ").join(Identifier("t", c) for c in (*key, *dataset.names)),
         packed=packed(packing_of_points(entry, dataset.names)),
         order=SQL(", ").join(map(Identifier, key)),
-        arrays=SQL(", ").join(SQL("array_agg({})").format(Identifier("b", c)) for c in each),
+        last=no_block(entry, dataset.names),
+        nulls=no_points(packing_of_points(entry, dataset.names)),
+        parts=SQL(", ").join(Identifier("c", c) for c in each),
     )

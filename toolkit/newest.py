@@ -20,6 +20,7 @@ from toolkit.reader import Reader
 from toolkit.reduce import Table, stack
 from toolkit.shape import to_table
 from toolkit.strategy import Plan, compose
+from toolkit.strategy.packing import packing_of_points
 from toolkit.strategy.params import range_params
 from toolkit.timegrid import EARLIEST, LATEST, Grid, Instants, Span
 
@@ -126,7 +127,7 @@ class Newest:
             params = {"ids": list(names), **range_params(span), "limit": n}
             rows = await self._driver.fetch(statement, params)
             if not any(row[-1] for row in rows):
-                packing = compose.packing_of_points(entry, columns)
+                packing = packing_of_points(entry, columns)
                 table = to_table(packing, rows, {i: code for code, i in enumerate(names)})
                 # newest first from the server, oldest first in an answer
                 return table.take(np.lexsort((np.arange(len(table))[::-1], table.series)))

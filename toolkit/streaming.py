@@ -20,6 +20,7 @@ from toolkit.query import Query
 from toolkit.reader import Reader
 from toolkit.statements import compose as compose_file
 from toolkit.strategy import compose
+from toolkit.strategy.packing import packing_of_points
 from toolkit.strategy.params import range_params, where_params
 from toolkit.timegrid import Grid, Span, to_datetime
 from toolkit.work import Found, point_columns, with_time_left
@@ -93,7 +94,7 @@ class Streamer:
                     yield await reader.finish(work, found)
             return
         columns = point_columns(query, entry.dataset, work.plan)
-        packing = compose.packing_of_points(entry, columns)
+        packing = packing_of_points(entry, columns)
         params: dict[str, object] = {
             **work.targets.params,
             **where_params(query.asked.where, entry),

@@ -1,7 +1,7 @@
 -- What: removes the points of one series in [start, end), rows and blocks, and returns what was
 --   removed: whatever others write meanwhile stays, as it is not among it.
 -- Params: id, start, end; cold_start, see fetch_blocks.
--- Columns: those of fetch_points with its blocks.
+-- Columns: those of fetch_points and fetch_blocks.
 WITH rows AS (
     DELETE FROM {points} AS t
     WHERE t.series_id = %(id)s AND t.ts >= %(start)s AND t.ts < %(end)s
@@ -11,10 +11,9 @@ WITH rows AS (
     WHERE b.series_id = %(id)s AND b.lo >= %(cold_start)s AND b.lo < %(end)s AND b.hi > %(start)s
     RETURNING b.*
 )
-SELECT %(id)s::integer, p.*, c.*
+SELECT %(id)s::integer, p.*, {last}
 FROM (SELECT count(*), {packed} FROM (SELECT * FROM rows ORDER BY {order}) AS q) AS p
-CROSS JOIN (
-    SELECT string_agg(timestamptz_send(b.lo) || timestamptz_send(b.hi), ''::bytea),
-           array_agg(b._header), {arrays}, false
-    FROM (SELECT * FROM old ORDER BY lo) AS b
-) AS c
+UNION ALL
+SELECT %(id)s::integer, {nulls}, timestamptz_send(c.lo) || timestamptz_send(c.hi), c._header,
+       {parts}, false
+FROM old AS c

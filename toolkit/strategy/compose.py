@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
 from typing import Any
 from typing import Literal as OneOf
 
@@ -14,93 +13,12 @@ from toolkit.dataset import Dataset, State
 from toolkit.decode import Packing
 from toolkit.query import Condition
 from toolkit.statements import NOTHING, compose, part
-from toolkit.strategy.states import addend, state_of_points
+from toolkit.strategy.packing import packed, packing_of_points, packing_of_states
+from toolkit.strategy.states import state_of_points
 from toolkit.timegrid import Grid
 
 Source = OneOf["one", "many", "labels"]
 """How a statement names its series: one id, an array of ids, or the labels they carry."""
-
-EMPTY_SUM = "-1.7976931348623157e308"  # stands for "no values" in a packed sum: NaN can be a sum
-_NULLS = {
-    "float": "'NaN'::float8",
-    "int": "'-9223372036854775808'::bigint",
-    "decimal": "'-9223372036854775808'::bigint",
-    "addend": "'-9223372036854775808'::bigint",
-    "sum": f"'{EMPTY_SUM}'::float8",
-}
-
-
-def packed(packing: Packing) -> Composed:
-    """Return the expressions that pack the columns of ``q`` into bytea, NULLs in the band."""
-    wide = SQL(" || ").join(_wide(packing.wide))
-    parts = [wide, *(_sent(name, kind) for name, kind in packing.narrow)]
-    return SQL(", ").join(SQL("string_agg({}, ''::bytea)").format(p) for p in parts)
-
-
-def _wide(columns: Sequence[tuple[str, str]]) -> Iterator[Composed]:
-    """Yield the expressions that send eight-byte columns, floats in fours and twos.
-
-    ``lseg_send`` writes four floats as they are: one function and no concatenation where
-    ``float8send`` needs four and three, 12 to 16 % of a read of five float columns.
-    """
-    for is_float, run in groupby(columns, lambda c: c[1] in ("float", "sum")):
-        names = list(run)
-        while is_float and len(names) > 1:
-            size = 4 if len(names) > 3 else 2
-            values = [_filled(name, kind) for name, kind in names[:size]]
-            shape = "lseg_send(lseg(point({}, {}), point({}, {})))"
-            yield SQL(shape if size == 4 else "point_send(point({}, {}))").format(*values)
-            names = names[size:]
-        yield from (_sent(name, kind) for name, kind in names)
-
-
-def _filled(column: str, kind: str) -> Composed:
-    name = Identifier("q", column)
-    value = addend(name) if kind == "addend" else name
-    return SQL("coalesce({}, {})").format(value, SQL(_NULLS[kind]))
-
-
-def _sent(column: str, kind: str) -> Composed:
-    name = Identifier("q", column)
-    match kind:
-        case "time" if column == "ts":  # the key is never NULL
-            return SQL("timestamptz_send({})").format(name)
-        case "time":
-            return SQL("coalesce(timestamptz_send({}), '\\x8000000000000000')").format(name)
-        case "bool":
-            return SQL("coalesce(boolsend({}), '\\x02')").format(name)
-        case "category":  # text holds no zero byte and no 0xff
-            return SQL("coalesce(textsend({}), '\\xff') || '\\x00'").format(name)
-        case _:
-            sender = SQL("int8send" if kind in ("int", "decimal", "addend") else "float8send")
-            return SQL("{}({})").format(sender, _filled(column, kind))
-
-
-def packing_of(state: State, *, is_added: bool = False) -> str:
-    """Return the kind a state travels as: its type's, but a float sum of nothing is not NaN.
-
-    An integer sum that the reader adds to others (``is_added``) travels only if it is one.
-    """
-    base = state.type.partition("(")[0]
-    if state.kind in ("sum", "pv", "v") and base == "float":
-        return "sum"
-    return "addend" if state.kind == "sum" and is_added else base
-
-
-def packing_of_points(entry: Entry, columns: tuple[str, ...]) -> Packing:
-    """Return how points with the given value columns travel."""
-
-    def make() -> Packing:
-        seq = [("seq", "int")] if entry.dataset.has_seq else []
-        return Packing.of([*seq, *((c, entry.dataset.column(c).base) for c in columns)])
-
-    packing: Packing = entry.once(("packing of points", columns), make)
-    return packing
-
-
-def packing_of_states(states: Sequence[State], *, is_added: bool = False) -> Packing:
-    """Return how buckets of states travel."""
-    return Packing.of([(s.name, packing_of(s, is_added=is_added)) for s in states])
 
 
 def series_source(entry: Entry, source: Source) -> Composable:
@@ -163,8 +81,10 @@ def points_statement(
             where=tests + (_after(dataset) if after else NOTHING),
             order=SQL(", ").join(Identifier("t", k) + direction for k in key),
             limit=SQL(" LIMIT %(limit)s") if has_limit else NOTHING,
-            last=SQL("c.*") if is_cold else is_colder(entry),
-            blocks=_blocks(entry, columns, has_limit, direction, is_fixed) if is_cold else NOTHING,
+            last=no_block(entry, columns) if is_cold else is_colder(entry),
+            blocks=_blocks(entry, columns, source, has_limit, direction, is_fixed)
+            if is_cold
+            else NOTHING,
         )
 
     statement: bytes = entry.once(shape, make)
@@ -182,25 +102,39 @@ def stored_columns(dataset: Dataset, columns: Sequence[str]) -> tuple[str, ...]:
     return (*dataset.key[1:], *columns)
 
 
+def no_block(entry: Entry, columns: Sequence[str]) -> Composed:
+    """Return the columns of a block in a row that is none."""
+    count = 2 + len(stored_columns(entry.dataset, columns))
+    return SQL(", ").join([*[SQL("NULL::bytea")] * count, SQL("false")])
+
+
+def no_points(packing: Packing) -> Composed:
+    """Return the columns of points in a row that is a block."""
+    return SQL(", ").join([SQL("NULL::bigint"), *[SQL("NULL::bytea")] * packing.width])
+
+
 def _blocks(
     entry: Entry,
     columns: tuple[str, ...],
+    source: Source,
     has_limit: bool,
     direction: Composable,
     is_fixed: bool | None,
 ) -> Composed:
-    enough, is_cut, before = NOTHING, SQL("false"), NOTHING
+    enough, has_next, before = NOTHING, SQL("false"), NOTHING
     window: Composable = NOTHING
     if has_limit:
-        enough = SQL(" FILTER (WHERE b.before < %(limit)s)")
-        is_cut = SQL("coalesce(bool_or(b.before >= %(limit)s), false)")
+        enough, has_next = SQL("WHERE c.before < %(limit)s"), SQL("c.has_next")
         # not counting the first, of which the range's end may leave next to nothing
-        before = SQL(", sum(b._rows) OVER w - b._rows - first_value(b._rows) OVER w AS before")
+        before = SQL(
+            ", sum(b._rows) OVER w - b._rows - first_value(b._rows) OVER w AS before, "
+            "lead(true) OVER w IS NOT NULL AS has_next"
+        )
         window = SQL("WINDOW w AS (ORDER BY b.lo{}) ").format(direction)
-    each: list[Composable] = [Identifier("b", c) for c in stored_columns(entry.dataset, columns)]
+    parts: list[Composable] = [Identifier("c", c) for c in stored_columns(entry.dataset, columns)]
     is_whole: Composable = NOTHING
     if is_fixed is not None:
-        each = [SQL("CASE WHEN NOT b.is_whole THEN {} END").format(c) for c in each]
+        parts = [SQL("CASE WHEN NOT c.is_whole THEN {} END").format(p) for p in parts]
         is_whole = part(
             "read/is_whole",
             points=Identifier(entry.schema, entry.dataset.name),
@@ -209,10 +143,12 @@ def _blocks(
         )
     return part(
         "read/fetch_blocks",
+        series=series_source(entry, source),
+        nulls=no_points(packing_of_points(entry, columns)),
         blocks=Identifier(entry.schema, f"{entry.dataset.name}_blocks"),
-        arrays=SQL(", ").join(SQL("array_agg({}){}").format(c, enough) for c in each),
+        parts=SQL(", ").join(parts),
+        has_next=has_next,
         enough=enough,
-        is_cut=is_cut,
         before=before,
         window=window,
         is_whole=is_whole,
