@@ -55,7 +55,9 @@ def cut(span: Span, ts: Instants, *, is_closed: bool = True) -> list[Span]:
     [0, 10000, 20000, 30000]
     """
     count = -(-len(ts) // TARGET) if is_closed else len(ts) // TARGET
-    each = len(ts) // count if is_closed and count else TARGET
+    if not count:
+        return []
+    each = len(ts) // count if is_closed else TARGET
     edges = [span.start]
     for number in range(1, count + (not is_closed)):
         place = min(number * each, len(ts) - 1)
