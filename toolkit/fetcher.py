@@ -95,7 +95,12 @@ class Fetcher:
     async def density(self, query: Query, entry: Entry, targets: Targets, cap: int) -> Density:
         """Measure how many points the busiest series has in the range, up to ``cap``."""
         statement = compose.probe_statement(entry, source=targets.source)
-        params = {**targets.params, **range_params(query.span), "cap": cap}
+        params = {
+            **targets.params,
+            **range_params(query.span),
+            **blocks_params(entry, query.span),
+            "cap": cap,
+        }
         rows = await self.driver.fetch(statement, params, timeout=query.timeout)
         found = {r[0]: (r[1], to_us(r[2]), to_us(r[3])) for r in rows if r[2] is not None}
         if any(r[4] for r in rows):
@@ -229,7 +234,11 @@ class Fetcher:
         if plan.strategy == "direct" or (is_cold and plan.strategy == "aggregated"):
             return self.points_statement(work, Unit(query.span, targets.ids))
         assert plan.grid is not None
-        params = {**targets.params, **range_params(query.span)}
+        params = {
+            **targets.params,
+            **range_params(query.span),
+            **blocks_params(entry, query.span),
+        }
         if plan.strategy == "downsampled":
             assert plan.rollup is not None
             statement = compose.rollup_statement(
@@ -286,11 +295,11 @@ class Fetcher:
         params = {
             **(targets.params if source == "labels" else compose.ids_params(unit.ids)),
             **range_params(unit.span),
+            **blocks_params(entry, unit.span),
         }
-        if is_cold:
-            params |= blocks_params(entry, unit.span)
-            params |= grid_params(grid, work.query.span) if grid is not None else {}
-        elif asked.where:
+        if grid is not None:
+            params |= grid_params(grid, work.query.span)
+        if asked.where and not is_cold:
             params |= where_params(asked.where, entry)
         if has_limit:
             params["limit"] = asked.limit

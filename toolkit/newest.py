@@ -21,7 +21,7 @@ from toolkit.reduce import Table, stack
 from toolkit.shape import to_table
 from toolkit.strategy import Plan, compose
 from toolkit.strategy.packing import packing_of_points
-from toolkit.strategy.params import range_params
+from toolkit.strategy.params import blocks_params, range_params
 from toolkit.timegrid import EARLIEST, LATEST, Grid, Instants, Span
 
 _WINDOWS = (1, 8, 64)  # partitions looked at, counted back from the newest, before all of them
@@ -124,7 +124,12 @@ class Newest:
             statement = compose.points_statement(
                 entry, columns, source="many", has_limit=True, descending=True
             )
-            params = {"ids": list(names), **range_params(span), "limit": n}
+            params = {
+                "ids": list(names),
+                **range_params(span),
+                **blocks_params(entry, span),
+                "limit": n,
+            }
             rows = await self._driver.fetch(statement, params)
             if not any(row[-1] for row in rows):
                 packing = packing_of_points(entry, columns)

@@ -39,8 +39,8 @@ class Partitioning(Protocol):
     async def ensure(self, entry: Entry, ts: Instants) -> None:
         """Make the ranges that the instants fall into, where they are missing."""
 
-    async def ensure_blocks(self, entry: Entry, span: Span) -> None:
-        """Make the ranges for the blocks of a span, where they are missing."""
+    async def ensure_blocks(self, entry: Entry, span: Span) -> int:
+        """Make the ranges for the blocks of a span, where they are missing; return how many."""
 
     async def ranges(self, entry: Entry) -> list[Partition]:
         """Return the ranges there are, oldest first."""
@@ -89,7 +89,7 @@ class NativePartitioning:
             await self._patiently(statement, params)
         seen.update(missing)
 
-    async def ensure_blocks(self, entry: Entry, span: Span) -> None:
+    async def ensure_blocks(self, entry: Entry, span: Span) -> int:
         statement = compose(
             "partition/ensure_partitions",
             ensure_partitions=name(entry.schema, "ensure_partitions"),
@@ -99,17 +99,19 @@ class NativePartitioning:
             "low": to_datetime(span.start),
             "high": to_datetime(span.end),
         }
-        await self._patiently(statement, params)
+        return await self._patiently(statement, params)
 
-    async def _patiently(self, statement: bytes, params: Params) -> None:
+    async def _patiently(self, statement: bytes, params: Params) -> int:
         for attempt in range(1, _TRIES + 1):
             try:
-                await self._driver.fetch(statement, params)
-                return
+                rows = await self._driver.fetch(statement, params)
+                made: int = rows[0][0]
+                return made
             except Busy:
                 if attempt == _TRIES:
                     raise
                 await self._driver.pause(random.uniform(0.05, 0.2) * attempt)  # noqa: S311
+        raise AssertionError("unreachable")
 
     async def ranges(self, entry: Entry) -> list[Partition]:
         parent = name(entry.schema, entry.dataset.name).as_string(None)

@@ -21,7 +21,7 @@ from toolkit.reader import Reader
 from toolkit.statements import compose as compose_file
 from toolkit.strategy import compose
 from toolkit.strategy.packing import packing_of_points
-from toolkit.strategy.params import range_params, where_params
+from toolkit.strategy.params import blocks_params, range_params, where_params
 from toolkit.timegrid import Grid, Span, to_datetime
 from toolkit.work import Found, point_columns, with_time_left
 
@@ -99,6 +99,7 @@ class Streamer:
             **work.targets.params,
             **where_params(query.asked.where, entry),
             **range_params(query.span),
+            **blocks_params(entry, query.span),
             "limit": rows,
         }
         while True:

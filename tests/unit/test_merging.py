@@ -205,5 +205,5 @@ def test_a_block_in_another_place_is_none() -> None:
     with pytest.raises(CorruptBlock, match="belongs to"):
         merge_cold(cold, [_points_row(7, {}, []), tuple(moved)], {7: 0}, run_here)
     other = (9, *_block_row(7, Span(0, 10), {(1, 0): (1.0, "buy")}, False)[1:])
-    with pytest.raises(CorruptBlock, match="'ETH'.*belongs to"):
+    with pytest.raises(CorruptBlock, match=r"'ETH'.*belongs to"):
         merge_cold(cold, [_points_row(9, {}, []), other], {9: 0}, run_here)

@@ -92,9 +92,8 @@ def points_statement(
 
 
 def is_colder(entry: Entry) -> Composed:
-    """Return what asks whether blocks may hold points of a range taken to be without them."""
-    dataset = Identifier(entry.schema, "dataset")
-    return part("read/is_colder", dataset=dataset, id=Literal(entry.id))
+    """Return what asks whether blocks hold points of a range taken to be without them."""
+    return part("read/is_colder", blocks=Identifier(entry.schema, f"{entry.dataset.name}_blocks"))
 
 
 def stored_columns(dataset: Dataset, columns: Sequence[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from toolkit.query import Condition
 from toolkit.strategy.values import comparable
 from toolkit.timegrid import DAY, EARLIEST, LATEST, Grid, Span, Step, to_datetime
 
+_MOST_DAYS = 20_000
 _LOG_REACH = 8 * DAY  # a change-log row is no longer than a cell of 7 days and a step
 
 
@@ -63,8 +64,15 @@ def cold_params(entry: Entry, grid: Grid) -> dict[str, Any]:
 
 def blocks_params(entry: Entry, span: Span) -> dict[str, Any]:
     """Return where the blocks of a range begin at the earliest: a block lies in one partition."""
-    grid = entry.once("partitions", lambda: Grid(Step.parse(entry.dataset.partition)))
-    return {"cold_start": to_datetime(max(grid.floor_one(span.start), EARLIEST))}
+    day = span.start // DAY  # partitions are of whole days: worked out once for each
+    starts: dict[int, datetime] = entry.once("cold starts", dict)
+    start = starts.get(day)
+    if start is None:
+        if len(starts) > _MOST_DAYS:
+            starts.clear()
+        grid = Grid(Step.parse(entry.dataset.partition))
+        start = starts[day] = to_datetime(max(grid.floor_one(span.start), EARLIEST))
+    return {"cold_start": start}
 
 
 def where_params(where: Sequence[Condition], entry: Entry) -> dict[str, Any]:
