@@ -167,11 +167,11 @@ async def _from_rollup(fetcher: Fetcher, work: Work) -> Found:
     assert grid.width is not None
     if not cut_share(grid.width, grid.origin, query.span):
         rows = await fetcher.states(work)
-        if not any(row[-1] for row in rows):
+        if not any(row[-2] for row in rows):
             return await _rolled_up(fetcher, work, rows, None)
     async with _in_one_snapshot(fetcher, work) as inside:
         rows = await inside.states(work)
-        changed = {row[0]: [_span(r) for r in row[-1]] for row in rows if row[-1]}
+        changed = {row[0]: [_span(r) for r in row[-2]] for row in rows if row[-2]}
         return await _rolled_up(inside, work, rows, changed)
 
 

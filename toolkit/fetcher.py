@@ -184,7 +184,7 @@ class Fetcher:
         # a row is: id; count and columns from the rollup; count, touched and columns from points
         at = 2 + packing.width
         clean = [r[:at] for r in rows]
-        fresh = [(r[0], r[at], *r[at + 2 : -1]) for r in rows if r[at]]
+        fresh = [(r[0], r[at], *r[at + 2 : -2]) for r in rows if r[at]]
         table, names = await self.table(work, [*clean, *fresh], packing)
         if fresh:
             table = table.take(np.lexsort((table.ts, table.series)))
@@ -207,10 +207,9 @@ class Fetcher:
     async def states(self, work: Work) -> Rows:
         """Fetch the states of buckets; where a sum leaves its type, in the form that cannot."""
         is_cold = work.entry.is_cold(work.query.span)
-        fetch = self.driver.fetch if is_cold else self._hot
         try:
             statement, params = self.statement(work)
-            return await fetch(statement, params, timeout=time_left(work))
+            return await self._hot(statement, params, timeout=time_left(work))
         except DatabaseError as error:
             if error.sqlstate != OUT_OF_RANGE or is_cold:
                 raise

@@ -7,9 +7,9 @@
 --   which blocks may hold points, and the others, as multiranges.
 --   The points' part is fetch_changed, inline, or planned late and only where something changed.
 -- Columns: series id; count and packed states from the rollup; count, points touched and packed
---   states from the points; at last whether blocks may hold points of the range, or, where they
---   may, the buckets among them that are not in the answer yet, as a multirange.
-SELECT s.id, clean.*, fresh.*, {last}
+--   states from the points; of buckets of which blocks may hold points those that are not in the
+--   answer yet, as a multirange; whether blocks may hold points of the others, too.
+SELECT s.id, clean.*, fresh.*, {left_out}, {is_colder}
 FROM {series} AS s (id)
 CROSS JOIN (
     SELECT cursor, pg_snapshot_xmin(cursor) AS oldest FROM {rollup} WHERE id = %(rollup)s

@@ -93,7 +93,12 @@ def points_statement(
 
 def is_colder(entry: Entry) -> Composed:
     """Return what asks whether blocks hold points of a range taken to be without them."""
-    return part("read/is_colder", blocks=Identifier(entry.schema, f"{entry.dataset.name}_blocks"))
+    return _is_colder(entry, "%(start)s", "%(cold_start)s")
+
+
+def _is_colder(entry: Entry, start: str, floor: str) -> Composed:
+    blocks = Identifier(entry.schema, f"{entry.dataset.name}_blocks")
+    return part("read/is_colder", blocks=blocks, start=SQL(start), floor=SQL(floor))
 
 
 def stored_columns(dataset: Dataset, columns: Sequence[str]) -> tuple[str, ...]:
@@ -210,7 +215,10 @@ def rollup_statement(
     """
     shape = ("rollup", rollup.relation, _names(states), source, is_total, is_added, is_cold)
     ranges = "changed.ranges * %(hot)s::tstzmultirange" if is_cold else "changed.ranges"
-    left_out = SQL("changed.ranges * %(cold)s::tstzmultirange")
+    left_out, colder = SQL("NULL::tstzmultirange"), is_colder(entry)
+    if is_cold:
+        left_out = SQL("changed.ranges * %(cold)s::tstzmultirange")
+        colder = _is_colder(entry, "%(hot_start)s", "%(hot_floor)s")
 
     def make() -> bytes:
         dataset = entry.dataset
@@ -225,7 +233,8 @@ def rollup_statement(
             packed=packed(packing_of_states(states, is_added=is_added)),
             stored=_leading_comma(Identifier("t", s.name) for s in states),
             fresh=fresh(entry, states, ranges, is_total, is_added),
-            last=left_out if is_cold else is_colder(entry),
+            left_out=left_out,
+            is_colder=colder,
         )
 
     statement: bytes = entry.once(shape, make)

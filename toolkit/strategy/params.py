@@ -56,10 +56,16 @@ def rollup_params(rollup: int, grid: Grid, span: Span) -> dict[str, Any]:
 
 
 def cold_params(entry: Entry, grid: Grid) -> dict[str, Any]:
-    """Return which buckets blocks may hold points of, and which they do not."""
+    """Return which buckets blocks may hold points of, and from when on they do not."""
     assert entry.cold_to is not None
-    edge = to_datetime(min(grid.ceil_one(entry.cold_to), LATEST)).isoformat()
-    return {"cold": f"{{(,{edge})}}", "hot": f"{{[{edge},)}}"}
+    edge = min(grid.ceil_one(entry.cold_to), LATEST)
+    text = to_datetime(edge).isoformat()
+    return {
+        "cold": f"{{(,{text})}}",
+        "hot": f"{{[{text},)}}",
+        "hot_start": to_datetime(edge),
+        "hot_floor": blocks_params(entry, Span(edge, edge))["cold_start"],
+    }
 
 
 def blocks_params(entry: Entry, span: Span) -> dict[str, Any]:
