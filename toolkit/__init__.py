@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from toolkit.aio import AsyncStore
+    from toolkit.backfill import BackfillReport
     from toolkit.catalog import Series
     from toolkit.columns import Columns
     from toolkit.config import Settings
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Aggregate": "toolkit.dataset",
     "AsyncStore": "toolkit.aio",
+    "BackfillReport": "toolkit.backfill",
     "Column": "toolkit.dataset",
     "Columns": "toolkit.columns",
     "Dataset": "toolkit.dataset",
@@ -45,6 +47,7 @@ _HOME = {
 __all__ = [
     "Aggregate",
     "AsyncStore",
+    "BackfillReport",
     "Column",
     "Columns",
     "Dataset",

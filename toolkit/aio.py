@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from toolkit.backfill import BackfillReport
 from toolkit.catalog import Series
 from toolkit.columns import Columns
 from toolkit.config import Settings
@@ -14,6 +15,7 @@ from toolkit.dataset import Dataset
 from toolkit.drivers.aio import AsyncDriver
 from toolkit.exporting import ExportReport, export_query
 from toolkit.inspection import DatasetStats
+from toolkit.intake import Intake
 from toolkit.packer import PackReport
 from toolkit.packer import Progress as PackProgress
 from toolkit.partitions import Partition
@@ -22,7 +24,7 @@ from toolkit.refresher import Progress, RefreshReport
 from toolkit.roads import Explanation, Roads, latest_query
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.timegrid import Step
-from toolkit.writer import Intake, WriteReport
+from toolkit.writer import WriteReport
 
 if TYPE_CHECKING:
     from toolkit.drivers.shelf import Shelf
@@ -75,6 +77,33 @@ class AsyncStore:
         """Store points; see :meth:`toolkit.Store.write`; async iterators of frames go, too."""
         intake = Intake(series, mapping, tz, time_unit)
         return await self._roads.write(dataset, frame, intake, mode, on_chunk)
+
+    async def backfill(
+        self,
+        dataset: str,
+        frames: object,
+        *,
+        series: str | None = None,
+        policy: str = "replace",
+        mapping: Mapping[str, str | None] | None = None,
+        tz: str | None = None,
+        time_unit: str | None = None,
+        on_chunk: Callable[[BackfillReport], None] = lambda report: None,
+    ) -> BackfillReport:
+        """Store points of the past as blocks, encoded as they come: they never are rows.
+
+        Takes what :meth:`write` takes, an iterator of frames, plain or asynchronous, for what is
+        larger than memory.
+        ``policy`` says what becomes of a key that is there already, in a row or a block: with
+        ``replace`` the new point counts, with ``keep`` the old one, and with ``fail`` it is an
+        InputError that names the first such key. A span of some thousand points is a
+        transaction; after a failure, or killed at any time, the same call goes on: what would
+        come out the same is left alone.
+
+        Raises InputError for what cannot be stored, PartialWrite if a later chunk fails.
+        """
+        intake = Intake(series, mapping, tz, time_unit)
+        return await self._roads.backfill(dataset, frames, intake, policy, on_chunk)
 
     async def read(
         self,

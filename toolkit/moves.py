@@ -6,6 +6,7 @@ are locked first: of one series one transaction at a time makes or changes block
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +17,18 @@ from psycopg.sql import SQL, Identifier, Literal
 from toolkit.blocks import SMALL, decode_part, encode_parts, identity, read_stored_header
 from toolkit.catalog import Entry, Series
 from toolkit.ddl import block_columns, blocks_table
-from toolkit.drivers import Params, Rows, Transaction
-from toolkit.errors import DatabaseError
+from toolkit.drivers import Driver, Params, Rows, Transaction
+from toolkit.errors import Busy, DatabaseError
 from toolkit.merging import Cold, Run, merge_cold
 from toolkit.reduce import Table, totals
 from toolkit.statements import NOTHING, compose
-from toolkit.strategy.compose import no_block, no_points, stored_columns
+from toolkit.strategy.compose import no_block, no_points, points_statement, stored_columns
 from toolkit.strategy.packing import packed, packing_of_points
 from toolkit.strategy.params import blocks_params, range_params
 from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
 
+_TURN = 0.01  # seconds between two looks
+_LONGEST = 300.0  # seconds to wait for others' transactions
 _ROOM = 1_953_194_604  # of our locks, among the advisory locks of a database
 _LOCKS = 64
 _ALL = Span(EARLIEST, LATEST)
@@ -63,6 +66,26 @@ async def begin(transaction: Transaction, patience: float) -> None:
     await transaction.fetch(statement, {"patience": f"{max(int(patience * 1000), 1)}ms"})
 
 
+async def wait_for_lockers(driver: Driver, entry: Entry) -> None:
+    """Wait for who may have been planned without a new partition of blocks to be gone.
+
+    A statement is planned first and takes its snapshot then: between the two points may not
+    move to a partition that the plan does not know. Nobody has to wait for us meanwhile.
+    """
+    blocks = Identifier(entry.schema, blocks_table(entry.dataset.name))
+    statement, params = compose("blocks/list_lockers"), {"blocks": blocks.as_string(None)}
+    before = {row[0] for row in await driver.fetch(statement, params)}
+    deadline = time.monotonic() + _LONGEST
+    while before:
+        await driver.pause(_TURN)
+        before &= {row[0] for row in await driver.fetch(statement, params)}
+        if before and time.monotonic() > deadline:
+            raise Busy(
+                f"dataset {entry.dataset.name!r}: a transaction that began before a partition "
+                "of blocks was made has not ended; do this again when it has"
+            )
+
+
 async def lock(transaction: Transaction, ids: Iterable[int], *, shared: bool = False) -> None:
     """Keep others from making or changing blocks of series until the transaction ends."""
     statement = compose(
@@ -81,6 +104,15 @@ async def take(
     params: Params = {"id": series.id, **range_params(span), **blocks_params(entry, span)}
     rows = await transaction.fetch(statement, params)
     return merge_taken(entry, series, rows, run)
+
+
+async def look(
+    reader: Driver | Transaction, entry: Entry, series: Series, span: Span, run: Run
+) -> Taken:
+    """Return what :func:`take` would, and leave it there."""
+    statement = points_statement(entry, entry.dataset.names, source="one", is_cold=True)
+    params: Params = {"id": series.id, **range_params(span), **blocks_params(entry, span)}
+    return merge_taken(entry, series, await reader.fetch(statement, params), run)
 
 
 def merge_taken(entry: Entry, series: Series, rows: Rows, run: Run) -> Taken:
@@ -146,10 +178,16 @@ async def put(
     transaction: Transaction, entry: Entry, series: Series, blocks: Sequence[Encoded]
 ) -> None:
     """Store blocks; their partitions are there."""
-    if not blocks:
-        return
-    statement = entry.once(("put",), lambda: _put(entry))
-    await transaction.execute(statement, put_params(entry, [(series.id, b) for b in blocks]))
+    await put_all(transaction, entry, [(series.id, b) for b in blocks])
+
+
+async def put_all(
+    transaction: Transaction, entry: Entry, blocks: Sequence[tuple[int, Encoded]]
+) -> None:
+    """Store blocks of several series, each with its series' id."""
+    if blocks:
+        statement = entry.once(("put",), lambda: _put(entry))
+        await transaction.execute(statement, put_params(entry, blocks))
 
 
 def put_params(entry: Entry, blocks: Sequence[tuple[int, Encoded]]) -> dict[str, Any]:
@@ -178,7 +216,8 @@ def _put(entry: Entry) -> bytes:
         blocks=Identifier(entry.schema, blocks_table(entry.dataset.name)),
         columns=SQL(", ").join(map(Identifier, named)),
         arrays=SQL(", ").join(
-            [SQL(f"%(c{number})s::{kind}[]") for number, kind in enumerate(kinds)]
+            # b: bytes travel as they are, and not as digits
+            [SQL(f"%(c{number})b::{kind}[]") for number, kind in enumerate(kinds)]
         ),
     )
 

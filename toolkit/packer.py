@@ -28,7 +28,6 @@ from toolkit.timegrid import PG_EPOCH, Instants, Span, to_datetime
 _log = logging.getLogger("toolkit.packer")
 _PATIENCE = 1.0  # seconds to wait for a lock: what is busy now is done the next time
 _TRIES = 3
-_TURN = 0.01  # seconds between two looks
 _LONGEST = 300.0  # seconds to give space back in: others' old snapshots may stand in the way
 _WORTH = 128 << 10  # bytes of an empty partition that are worth a vacuum
 
@@ -163,26 +162,7 @@ class Packer:
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
             await transaction.execute(self._text(entry, "announce_cold"), params)
         if await self._partitioning.ensure_blocks(entry, region):
-            await self._wait_for_lockers(entry)
-
-    async def _wait_for_lockers(self, entry: Entry) -> None:
-        """Wait for who may have been planned without a new partition to be gone.
-
-        A statement is planned first and takes its snapshot then: between the two points may not
-        move to a partition that the plan does not know. Nobody has to wait for us meanwhile.
-        """
-        blocks = name(entry.schema, blocks_table(entry.dataset.name))
-        statement, params = compose("blocks/list_lockers"), {"blocks": blocks.as_string(None)}
-        before = {row[0] for row in await self._driver.fetch(statement, params)}
-        deadline = time.monotonic() + _LONGEST
-        while before:
-            await self._driver.pause(_TURN)
-            before &= {row[0] for row in await self._driver.fetch(statement, params)}
-            if before and time.monotonic() > deadline:
-                raise Busy(
-                    f"dataset {entry.dataset.name!r}: a transaction that began before a partition "
-                    "of blocks was made has not ended; compress again when it has"
-                )
+            await moves.wait_for_lockers(self._driver, entry)
 
     async def _each(
         self, entry: Entry, tasks: Sequence[_Task], tally: _Tally, *, only_late: bool, is_dry: bool

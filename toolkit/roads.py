@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit import shelved
+from toolkit.backfill import Backfiller, BackfillReport
 from toolkit.cached import Cache
 from toolkit.catalog import Catalog, Series
 from toolkit.columns import Columns
@@ -24,6 +25,7 @@ from toolkit.eraser import Eraser
 from toolkit.errors import QueryError, SchemaError
 from toolkit.exporting import PIECE, ExportReport, ParquetFile, described, export
 from toolkit.inspection import DatasetStats, describe
+from toolkit.intake import Intake
 from toolkit.newest import Newest
 from toolkit.packer import Packer, PackReport
 from toolkit.packer import Progress as PackProgress
@@ -37,7 +39,7 @@ from toolkit.strategy import Plan
 from toolkit.streaming import Streamer
 from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
 from toolkit.work import types_of, with_time_left
-from toolkit.writer import Intake, Writer, WriteReport
+from toolkit.writer import Writer, WriteReport
 
 if TYPE_CHECKING:
     from toolkit.drivers.shelf import Shelf
@@ -80,6 +82,9 @@ class Roads:
         self.reader = Reader(driver, directory, limits, parallel, self.cache, prices, run)
         self.streamer = Streamer(driver, directory, limits, prices, run)
         self.writer = Writer(driver, directory, partitioning, settings.plausible, run)
+        self.backfiller = Backfiller(
+            driver, directory, partitioning, settings.plausible, parallel, run
+        )
         self.eraser = Eraser(driver, directory, run)
         self.refresher = Refresher(driver, directory, settings.cache.keep_log, run)
         self.packer = Packer(driver, directory, partitioning, parallel, run)
@@ -166,6 +171,24 @@ class Roads:
             report = await self.writer.write(dataset, frame, intake, mode, on_chunk)
         self.counters.add(
             writes=1,
+            rows_inserted=report.inserted,
+            rows_updated=report.updated,
+            rows_unchanged=report.unchanged,
+        )
+        return report
+
+    async def backfill(
+        self,
+        dataset: str,
+        frames: object,
+        intake: Intake,
+        policy: str,
+        on_chunk: Callable[[BackfillReport], None],
+    ) -> BackfillReport:
+        async with self._changing(dataset):
+            report = await self.backfiller.backfill(dataset, frames, intake, policy, on_chunk)
+        self.counters.add(
+            backfills=1,
             rows_inserted=report.inserted,
             rows_updated=report.updated,
             rows_unchanged=report.unchanged,

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from toolkit.backfill import BackfillReport
 from toolkit.catalog import Series
 from toolkit.columns import Columns
 from toolkit.config import Settings
@@ -16,6 +17,7 @@ from toolkit.drivers.blocking import BlockingDriver
 from toolkit.errors import InputError
 from toolkit.exporting import ExportReport, export_query
 from toolkit.inspection import DatasetStats
+from toolkit.intake import Intake
 from toolkit.packer import PackReport
 from toolkit.packer import Progress as PackProgress
 from toolkit.partitions import Partition
@@ -24,7 +26,7 @@ from toolkit.refresher import Progress, RefreshReport
 from toolkit.roads import Explanation, Roads, latest_query
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.timegrid import Step
-from toolkit.writer import Intake, WriteReport
+from toolkit.writer import WriteReport
 
 if TYPE_CHECKING:
     from toolkit.drivers.shelf import Shelf
@@ -94,6 +96,37 @@ class Store:
             )
         intake = Intake(series, mapping, tz, time_unit)
         return drive(self._roads.write(dataset, frame, intake, mode, on_chunk))
+
+    def backfill(
+        self,
+        dataset: str,
+        frames: object,
+        *,
+        series: str | None = None,
+        policy: str = "replace",
+        mapping: Mapping[str, str | None] | None = None,
+        tz: str | None = None,
+        time_unit: str | None = None,
+        on_chunk: Callable[[BackfillReport], None] = lambda report: None,
+    ) -> BackfillReport:
+        """Store points of the past as blocks, encoded as they come: they never are rows.
+
+        Takes what :meth:`write` takes, an iterator of frames for what is larger than memory.
+        ``policy`` says what becomes of a key that is there already, in a row or a block: with
+        ``replace`` the new point counts, with ``keep`` the old one, and with ``fail`` it is an
+        InputError that names the first such key. A span of some thousand points is a
+        transaction; after a failure, or killed at any time, the same call goes on: what would
+        come out the same is left alone.
+
+        Raises InputError for what cannot be stored, PartialWrite if a later chunk fails.
+        """
+        if isinstance(frames, AsyncIterable):
+            raise InputError(
+                "frames: an async iterator is for a store of toolkit.connect_async; "
+                "give this one an iterator"
+            )
+        intake = Intake(series, mapping, tz, time_unit)
+        return drive(self._roads.backfill(dataset, frames, intake, policy, on_chunk))
 
     def read(
         self,

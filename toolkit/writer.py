@@ -27,16 +27,16 @@ from toolkit.errors import (
     ToolkitError,
 )
 from toolkit.ingest.copybinary import encode
-from toolkit.ingest.frames import Batch, Numbering, arrange, to_batch
+from toolkit.ingest.frames import Batch, Numbering
+from toolkit.intake import Intake, each_frame, ids_of, make_series, read_frame
 from toolkit.merging import Run, run_here
 from toolkit.partitions import Partitioning
 from toolkit.statements import compose
-from toolkit.timegrid import Span, iso, to_datetime
+from toolkit.timegrid import Span, to_datetime
 
 MODES = ("upsert", "insert", "ignore")
 SMALL = 2_000  # rows; a batch up to here travels as arrays, a larger one through a stage
 _MANY_PARTITIONS = 64  # MERGE plans every partition between its bounds
-_WEEK = 7 * 86_400_000_000
 _TRIES = 5
 
 
@@ -69,16 +69,6 @@ class WriteReport:
             self.seconds + other.seconds,
             self.chunks + other.chunks,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Intake:
-    """How a frame is read: see :func:`toolkit.ingest.frames.to_batch`."""
-
-    series: str | None = None
-    mapping: Mapping[str, str | None] | None = None
-    tz: str | None = None
-    time_unit: str | None = None
 
 
 class Writer:
@@ -114,7 +104,7 @@ class Writer:
             return await self._write_one(entry, frame, intake, mode, None)
         total, numbering = WriteReport(), cast(Numbering, {})
         try:
-            async for chunk in _each(self._driver, frame):
+            async for chunk in each_frame(self._driver, frame):
                 total += await self._write_one(entry, chunk, intake, mode, numbering)
                 on_chunk(total)
         except ToolkitError as error:
@@ -134,25 +124,9 @@ class Writer:
     ) -> WriteReport:
         started = time.perf_counter()
 
-        def read() -> tuple[Batch, int, int]:
-            batch = to_batch(
-                entry.dataset,
-                frame,
-                series=intake.series,
-                mapping=intake.mapping,
-                tz=intake.tz,
-                time_unit=intake.time_unit,
-            )
-            if batch.given == () and len(batch):
-                raise InputError(
-                    f"the frame has none of the columns of dataset {entry.dataset.name!r} "
-                    f"({', '.join(entry.dataset.names)}); nothing was stored"
-                )
-            self._check_plausible(batch)
-            arranged = arrange(batch, numbering)
-            return arranged.batch, arranged.duplicates, len(batch)
-
-        batch, duplicates, received = await self._driver.compute(read)
+        batch, duplicates, received = await self._driver.compute(
+            read_frame, entry, frame, intake, self._plausible, numbering
+        )
         inserted = updated = 0
         if len(batch):
             inserted, updated = await self._store_known(entry, batch, mode)
@@ -184,25 +158,8 @@ class Writer:
             )
         return await self._store(entry, batch, await self._ids(entry, batch), mode)
 
-    def _check_plausible(self, batch: Batch) -> None:
-        wrong = (batch.ts < self._plausible.start) | (batch.ts >= self._plausible.end)
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise InputError(
-                f"column 'ts', row {row}: {iso(int(batch.ts[row]))} is outside the configured "
-                f"range {self._plausible} ({int(wrong.sum()):,} such rows); nothing was stored"
-            )
-
     async def _ids(self, entry: Entry, batch: Batch) -> npt.NDArray[np.int32]:
-        used = np.unique(batch.series)
-        steps = _steps(batch)
-        found = await self._directory.make_series(
-            entry, {batch.names[c]: steps.get(int(c)) for c in used}
-        )
-        ids = np.zeros(len(batch.names), np.int32)
-        for code in used:
-            ids[code] = found[batch.names[code]].id
-        return ids
+        return ids_of(batch, await make_series(self._directory, entry, batch))
 
     async def _store(
         self, entry: Entry, batch: Batch, ids: npt.NDArray[np.int32], mode: str
@@ -370,30 +327,3 @@ class Writer:
 
         text: bytes = entry.once(("write", statement, is_small, given), make)
         return text
-
-
-async def _each(
-    driver: Driver, frames: Iterator[object] | AsyncIterator[object]
-) -> AsyncIterator[object]:
-    if isinstance(frames, AsyncIterator):
-        async for frame in frames:
-            yield frame
-        return
-    end = object()
-    while (frame := await driver.compute(next, frames, end)) is not end:
-        yield frame
-
-
-def _steps(batch: Batch) -> dict[int, int]:
-    """Return the step of each series whose points are mostly that far apart and never closer."""
-    steps: dict[int, int] = {}
-    starts = np.flatnonzero(np.append(True, batch.series[1:] != batch.series[:-1]))
-    for start, end in zip(starts, np.append(starts[1:], len(batch)), strict=True):
-        apart = np.diff(batch.ts[start:end])
-        apart = apart[apart > 0]
-        if len(apart) < 2:
-            continue
-        least = int(apart.min())
-        if least >= 1_000 and np.count_nonzero(apart == least) >= 0.7 * len(apart):
-            steps[int(batch.series[start])] = least
-    return steps

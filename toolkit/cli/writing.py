@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from toolkit.cli.failing import INTERRUPTED, Failure
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from toolkit.backfill import BackfillReport
     from toolkit.cli.loading.check import Found, Source
     from toolkit.cli.loading.pieces import File
     from toolkit.store import Store
@@ -55,6 +57,11 @@ if TYPE_CHECKING:
     help="Where a point exists: replace it, fail, or keep it.",
 )
 @click.option(
+    "--compressed",
+    is_flag=True,
+    help="Store the rows as compressed blocks: for history that is not written to any more.",
+)
+@click.option(
     "--format",
     "format_",
     type=click.Choice(["csv", "parquet", "feather"]),
@@ -72,6 +79,7 @@ def load(
     files: tuple[Path, ...],
     dataset: str,
     mode: str,
+    compressed: bool,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -80,7 +88,8 @@ def load(
 
     All files are read through and checked, to the last row, before the first row is stored; an
     error says the line. They are then stored in pieces of about 250,000 rows, each in a
-    transaction of its own: where that is broken off, run the same command again.
+    transaction of its own: where that is broken off, run the same command again. With
+    --compressed each span of some thousand points of a series is a transaction.
 
     A column that is not called ts is taken as ts if it alone is called timestamp, time, date or
     datetime. In CSV an empty field is NULL, and so are NaN, NA, null and None in a number.
@@ -95,7 +104,9 @@ def load(
             found, only = check(
                 sources, store.settings.plausible, _Bars(progress, "checking", sources)
             )
-            report = None if dry_run else _put(store, sources, found, only, mode, progress)
+            load = _Load(sources, found, only, mode)
+            put = load.compress if compressed else load.store
+            report = None if dry_run else put(store, progress)
         if report is None:
             _show_found(store, dataset, found, as_json)
         else:
@@ -148,45 +159,78 @@ class _Bars:
         self._progress.update(task, completed=read)
 
 
-def _put(
-    store: Store, sources: Sequence[Source], found: Found, only: Any, mode: str, progress: Progress
-) -> WriteReport:
-    """Store what was checked; a lone piece as one frame, else piece by piece."""
-    from toolkit.writer import WriteReport
+@dataclass(slots=True)
+class _Load:
+    """Files that were checked on their way into a store; ``only`` is the frame if there is one."""
 
-    first = sources[0]
-    stored = WriteReport()
+    sources: Sequence[Source]
+    found: Found
+    only: Any
+    mode: str
+    stored: int = 0
 
-    def hear(report: WriteReport) -> None:
-        nonlocal stored
-        stored = report
+    def store(self, store: Store, progress: Progress) -> WriteReport:
+        """Store the pieces as rows, each in a transaction."""
+        from toolkit.writer import WriteReport
 
-    def frames() -> Iterator[Any]:
-        on_read = _Bars(progress, "storing", sources)
-        for source in sources:
+        if not self.found.rows:
+            return WriteReport()
+        try:
+            return store.write(
+                self.sources[0].dataset.name,
+                self._frames(progress),
+                mode=self.mode,
+                on_chunk=self._hear,
+                **self._options(),
+            )
+        except KeyboardInterrupt:
+            if not self.stored:
+                raise Failure("interrupted; nothing was stored", INTERRUPTED) from None
+            raise Failure(
+                f"interrupted; the first {self.stored:,} of {self.found.rows:,} rows are stored, "
+                "nothing of the rest; with --mode upsert or ignore the same command can be run "
+                "again",
+                INTERRUPTED,
+            ) from None
+
+    def compress(self, store: Store, progress: Progress) -> BackfillReport:
+        """Store the pieces as blocks, each span of a series in a transaction."""
+        from toolkit.backfill import BackfillReport
+
+        if not self.found.rows:
+            return BackfillReport()
+        policies = {"upsert": "replace", "insert": "fail", "ignore": "keep"}
+        try:
+            return store.backfill(
+                self.sources[0].dataset.name,
+                self._frames(progress),
+                policy=policies[self.mode],
+                on_chunk=self._hear,
+                **self._options(),
+            )
+        except KeyboardInterrupt:
+            raise Failure(
+                f"interrupted; the first {self.stored:,} of {self.found.rows:,} rows are stored, "
+                "and perhaps some of the next; with --mode upsert or ignore the same command "
+                "can be run again",
+                INTERRUPTED,
+            ) from None
+
+    def _options(self) -> dict[str, Any]:
+        first = self.sources[0]
+        return {"series": first.series, "tz": first.clock.tz, "time_unit": first.clock.unit}
+
+    def _hear(self, report: WriteReport | BackfillReport) -> None:
+        self.stored = report.received
+
+    def _frames(self, progress: Progress) -> Any:
+        return self.only if self.only is not None else self._pieces(progress)
+
+    def _pieces(self, progress: Progress) -> Iterator[Any]:
+        on_read = _Bars(progress, "storing", self.sources)
+        for source in self.sources:
             for _, frame in source.frames(on_read):
                 yield frame
-
-    if not found.rows:
-        return stored
-    try:
-        return store.write(
-            first.dataset.name,
-            only if only is not None else frames(),
-            series=first.series,
-            mode=mode,
-            tz=first.clock.tz,
-            time_unit=first.clock.unit,
-            on_chunk=hear,
-        )
-    except KeyboardInterrupt:
-        if not stored.chunks:
-            raise Failure("interrupted; nothing was stored", INTERRUPTED) from None
-        raise Failure(
-            f"interrupted; the first {stored.received:,} of {found.rows:,} rows are stored, "
-            "nothing of the rest; with --mode upsert or ignore the same command can be run again",
-            INTERRUPTED,
-        ) from None
 
 
 def _show_found(store: Store, dataset: str, found: Found, as_json: bool) -> None:
@@ -219,7 +263,8 @@ def _show_found(store: Store, dataset: str, found: Found, as_json: bool) -> None
     )
 
 
-def _show_report(report: WriteReport, found: Found, as_json: bool) -> None:
+def _show_report(report: WriteReport | BackfillReport, found: Found, as_json: bool) -> None:
+    from toolkit.backfill import BackfillReport
     from toolkit.cli.render import echo_json
 
     if as_json:
@@ -228,6 +273,8 @@ def _show_report(report: WriteReport, found: Found, as_json: bool) -> None:
     counts = [("inserted", report.inserted), ("updated", report.updated)]
     counts += [("unchanged", report.unchanged), *report.rejected.items()]
     said = ", ".join(f"{count:,} {what}" for what, count in counts if count) or "nothing to store"
+    if isinstance(report, BackfillReport) and report.blocks:
+        said += f"; {report.blocks:,} blocks of {report.block_bytes:,} bytes"
     click.echo(
         f"{report.received:,} rows of {len(found.series):,} series: {said}; {report.seconds:.1f} s"
     )
