@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -145,7 +145,8 @@ class Dataset:
     range of one partition of the rows (days, weeks, months or years, UTC). ``has_seq`` adds
     ``seq`` to the key where several points may share a microsecond. ``chart`` is the column
     that ``points=`` draws. ``changelog`` says who logs changes: database triggers, which see
-    every client, or the writing store, where triggers cannot be had.
+    every client, or the writing store, where triggers cannot be had. Points older than
+    ``compress_after`` (a step: 30d) become blocks when it is compressed; empty: never by itself.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Dataset:
     chart: str = ""
     indexes: tuple[Index, ...] = ()
     changelog: str = "trigger"
+    compress_after: str = ""
     _by_name: Mapping[str, Column] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
@@ -212,6 +214,11 @@ class Dataset:
             self.column(self.chart)
         if self.changelog not in ("trigger", "writer"):
             raise SchemaError(f"dataset {self.name!r}: changelog is 'trigger' or 'writer'")
+        if self.compress_after:
+            try:
+                Step.parse(self.compress_after)
+            except QueryError as error:
+                raise SchemaError(f"dataset {self.name!r}: compress_after: {error}") from None
 
     def _check_ladder(self) -> None:
         grids = self.grids
@@ -342,6 +349,7 @@ class Dataset:
             "chart": self.chart,
             "indexes": [{"columns": list(i.columns), "where": i.where} for i in self.indexes],
             "changelog": self.changelog,
+            "compress_after": self.compress_after,
         }
 
     @classmethod
@@ -376,23 +384,13 @@ class Dataset:
         return propose(frame, name)
 
 
-def _own(names: Iterable[tuple[str, str]]) -> tuple[Aggregate, ...]:
-    return tuple(Aggregate(column, kind, (column,)) for column, kind in names)
-
+_OHLCV = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
 
 CANDLES = Dataset(
     name="candles",
-    columns=tuple(Column(n) for n in ("open", "high", "low", "close", "volume")),
+    columns=tuple(Column(n) for n in _OHLCV),
     aggregates=(
-        *_own(
-            (
-                ("open", "first"),
-                ("high", "max"),
-                ("low", "min"),
-                ("close", "last"),
-                ("volume", "sum"),
-            )
-        ),
+        *(Aggregate(n, kind, (n,)) for n, kind in _OHLCV.items()),
         Aggregate("vwap", "vwap", ("high", "low", "close"), "volume"),
     ),
 )

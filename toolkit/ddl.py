@@ -100,6 +100,20 @@ def drop_dataset(dataset: Dataset, schema: str) -> Iterator[str]:
     yield f"DELETE FROM {catalog} WHERE name = {literal(dataset.name)}"
 
 
+def set_compress_after(dataset: str, schema: str, age: str) -> Iterator[str]:
+    """Yield the statement that sets from what age on points are compressed; empty: from none."""
+    yield f"""DO $set$
+BEGIN
+    UPDATE {ident(schema, "dataset")}
+    SET spec = spec || {literal(json.dumps({"compress_after": age}))}::jsonb
+    WHERE name = {literal(dataset)};
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no dataset % in schema %', {literal(dataset)}, {literal(schema)};
+    END IF;
+END
+$set$"""
+
+
 def blocks_table(dataset: str) -> str:
     """Name the table that holds a dataset's blocks."""
     return f"{dataset}_blocks"

@@ -1,4 +1,4 @@
-"""Alembic operations: ``op.create_dataset`` and ``op.drop_dataset`` for a service's own migrations.
+"""Alembic operations: ``op.create_dataset`` and its kin for a service's own migrations.
 
 Import this module in the migration (or in ``env.py``) and the operations are there::
 
@@ -12,6 +12,8 @@ Import this module in the migration (or in ``env.py``) and the operations are th
 
     def downgrade():
         op.drop_dataset(FILLS)
+
+``op.set_compress_after("fills", "30d")`` changes a dataset that is there.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from alembic.operations import MigrateOperation, Operations
 from toolkit import ddl
 from toolkit.dataset import Dataset
 from toolkit.errors import SchemaError
+from toolkit.timegrid import Step
 
 _PARTITION = re.compile(r"_p[0-9]{8}$")
 
@@ -66,6 +69,23 @@ class DropDataset(MigrateOperation):
         return CreateDataset(self.dataset, self.schema)
 
 
+@Operations.register_operation("set_compress_after")
+class SetCompressAfter(MigrateOperation):
+    """Set from what age on the points of a dataset are compressed."""
+
+    def __init__(self, dataset: str, age: str, schema: str) -> None:
+        self.dataset = dataset
+        self.age = age
+        self.schema = schema
+
+    @classmethod
+    def set_compress_after(
+        cls, operations: Operations, dataset: str, age: str, *, schema: str = "toolkit"
+    ) -> None:
+        """Have points older than ``age`` (a step: 30d) compressed; empty: none by themselves."""
+        operations.invoke(cls(dataset, str(Step.parse(age)) if age else "", schema))
+
+
 @Operations.implementation_for(CreateDataset)
 def _create(operations: Operations, operation: CreateDataset) -> None:
     for statement in ddl.create_dataset(operation.dataset, operation.schema):
@@ -75,6 +95,12 @@ def _create(operations: Operations, operation: CreateDataset) -> None:
 @Operations.implementation_for(DropDataset)
 def _drop(operations: Operations, operation: DropDataset) -> None:
     for statement in ddl.drop_dataset(operation.dataset, operation.schema):
+        execute(operations, statement)
+
+
+@Operations.implementation_for(SetCompressAfter)
+def _set_compress_after(operations: Operations, operation: SetCompressAfter) -> None:
+    for statement in ddl.set_compress_after(operation.dataset, operation.schema, operation.age):
         execute(operations, statement)
 
 

@@ -237,7 +237,7 @@ $check$;
 
 
 INSERT INTO "toolkit"."dataset" (name, spec)
-VALUES ('candles', '{"name": "candles", "columns": [{"name": "open", "type": "float"}, {"name": "high", "type": "float"}, {"name": "low", "type": "float"}, {"name": "close", "type": "float"}, {"name": "volume", "type": "float"}], "aggregates": [{"name": "open", "kind": "first", "of": ["open"]}, {"name": "high", "kind": "max", "of": ["high"]}, {"name": "low", "kind": "min", "of": ["low"]}, {"name": "close", "kind": "last", "of": ["close"]}, {"name": "volume", "kind": "sum", "of": ["volume"]}, {"name": "vwap", "kind": "vwap", "of": ["high", "low", "close"], "by": "volume"}], "ladder": ["5m", "1h", "1d"], "partition": "1M", "has_seq": false, "chart": "close", "indexes": [], "changelog": "trigger"}'::jsonb);
+VALUES ('candles', '{"name": "candles", "columns": [{"name": "open", "type": "float"}, {"name": "high", "type": "float"}, {"name": "low", "type": "float"}, {"name": "close", "type": "float"}, {"name": "volume", "type": "float"}], "aggregates": [{"name": "open", "kind": "first", "of": ["open"]}, {"name": "high", "kind": "max", "of": ["high"]}, {"name": "low", "kind": "min", "of": ["low"]}, {"name": "close", "kind": "last", "of": ["close"]}, {"name": "volume", "kind": "sum", "of": ["volume"]}, {"name": "vwap", "kind": "vwap", "of": ["high", "low", "close"], "by": "volume"}], "ladder": ["5m", "1h", "1d"], "partition": "1M", "has_seq": false, "chart": "close", "indexes": [], "changelog": "trigger", "compress_after": ""}'::jsonb);
 
 
 CREATE TABLE "toolkit"."candles" (
@@ -445,7 +445,7 @@ $check$;
 
 
 INSERT INTO "toolkit"."dataset" (name, spec)
-VALUES ('trades', '{"name": "trades", "columns": [{"name": "price", "type": "float"}, {"name": "size", "type": "float"}, {"name": "side", "type": "category"}], "aggregates": [{"name": "open", "kind": "first", "of": ["price"]}, {"name": "high", "kind": "max", "of": ["price"]}, {"name": "low", "kind": "min", "of": ["price"]}, {"name": "close", "kind": "last", "of": ["price"]}, {"name": "volume", "kind": "sum", "of": ["size"]}, {"name": "vwap", "kind": "vwap", "of": ["price"], "by": "size"}], "ladder": ["1m", "5m", "1h", "1d"], "partition": "1w", "has_seq": true, "chart": "price", "indexes": [], "changelog": "trigger"}'::jsonb);
+VALUES ('trades', '{"name": "trades", "columns": [{"name": "price", "type": "float"}, {"name": "size", "type": "float"}, {"name": "side", "type": "category"}], "aggregates": [{"name": "open", "kind": "first", "of": ["price"]}, {"name": "high", "kind": "max", "of": ["price"]}, {"name": "low", "kind": "min", "of": ["price"]}, {"name": "close", "kind": "last", "of": ["price"]}, {"name": "volume", "kind": "sum", "of": ["size"]}, {"name": "vwap", "kind": "vwap", "of": ["price"], "by": "size"}], "ladder": ["1m", "5m", "1h", "1d"], "partition": "1w", "has_seq": true, "chart": "price", "indexes": [], "changelog": "trigger", "compress_after": ""}'::jsonb);
 
 
 CREATE TABLE "toolkit"."trades" (
@@ -672,7 +672,7 @@ $check$;
 
 
 INSERT INTO "toolkit"."dataset" (name, spec)
-VALUES ('metrics', '{"name": "metrics", "columns": [{"name": "value", "type": "float"}], "aggregates": [{"name": "value", "kind": "avg", "of": ["value"]}, {"name": "value_min", "kind": "min", "of": ["value"]}, {"name": "value_max", "kind": "max", "of": ["value"]}, {"name": "value_sum", "kind": "sum", "of": ["value"]}, {"name": "value_count", "kind": "count", "of": ["value"]}, {"name": "value_first", "kind": "first", "of": ["value"]}, {"name": "value_last", "kind": "last", "of": ["value"]}], "ladder": ["5m", "1h", "1d"], "partition": "1w", "has_seq": false, "chart": "value", "indexes": [], "changelog": "trigger"}'::jsonb);
+VALUES ('metrics', '{"name": "metrics", "columns": [{"name": "value", "type": "float"}], "aggregates": [{"name": "value", "kind": "avg", "of": ["value"]}, {"name": "value_min", "kind": "min", "of": ["value"]}, {"name": "value_max", "kind": "max", "of": ["value"]}, {"name": "value_sum", "kind": "sum", "of": ["value"]}, {"name": "value_count", "kind": "count", "of": ["value"]}, {"name": "value_first", "kind": "first", "of": ["value"]}, {"name": "value_last", "kind": "last", "of": ["value"]}], "ladder": ["5m", "1h", "1d"], "partition": "1w", "has_seq": false, "chart": "value", "indexes": [], "changelog": "trigger", "compress_after": ""}'::jsonb);
 
 
 CREATE TABLE "toolkit"."metrics" (

@@ -121,7 +121,9 @@ def declaration_of(dataset: Dataset) -> str:
         f"    partition={_quoted(dataset.partition)},",
     ]
     lines += ["    has_seq=True,"] if dataset.has_seq else []
-    lines += [f"    chart={_quoted(dataset.chart)},", ")"]
+    lines += [f"    chart={_quoted(dataset.chart)},"]
+    after = dataset.compress_after
+    lines += [f"    compress_after={_quoted(after)},", ")"] if after else [")"]
     return "\n".join(lines)
 
 
