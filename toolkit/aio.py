@@ -24,6 +24,8 @@ from toolkit.refresher import Progress, RefreshReport
 from toolkit.roads import Explanation, Roads, latest_query
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.timegrid import Step
+from toolkit.verifier import Progress as VerifyProgress
+from toolkit.verifier import VerifyReport
 from toolkit.writer import WriteReport
 
 if TYPE_CHECKING:
@@ -243,7 +245,7 @@ class AsyncStore:
         dataset: str,
         series: str | Iterable[str] | None = None,
         *,
-        before: object,
+        before: object = None,
         start: object = None,
         dry_run: bool = False,
         on_progress: PackProgress = lambda report, total: None,
@@ -253,7 +255,9 @@ class AsyncStore:
         A span of some thousand points is a transaction; killed at any time, the next call goes
         on. Points written later into that time are rows again, and count; they are folded into
         their blocks. Rollups are refreshed first. Takes no lock that readers notice; who writes
-        to the same points waits for milliseconds.
+        to the same points waits for milliseconds. Without ``before`` the dataset's own
+        ``compress_after`` says what is old. With ``dry_run`` nothing is changed: the report says
+        what there is to do, and from a sample of spans, which is encoded, what it would save.
         """
         return await self._roads.compress(
             dataset, series, start, before, dry_run, False, on_progress
@@ -282,6 +286,22 @@ class AsyncStore:
     ) -> PackReport:
         """Make rows again of the blocks that reach into ``[start, end)``: compress undone."""
         return await self._roads.decompress(dataset, series, start, end, on_progress)
+
+    async def verify(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        start: object = None,
+        end: object = None,
+        *,
+        on_progress: VerifyProgress = lambda report, total: None,
+    ) -> VerifyReport:
+        """Read and decode every block that reaches into ``[start, end)``, and say what is wrong.
+
+        Changes nothing. For each damaged block the report says which columns still decode, and
+        what it can be made again from. Memory is bounded by some blocks.
+        """
+        return await self._roads.verify(dataset, series, start, end, on_progress)
 
     async def forget(
         self,

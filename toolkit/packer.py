@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from psycopg.sql import SQL, Identifier
@@ -17,6 +17,7 @@ from toolkit.ddl import block_columns, blocks_table
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, Driver, Params
 from toolkit.errors import Busy, DatabaseError
+from toolkit.forecast import sample
 from toolkit.ingest.copybinary import encode
 from toolkit.ingest.frames import Batch
 from toolkit.merging import Run, run_here
@@ -39,7 +40,8 @@ class PackReport:
     ``points`` moved from rows to ``blocks``, whose bytes are ``block_bytes``; ``row_bytes`` are
     those of the partitions' rows and indexes that were given back. ``waiting`` counts series and
     partitions of which a rollup has yet to follow changes, ``busy`` spans that somebody else held:
-    both are for the next run.
+    both are for the next run. In a dry run ``row_bytes`` and ``block_bytes`` are expected: from
+    the partitions' mean, and from ``sampled`` points that were encoded.
     """
 
     dataset: str
@@ -50,6 +52,7 @@ class PackReport:
     row_bytes: int = 0
     waiting: int = 0
     busy: int = 0
+    sampled: int = 0
     seconds: float = 0.0
 
 
@@ -74,6 +77,7 @@ class _Tally:
     report: PackReport
     total: int
     on_progress: Progress
+    found: list[tuple[Series, Span]] = field(default_factory=list)
 
     def add(self, **counts: int) -> None:
         values = {k: getattr(self.report, k) + v for k, v in counts.items()}
@@ -119,20 +123,37 @@ class Packer:
         partitions = [p for p in await self._partitioning.ranges(entry) if _overlap(p.span, span)]
         tasks: dict[str, list[_Task]] = {}
         for partition in partitions:
-            tasks[partition.name], waiting = await self._tasks(entry, names, partition, span)
+            tasks[partition.name], waiting = await self._tasks(
+                entry, names, partition, span, with_waiting=is_dry
+            )
             tally.total += sum(t.rows for t in tasks[partition.name])
             tally.report = replace(tally.report, waiting=tally.report.waiting + waiting)
         for partition in partitions:
             mine = tasks[partition.name]
             if mine and not is_dry:
                 await self._prepare(entry, partition, span)
+            before = tally.report.points
             await self._each(entry, mine, tally, only_late=only_late, is_dry=is_dry)
-            if not is_dry and partition.span.end <= span.end:
+            if is_dry:
+                rows = max(partition.rows, sum(t.rows for t in mine), 1)
+                share = (tally.report.points - before) / rows
+                tally.add(row_bytes=round(partition.bytes * share))
+            elif partition.span.end <= span.end:
                 tally.add(row_bytes=await self._reclaim(entry, partition, bool(mine)))
+        if tally.found:
+            points, size = await sample(self._driver, entry, tally.found, self.run)
+            expected = tally.report.points * size // max(points, 1)
+            tally.add(sampled=points, block_bytes=expected)
         return replace(tally.report, seconds=time.perf_counter() - started)
 
     async def _tasks(
-        self, entry: Entry, names: tuple[str, ...] | None, partition: Partition, span: Span
+        self,
+        entry: Entry,
+        names: tuple[str, ...] | None,
+        partition: Partition,
+        span: Span,
+        *,
+        with_waiting: bool,
     ) -> tuple[list[_Task], int]:
         """Return the series that have rows in a partition, and how many have to wait."""
         ids = None
@@ -151,7 +172,7 @@ class Packer:
         tasks = [
             _Task(by_id[row[0]], region, row[1], is_closed)
             for row in rows
-            if not row[2] and row[0] in by_id
+            if (with_waiting or not row[2]) and row[0] in by_id
         ]
         return tasks, sum(row[2] for row in rows)
 
@@ -191,6 +212,7 @@ class Packer:
         for span in spans:
             low, high = np.searchsorted(ts, (span.start, span.end)).tolist()
             if is_dry:
+                tally.found.append((task.series, span))
                 tally.add(points=high - low, spans=1)
                 continue
             try:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,7 +38,9 @@ from toolkit.shared import Shared
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.strategy import Plan
 from toolkit.streaming import Streamer
-from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
+from toolkit.timegrid import EARLIEST, LATEST, Span, Step, to_datetime
+from toolkit.verifier import Progress as VerifyProgress
+from toolkit.verifier import Verifier, VerifyReport
 from toolkit.work import types_of, with_time_left
 from toolkit.writer import Writer, WriteReport
 
@@ -88,6 +91,7 @@ class Roads:
         self.eraser = Eraser(driver, directory, run)
         self.refresher = Refresher(driver, directory, settings.cache.keep_log, run)
         self.packer = Packer(driver, directory, partitioning, parallel, run)
+        self.verifier = Verifier(driver, directory)
         self.newest = Newest(driver, self.directory, self.partitioning, self.reader)
 
     async def read(self, query: Query) -> Columns:
@@ -232,6 +236,8 @@ class Roads:
         only_late: bool,
         on_progress: PackProgress,
     ) -> PackReport:
+        if before is None and not only_late:
+            before = await self._old_before(dataset)
         query = build_query(dataset, series, *_ends(start, before))
         if not is_dry:  # what a rollup has yet to follow would have to wait
             await self.refresher.refresh(dataset)
@@ -246,12 +252,29 @@ class Roads:
         await self.directory.load()
         return report
 
+    async def _old_before(self, dataset: str) -> datetime:
+        """Return before when points are old by the dataset's own policy, as it is now."""
+        await self.directory.load()
+        age = (await self.directory.entry(dataset)).dataset.compress_after
+        if not age:
+            raise QueryError(
+                f"compress: dataset {dataset!r} has no compress_after; give before (toolkit "
+                "compress: --before or --after), or set one with op.set_compress_after"
+            )
+        return datetime.now(UTC) - timedelta(microseconds=Step.parse(age).approximate_us)
+
     async def decompress(
         self, dataset: str, series: Any, start: object, end: object, on_progress: PackProgress
     ) -> PackReport:
         query = build_query(dataset, series, *_ends(start, end))
         names, span = query.asked.series, query.span
         return await self.packer.decompress(dataset, names, span, on_progress=on_progress)
+
+    async def verify(
+        self, dataset: str, series: Any, start: object, end: object, on_progress: VerifyProgress
+    ) -> VerifyReport:
+        query = build_query(dataset, series, *_ends(start, end))
+        return await self.verifier.verify(dataset, query.asked.series, query.span, on_progress)
 
     async def datasets(self) -> tuple[Dataset, ...]:
         return tuple(e.dataset for e in await self.directory.load())

@@ -17,7 +17,7 @@ from toolkit.blocks.block import (
 from toolkit.blocks.codecs import FAST, SMALL
 from toolkit.blocks.format import DamagedBlock
 from toolkit.blocks.header import Column, Header
-from toolkit.blocks.states import States
+from toolkit.blocks.states import States, are_states_of
 from toolkit.blocks.stored import identity, read_stored_header
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "DamagedBlock",
     "Header",
     "States",
+    "are_states_of",
     "decode",
     "decode_part",
     "decode_part_into",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from toolkit.columns import NULL_BOOL, NULL_INT
 _FLOATS = struct.Struct("<I4x5d8x")
 _WHOLE = struct.Struct("<I4x4q16s")
 SIZE = _WHOLE.size
+_ROUNDING = 1e-9  # of the values' absolute sum: machines add in different orders
 
 
 class States(NamedTuple):
@@ -52,6 +54,18 @@ def states_of(kind: Kind, values: Array) -> States:
         return States(len(values), None, None, *ends)
     extremes = values.min().item(), values.max().item()
     return States(len(values), *extremes, *ends, None if kind is Kind.TIME else _sum(kind, values))
+
+
+def are_states_of(kind: Kind, states: States, values: Array) -> bool:
+    """Return whether states are those of a column; a float sum may be off by rounding."""
+    found = states_of(kind, values)
+    if kind is not Kind.FLOAT or states.sum is None or found.sum is None:
+        return states == found
+    with np.errstate(all="ignore"):
+        slack = _ROUNDING * float(np.nansum(np.abs(values)))
+    is_same = math.isclose(states.sum, found.sum, rel_tol=0, abs_tol=slack)
+    is_nan = math.isnan(states.sum) and math.isnan(found.sum)
+    return states[:5] == found[:5] and (is_same or is_nan)
 
 
 def pack_states(kind: Kind, states: States) -> bytes:

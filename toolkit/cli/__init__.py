@@ -49,6 +49,22 @@ COMMANDS = {
     ),
     "delete": ("toolkit.cli.writing:delete", "Delete the points of series between two times."),
     "refresh": ("toolkit.cli.writing:refresh", "Bring the rollups up to now."),
+    "compress": (
+        "toolkit.cli.compressing:compress",
+        "Move old points from rows to blocks.",
+    ),
+    "recompress": (
+        "toolkit.cli.compressing:recompress",
+        "Fold points that were written since into their blocks.",
+    ),
+    "decompress": (
+        "toolkit.cli.compressing:decompress",
+        "Make rows of blocks again.",
+    ),
+    "verify": (
+        "toolkit.cli.compressing:verify",
+        "Read every block, and say which are damaged.",
+    ),
     "stats": (
         "toolkit.cli.settings:stats",
         "Show how large the datasets are, and what is unfollowed.",

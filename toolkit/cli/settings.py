@@ -65,8 +65,8 @@ def show(choice: Choice, as_json: bool) -> None:
 def stats(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
     """Show how large the datasets are, and what is unfollowed.
 
-    Rows are the server's estimate. Unfollowed are the changes that some rollup has yet to
-    follow: toolkit refresh brings it to nothing.
+    Rows are the server's estimate; in blocks are the points that were compressed. Unfollowed are
+    the changes that some rollup has yet to follow: toolkit refresh brings it to nothing.
     """
     from toolkit.cli.render import echo_json, echo_table, sized
 
@@ -75,8 +75,8 @@ def stats(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    headers = ("dataset", "series", "partitions", "rows", "size", "rollups", "log")
-    headers += ("unfollowed", "refreshed")  # type: ignore[assignment]  # longer is fine
+    headers = ("dataset", "series", "partitions", "rows", "size", "in blocks", "their size")
+    headers += ("rollups", "log", "unfollowed", "refreshed")  # type: ignore[assignment]  # longer
     rows = [
         (
             d.dataset,
@@ -84,6 +84,8 @@ def stats(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
             d.partitions,
             d.rows,
             sized(d.bytes),
+            d.block_points,
+            sized(d.block_bytes),
             sized(d.rollup_bytes),
             sized(d.log_bytes),
             d.unfollowed,
@@ -91,4 +93,4 @@ def stats(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
         )
         for d in found
     ]
-    echo_table(headers, rows, numbers=headers[1:8])
+    echo_table(headers, rows, numbers=headers[1:10])

@@ -1,0 +1,268 @@
+"""The commands about blocks: `compress`, `recompress`, `decompress` and `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli.choice import Choice
+from toolkit.cli.failing import BUSY, FAILED, INTERRUPTED, Failure
+
+if TYPE_CHECKING:
+    from toolkit.packer import PackReport
+    from toolkit.verifier import VerifyReport
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_tz = click.option(
+    "--tz", default="UTC", show_default=True, help="Zone of times without an offset."
+)
+_dataset = click.argument("dataset")
+_series = click.argument("series", nargs=-1, metavar="[SERIES]...")
+_from = click.option("--from", "start", metavar="START", help="Only from then on.")
+_to = click.option("--to", "end", metavar="END", help="Only before then.")
+
+
+@click.command()
+@_dataset
+@_series
+@click.option(
+    "--before", metavar="WHEN", help="Points before then. Default: the dataset's own age."
+)
+@click.option("--after", metavar="AGE", help="Points older than that, for instance 30d.")
+@_tz
+@click.option("--dry-run", is_flag=True, help="Say what it would save; change nothing.")
+@_json
+@click.pass_obj
+def compress(
+    choice: Choice,
+    dataset: str,
+    series: tuple[str, ...],
+    before: str | None,
+    after: str | None,
+    tz: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Move old points from rows to blocks.
+
+    Of all series, or of those named. Answers stay what they are. Each span is a transaction:
+    what was interrupted goes on with the next run. Exits 4 if all that was left was busy.
+    """
+    if before is not None and after is not None:
+        raise click.UsageError("give --before or --after, not both")
+    (instant,) = _times(tz, before=before if after is None else f"now-{after}")
+    with choice.store() as store, _bar("compressing", dataset) as hear:
+        report = store.compress(
+            dataset, list(series) or None, before=instant, dry_run=dry_run, on_progress=hear
+        )
+    _show_packed(report, "compressed", as_json, is_dry=dry_run)
+
+
+@click.command()
+@_dataset
+@_series
+@_from
+@_to
+@_tz
+@_json
+@click.pass_obj
+def recompress(
+    choice: Choice,
+    dataset: str,
+    series: tuple[str, ...],
+    start: str | None,
+    end: str | None,
+    tz: str,
+    as_json: bool,
+) -> None:
+    """Fold points that were written since into their blocks.
+
+    Of all series, or of those named. Answers stay what they are. Exits 4 if all that was left
+    was busy.
+    """
+    low, high = _times(tz, start=start, end=end)
+    with choice.store() as store, _bar("recompressing", dataset) as hear:
+        names = list(series) or None
+        report = store.recompress(dataset, names, start=low, before=high, on_progress=hear)
+    _show_packed(report, "recompressed", as_json)
+
+
+@click.command()
+@_dataset
+@_series
+@_from
+@_to
+@_tz
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_json
+@click.pass_obj
+def decompress(
+    choice: Choice,
+    dataset: str,
+    series: tuple[str, ...],
+    start: str | None,
+    end: str | None,
+    tz: str,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Make rows of blocks again.
+
+    Of all series, or of those named; of every block that reaches into the range. Says how many
+    points are in blocks, and asks: as rows they take some twenty times the space.
+    """
+    from toolkit.cli.render import confirmed, sized
+
+    low, high = _times(tz, start=start, end=end)
+    with choice.store() as store:
+        said = store.describe(dataset)
+        if said.blocks:
+            where = f"{len(set(series))} series" if series else "all series"
+            confirmed(
+                f"Make rows of the blocks of {where}? Dataset {dataset!r} has "
+                f"{said.block_points:,} points in {sized(said.block_bytes)} of blocks.",
+                is_sure=yes,
+            )
+        with _bar("decompressing", dataset) as hear:
+            report = store.decompress(dataset, list(series) or None, low, high, on_progress=hear)
+    _show_packed(report, "decompressed", as_json)
+
+
+@click.command()
+@_dataset
+@_series
+@_from
+@_to
+@_tz
+@_json
+@click.pass_context
+def verify(
+    context: click.Context,
+    dataset: str,
+    series: tuple[str, ...],
+    start: str | None,
+    end: str | None,
+    tz: str,
+    as_json: bool,
+) -> None:
+    """Read every block, and say which are damaged.
+
+    And what each can be made again from. Changes nothing. Exits 1 if one is damaged.
+    """
+    low, high = _times(tz, start=start, end=end)
+    with context.obj.store() as store, _bar("verifying", dataset) as hear:
+        report = store.verify(dataset, list(series) or None, low, high, on_progress=hear)
+    _show_verified(report, as_json)
+    context.exit(FAILED if report.damaged else 0)
+
+
+def _times(tz: str, **texts: str | None) -> list[datetime | None]:
+    from toolkit.cli.moments import read_time
+
+    now = datetime.now(UTC)
+    return [
+        None if text is None else read_time(text, tz, now=now, what=what.upper())
+        for what, text in texts.items()
+    ]
+
+
+@contextmanager
+def _bar(act: str, dataset: str) -> Iterator[Callable[[Any, int], None]]:
+    """Show how far it is; an interruption ends in a sentence on what was done by then."""
+    from toolkit.cli.render import bars
+
+    done: Any = None
+    with bars() as progress:
+        task = progress.add_task(f"{act} {dataset[:40]}", total=None, said="")
+
+        def hear(report: Any, total: int) -> None:
+            nonlocal done
+            done = report
+            count = report.blocks if act == "verifying" else report.points
+            progress.update(task, completed=count, total=total)
+
+        try:
+            yield hear
+        except KeyboardInterrupt:
+            if act == "verifying" or done is None:
+                raise Failure("interrupted; nothing was changed", INTERRUPTED) from None
+            raise Failure(
+                f"interrupted; {done.points:,} points of {done.spans:,} spans are done and stay "
+                "so, nothing is half done; the same command goes on with the rest",
+                INTERRUPTED,
+            ) from None
+
+
+def _show_packed(report: PackReport, done: str, as_json: bool, *, is_dry: bool = False) -> None:
+    from toolkit.cli.render import echo_json, echo_table, sized
+
+    if as_json:
+        echo_json({"dry_run": is_dry, "report": report})
+    else:
+        rows: list[Sequence[object]] = [("points", report.points), ("spans", report.spans)]
+        if not is_dry:
+            rows.append(("blocks", report.blocks))
+        before, after = ("rows now", "blocks then") if is_dry else ("rows given back", "blocks")
+        if done != "decompressed":
+            rows.append((f"bytes of {before}", sized(report.row_bytes)))
+        rows.append((f"bytes of {after}", sized(report.block_bytes)))
+        if report.row_bytes and report.block_bytes:
+            rows.append(("smaller by", f"{report.row_bytes / report.block_bytes:.1f} ×"))
+        echo_table((report.dataset, ""), rows, numbers=[""])
+        _say(report, done, is_dry)
+    if report.busy and not report.spans:
+        raise Failure(f"{report.busy:,} spans were busy, nothing was done; run it again", BUSY)
+
+
+def _say(report: PackReport, done: str, is_dry: bool) -> None:
+    from toolkit.cli.render import note
+
+    if is_dry:
+        click.echo(
+            f"expected from a sample: {report.sampled:,} of {report.points:,} points were encoded; "
+            "nothing was changed"
+        )
+        return
+    click.echo(f"{report.points:,} points {done} in {report.seconds:.1f} s")
+    if report.waiting:
+        note(f"{report.waiting:,} series wait until a rollup has followed their changes")
+    if report.busy:
+        note(f"{report.busy:,} spans were busy; they are for the next run")
+
+
+def _show_verified(report: VerifyReport, as_json: bool) -> None:
+    from toolkit.cli.render import echo_json, echo_line, sized
+    from toolkit.timegrid import iso
+
+    if as_json:
+        damaged = [
+            {
+                "series": d.series,
+                "start": iso(d.span.start),
+                "end": iso(d.span.end),
+                "problems": d.problems,
+                "columns": d.columns,
+                "late_rows": d.late_rows,
+                "bars": d.bars,
+                "is_readable": d.is_readable,
+                "remedy": d.remedy,
+            }
+            for d in report.damaged
+        ]
+        figures = {n: getattr(report, n) for n in ("dataset", "blocks", "points", "bytes")}
+        echo_json({**figures, "damaged": damaged, "seconds": report.seconds})
+        return
+    for d in report.damaged:
+        echo_line(f"dataset {report.dataset!r}, series {d.series!r}, block {d.span}:")
+        for problem in d.problems:
+            echo_line(f"  {problem}")
+        echo_line(f"  columns that decode: {', '.join(d.columns) or 'none'}")
+        echo_line(f"  {d.remedy}")
+    click.echo(
+        f"{report.blocks:,} blocks of {report.points:,} points, {sized(report.bytes)}: "
+        f"{len(report.damaged) or 'none'} damaged; {report.seconds:.1f} s"
+    )
