@@ -141,7 +141,7 @@ class Packer:
             elif partition.span.end <= span.end:
                 tally.add(row_bytes=await self._reclaim(entry, partition, bool(mine)))
         if tally.found:
-            points, size = await sample(self._driver, entry, tally.found, self.run)
+            points, size = await sample(self._driver, entry, tally.found, self._run)
             expected = tally.report.points * size // max(points, 1)
             tally.add(sampled=points, block_bytes=expected)
         return replace(tally.report, seconds=time.perf_counter() - started)

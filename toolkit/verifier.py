@@ -64,7 +64,7 @@ class Damage:
         bars = ", ".join(f"{count:,} of {step}" for step, count in (self.bars or {}).items())
         said += [f"rollups hold its bars ({bars}), not its points"] if bars else []
         said.append(
-            "its points come from a backup, or from loading its span again when the block is deleted"
+            "its points come from a backup, or from loading its span again once it is deleted"
         )
         return "; ".join(said)
 
