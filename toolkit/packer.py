@@ -119,12 +119,15 @@ class Packer:
         """
         started = time.perf_counter()
         entry = await self._directory.confirmed(dataset)
+        ids = None
+        if names is not None:
+            ids = [s.id for s in await self._directory.series(entry, names)]
         tally = _Tally(PackReport(dataset), 0, on_progress)
         partitions = [p for p in await self._partitioning.ranges(entry) if _overlap(p.span, span)]
         tasks: dict[str, list[_Task]] = {}
         for partition in partitions:
             tasks[partition.name], waiting = await self._tasks(
-                entry, names, partition, span, with_waiting=is_dry
+                entry, ids, partition, span, with_waiting=is_dry
             )
             tally.total += sum(t.rows for t in tasks[partition.name])
             tally.report = replace(tally.report, waiting=tally.report.waiting + waiting)
@@ -149,16 +152,13 @@ class Packer:
     async def _tasks(
         self,
         entry: Entry,
-        names: tuple[str, ...] | None,
+        ids: list[int] | None,
         partition: Partition,
         span: Span,
         *,
         with_waiting: bool,
     ) -> tuple[list[_Task], int]:
         """Return the series that have rows in a partition, and how many have to wait."""
-        ids = None
-        if names is not None:
-            ids = [s.id for s in await self._directory.series(entry, names)]
         region = partition.span.clip(span)
         params = {
             **range_params(region),
