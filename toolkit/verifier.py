@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,14 +129,18 @@ class Verifier:
             ids = [s.id for s in await self._directory.series(entry, names)]
         params = {**range_params(span), "ids": ids}
         total, misplaced = await self._misplaced(entry, span, params)
-        report = VerifyReport(dataset)
+        report, series = VerifyReport(dataset), dict[int, str]()
         async for blocks in self._pages(entry, params):
             found = await self._driver.compute(_look, entry, blocks)
+            series |= await self._names({b.series for b in blocks} - series.keys())
             damaged = []
             for block, look in zip(blocks, found, strict=True):
                 problems = (*look.problems, *misplaced.get((block.series, block.span.start), ()))
+                if block.series not in series:
+                    problems = (*problems, f"there is no series with the id {block.series}")
                 if problems:
-                    damaged.append(await self._damage(entry, block, look, problems))
+                    who = series.get(block.series, str(block.series))
+                    damaged.append(await self._damage(entry, block, look, who, problems))
             report = replace(
                 report,
                 blocks=report.blocks + len(blocks),
@@ -208,13 +212,16 @@ class Verifier:
         )
         return await self._driver.fetch(text, params, timeout=BULK_TIMEOUT)
 
+    async def _names(self, ids: Iterable[int]) -> dict[int, str]:
+        params = {"ids": list(ids)}
+        if not params["ids"]:
+            return {}
+        rows = await self._directory.run("catalog/list_series_by_id", "series", params=params)
+        return {row[0]: row[1] for row in rows}
+
     async def _damage(
-        self, entry: Entry, block: _Read, look: _Look, problems: tuple[str, ...]
+        self, entry: Entry, block: _Read, look: _Look, series: str, problems: tuple[str, ...]
     ) -> Damage:
-        params = {"ids": [block.series]}
-        known = await self._directory.run("catalog/list_series_by_id", "series", params=params)
-        if not known:
-            problems = (*problems, f"there is no series with the id {block.series}")
         span, bars = block.span, {}
         for rollup in entry.rollups:
             low, high = rollup.grid.ceil_one(span.start), rollup.grid.floor_one(span.end)
@@ -222,7 +229,7 @@ class Verifier:
             if count := await self._count(entry, rollup.relation, block.series, inner):
                 bars[str(rollup.grid.step)] = count
         return Damage(
-            known[0][1] if known else str(block.series),
+            series,
             span,
             problems,
             look.columns,
