@@ -60,7 +60,9 @@ class Damage:
                 "its points are whole: toolkit decompress makes rows of them, and toolkit "
                 "compress makes blocks of these again"
             )
-        said = [f"{self.late_rows:,} late rows in its span are whole"] if self.late_rows else []
+        said = []
+        if self.late_rows:
+            said.append(f"late points in its span are rows ({self.late_rows:,}), and whole")
         bars = ", ".join(f"{count:,} of {step}" for step, count in (self.bars or {}).items())
         said += [f"rollups hold its bars ({bars}), not its points"] if bars else []
         said.append(

@@ -280,7 +280,7 @@ def test_verify_says_what_is_left_of_a_block(
     assert damage.late_rows == 1
     assert damage.bars is not None
     assert set(damage.bars) == {"5m", "1h", "1d"}
-    assert "1 late rows in its span are whole" in damage.remedy
+    assert "late points in its span are rows (1), and whole" in damage.remedy
     assert "rollups hold its bars (17 of 5m, 3 of 1h, 1 of 1d)" in damage.remedy
     assert damage.remedy.endswith("from loading its span again once it is deleted")
     error = raises(store, "direct")

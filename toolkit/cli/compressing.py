@@ -215,7 +215,8 @@ def _show_packed(report: PackReport, done: str, as_json: bool, *, is_dry: bool =
         echo_table((report.dataset, ""), rows, numbers=[""])
         _say(report, done, is_dry)
     if report.busy and not report.spans:
-        raise Failure(f"{report.busy:,} spans were busy, nothing was done; run it again", BUSY)
+        said = f"somebody else held {report.busy:,} of the spans, nothing was done; run it again"
+        raise Failure(said, BUSY)
 
 
 def _say(report: PackReport, done: str, is_dry: bool) -> None:
@@ -229,9 +230,9 @@ def _say(report: PackReport, done: str, is_dry: bool) -> None:
         return
     click.echo(f"{report.points:,} points {done} in {report.seconds:.1f} s")
     if report.waiting:
-        note(f"{report.waiting:,} series wait until a rollup has followed their changes")
+        note(f"{report.waiting:,} series wait for a rollup to follow their changes; run it again")
     if report.busy:
-        note(f"{report.busy:,} spans were busy; they are for the next run")
+        note(f"somebody else held {report.busy:,} of the spans; run it again for the rest")
 
 
 def _show_verified(report: VerifyReport, as_json: bool) -> None:

@@ -1,0 +1,205 @@
+"""Compression from a shell: what is printed, what is asked, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+from fix_compressing import CLOSED, END, MIDDLE, START, blocks_of, fill, frame, rows_of
+from fix_servers import PROJECT, Database
+
+import toolkit
+from toolkit.cli import main
+from toolkit.dataset import CANDLES
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(database: Database) -> Run:
+    def run(*arguments: str, code: int = 0, **options: Any) -> Result:
+        result = CliRunner().invoke(main, ["--dsn", database.dsn, *arguments], **options)
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def rows(blocking: toolkit.Store, database: Database, sql: psycopg.Connection) -> int:
+    """How many candles there are."""
+    fill(blocking, database, CANDLES)
+    return rows_of(sql, "candles")
+
+
+def test_there_and_back(run: Run, rows: int, sql: psycopg.Connection) -> None:
+    said = json.loads(run("compress", "candles", "--before", CLOSED, "--json").stdout)
+    assert said["dry_run"] is False
+    assert said["report"]["points"] == rows
+    assert said["report"]["blocks"] == blocks_of(sql, "candles")
+    shown = run("compress", "candles", "--after", "30d").stdout
+    assert "0 points compressed in" in shown
+    shown = run("stats", "candles").stdout
+    assert "in blocks" in shown
+    assert f"{rows:,}" in shown
+    (figures,) = json.loads(run("stats", "candles", "--json").stdout)
+    assert (figures["block_points"], figures["blocks"]) == (rows, blocks_of(sql, "candles"))
+    assert (
+        f"{blocks_of(sql, 'candles')} blocks of {rows:,} points" in run("verify", "candles").stdout
+    )
+    report = run("decompress", "candles", "--yes", "--json").stdout
+    assert json.loads(report)["report"]["points"] == rows == rows_of(sql, "candles")
+
+
+def test_a_dry_run_says_what_it_would_save_and_from_what_it_knows(
+    run: Run, rows: int, sql: psycopg.Connection
+) -> None:
+    shown = run("compress", "candles", "B", "--before", MIDDLE, "--dry-run").stdout
+    assert "bytes of rows now" in shown
+    assert "bytes of blocks then" in shown
+    assert "smaller by" in shown
+    assert "expected from a sample: 346 of 346 points were encoded; nothing was changed" in shown
+    said = json.loads(run("compress", "candles", "--before", CLOSED, "--dry-run", "--json").stdout)
+    assert said["dry_run"] is True
+    assert (said["report"]["points"], said["report"]["blocks"]) == (rows, 0)
+    assert 0 < said["report"]["block_bytes"] < said["report"]["row_bytes"]
+    assert (rows_of(sql, "candles"), blocks_of(sql, "candles")) == (rows, 0)
+
+
+def test_late_points_are_folded(
+    run: Run, rows: int, blocking: toolkit.Store, sql: psycopg.Connection
+) -> None:
+    run("compress", "candles", "--before", CLOSED)
+    blocking.write("candles", frame(CANDLES, 30, 8), series="A")
+    assert rows_of(sql, "candles") == 30
+    assert "0 points recompressed" in run("recompress", "candles", "--from", END).stdout
+    assert "0 points recompressed" in run("recompress", "candles", "B").stdout
+    shown = run("recompress", "candles", "A", "--to", END).stdout
+    assert "30 points recompressed in" in shown
+    assert rows_of(sql, "candles") == 0
+
+
+def test_decompress_asks(run: Run, rows: int, sql: psycopg.Connection) -> None:
+    assert "0 points decompressed" in run("decompress", "candles").stdout  # nothing to ask
+    run("compress", "candles", "--before", CLOSED)
+    blocks = blocks_of(sql, "candles")
+    said = run("decompress", "candles", "B", input="n\n", code=1).stderr
+    assert f"Make rows of the blocks of 1 series? Dataset 'candles' has {rows:,} points in" in said
+    assert "give --yes where nobody can be asked" in run("decompress", "candles", code=1).stderr
+    assert blocks_of(sql, "candles") == blocks
+    run("decompress", "candles", "B", "--from", MIDDLE, input="y\n")
+    assert blocks_of(sql, "candles") == blocks - 1
+
+
+def test_an_age_is_asked_for_where_the_dataset_has_none(run: Run, rows: int) -> None:
+    said = run("compress", "candles", code=2).stderr
+    assert "dataset 'candles' has no compress_after" in said
+    assert "--before or --after" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compress", "candles", "--before", "now", "--after", "3d"], "not both"),
+        (["compress", "candles", "--after", "soon"], "BEFORE: 'now-soon' is not a time"),
+        (["compress", "candle", "--before", "now"], "did you mean 'candles'"),
+        (["compress", "candles", "nosuch", "--before", "now"], "unknown series 'nosuch'"),
+        (["recompress", "candles", "--from", "now", "--to", "now-3d"], "is before start"),
+        (["decompress", "candle", "--yes"], "did you mean 'candles'"),
+        (["decompress", "candles", "nosuch", "--yes"], "unknown series 'nosuch'"),
+        (["verify", "candles", "--from", "x"], "START: 'x' is not a time"),
+        (["verify", "candle"], "did you mean 'candles'"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence_and_exit_code_2(
+    run: Run, arguments: list[str], said: str
+) -> None:
+    assert said in run(*arguments, code=2).stderr
+
+
+def test_all_that_is_left_is_busy(run: Run, rows: int, sql: psycopg.Connection) -> None:
+    run("compress", "candles", "A", "--before", CLOSED)
+    with sql.transaction():
+        sql.execute("SELECT FROM candles FOR UPDATE")
+        result = run("compress", "candles", "--before", MIDDLE, "--json", code=4)
+    assert json.loads(result.stdout)["report"]["busy"] == 1
+    assert "somebody else held 1 of the spans, nothing was done; run it again" in result.stderr
+    with sql.transaction():
+        sql.execute("SELECT FROM candles WHERE ts >= %s FOR UPDATE", [MIDDLE])
+        result = run("compress", "candles", "--before", CLOSED)
+    assert "somebody else held 1 of the spans; run it again for the rest" in result.stderr
+    run("compress", "candles", "--before", CLOSED)
+    assert rows_of(sql, "candles") == 0
+
+
+def test_an_interruption_says_what_is_done(
+    rows: int, blocking: toolkit.Store, database: Database, sql: psycopg.Connection
+) -> None:
+    for n in range(8):  # each waits for a second, as long as they are held
+        blocking.write("candles", frame(CANDLES, 5, n), series=f"held-{n}")
+    blocking.refresh("candles")
+    code = "from toolkit.cli import main; main(prog_name='toolkit')"
+    command = [sys.executable, "-c", code, "compress", "candles", "--before", CLOSED]
+    paths = os.pathsep.join(map(str, (PROJECT, PROJECT / "routing", PROJECT / "maintenance")))
+    with sql.transaction():
+        sql.execute(
+            "SELECT FROM candles AS c JOIN series AS s ON s.id = c.series_id "
+            "WHERE s.name LIKE 'held-%' FOR UPDATE OF c"
+        )
+        with subprocess.Popen(
+            command,
+            env=os.environ | {"TOOLKIT_DSN": database.dsn, "PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            until = time.monotonic() + 60
+            # not by sql: a transaction that has locked a table hears of no new partition of it
+            while not blocking.describe("candles").blocks and time.monotonic() < until:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert said.startswith("Error: interrupted; ")
+    assert "are done and stay so, nothing is half done; the same command goes on" in said
+    left = rows_of(sql, "candles")
+    assert 0 < left < rows
+    assert blocking.compress("candles", before=CLOSED).points == left
+
+
+def test_verify_says_what_is_damaged_and_exits_1(
+    run: Run, rows: int, sql: psycopg.Connection
+) -> None:
+    run("compress", "candles", "--before", CLOSED)
+    assert "none damaged" in run("verify", "candles").stdout
+    sql.execute(
+        "UPDATE candles_blocks AS b SET open = set_byte(open, 30, get_byte(open, 30) # 4) "
+        "FROM series AS s WHERE s.id = b.series_id AND s.name = 'B' AND b.lo < %s",
+        [MIDDLE],
+    )
+    shown = run("verify", "candles", code=1).stdout
+    assert "dataset 'candles', series 'B', block [2024-01-" in shown
+    assert "column 'open': the checksum does not match" in shown
+    assert "columns that decode: ts, high, low, close, volume" in shown
+    assert "1 damaged" in shown
+    said = json.loads(run("verify", "candles", "--json", code=1).stdout)
+    (damage,) = said["damaged"]
+    assert (damage["series"], damage["is_readable"]) == ("B", False)
+    assert damage["columns"] == ["ts", "high", "low", "close", "volume"]
+    assert set(damage["bars"]) == {"5m", "1h", "1d"}
+    assert said["points"] == rows
+    run("verify", "candles", "A")
+    run("verify", "candles", "--from", MIDDLE, "--to", END)
+    error = run("query", "candles", "B", START, END, code=1).stderr
+    assert "toolkit verify says what is damaged" in error
