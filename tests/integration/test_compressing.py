@@ -31,6 +31,7 @@ from fix_servers import Database
 from fix_stores import COLOURS, cached, open_store
 
 from toolkit import migrate
+from toolkit.cli.proposing import declaration_of
 from toolkit.dataset import CANDLES, METRICS, TRADES, Dataset
 from toolkit.errors import QueryError, SchemaError, UnknownName
 
@@ -256,6 +257,7 @@ def test_a_dataset_says_what_is_old(
     known = {d.name: d for d in store.datasets()}
     assert known["metrics"] == replace(METRICS, compress_after="30d")
     assert Dataset.from_mapping(known["metrics"].to_mapping()) == known["metrics"]
+    assert 'compress_after="30d"' in declaration_of(known["metrics"])
     with (
         migrate.connected(database.dsn) as connection,
         Operations.context(MigrationContext.configure(connection)) as op,
