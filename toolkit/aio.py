@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolkit.backfill import BackfillReport
 from toolkit.catalog import Series
@@ -21,15 +21,12 @@ from toolkit.packer import Progress as PackProgress
 from toolkit.partitions import Partition
 from toolkit.query import Freshness, build_query
 from toolkit.refresher import Progress, RefreshReport
-from toolkit.roads import Explanation, Roads, latest_query
+from toolkit.roads import Explanation, Roads, latest_query, shelf_of
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.timegrid import Step
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import VerifyReport
 from toolkit.writer import WriteReport
-
-if TYPE_CHECKING:
-    from toolkit.drivers.shelf import Shelf
 
 
 class AsyncStore:
@@ -43,7 +40,7 @@ class AsyncStore:
         assert settings.dsn is not None
         self.settings = settings
         driver = AsyncDriver(settings.dsn, settings.pool)
-        self._roads = Roads(driver, settings, _shelf(settings))
+        self._roads = Roads(driver, settings, shelf_of(settings, "shelf_aio", "AsyncWire"))
 
     def __repr__(self) -> str:
         return f"<AsyncStore schema {self.settings.schema!r}>"
@@ -368,15 +365,3 @@ class AsyncStore:
     def stats(self) -> dict[str, float]:
         """Return counters of this store: reads by strategy, rows, times, and its pool's."""
         return self._roads.stats()
-
-
-def _shelf(settings: Settings) -> Shelf | None:
-    options = settings.cache
-    if not options.redis or not options.memory:
-        return None
-    from toolkit.drivers.shelf import Shelf
-    from toolkit.drivers.shelf_aio import AsyncWire  # redis-py takes 0.13 s to import
-    from toolkit.drivers.shelf_wire import ShelfOptions
-
-    origin = settings.origins.get("cache.redis", "settings")
-    return Shelf(AsyncWire(options.redis, ShelfOptions(options.redis_timeout, origin=origin)))

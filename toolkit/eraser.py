@@ -70,8 +70,8 @@ class Eraser:
         await moves.begin(transaction, late.PATIENCE)
         count = 0
         for one in series:
-            ts = await late.cut_out(transaction, entry, one, span, self._run)
-            count += len(ts)
+            lost, ts = await late.cut_out(transaction, entry, one, span, self._run)
+            count += lost
             batch = late.logged(one, entry, ts)
             await changes.log(transaction, entry, batch, np.array([one.id], np.int32))
         await transaction.fetch(compose("blocks/end_move"))

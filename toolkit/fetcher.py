@@ -407,11 +407,9 @@ class Fetcher:
         """Return the points of rows and blocks; ``options`` are those of cold_of."""
         how = cold.cold_of(work, span, columns, ids, names, **options)
         code_of = {series_id: code for code, series_id in enumerate(ids)}
-        is_large = any(row[1] is None for row in rows)  # there are blocks
-        merged: Merged
-        if not is_large:
-            return merge_cold(how, rows, code_of, self.run)
-        merged = await self.driver.compute(merge_cold, how, rows, code_of, self.run)
+        has_blocks = any(row[1] is None for row in rows)
+        count = _OFF_LOOP if has_blocks else 0
+        merged: Merged = await self.compute(count, merge_cold, how, rows, code_of, self.run)
         return merged
 
     async def compute(self, rows: int, function: Callable[..., Any], *args: Any) -> Any:

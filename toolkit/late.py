@@ -16,6 +16,7 @@ from toolkit.cutting import cut
 from toolkit.ddl import blocks_table
 from toolkit.drivers import Driver, Rows, Transaction
 from toolkit.drivers.inside import InsideDriver
+from toolkit.errors import CorruptBlock
 from toolkit.ingest.frames import Batch
 from toolkit.merging import Run
 from toolkit.reduce import Table
@@ -81,10 +82,11 @@ async def thaw(
 
 async def cut_out(
     transaction: Transaction, entry: Entry, series: Series, span: Span, run: Run
-) -> Instants:
-    """Remove what a locked series has in a range of blocks' time; return when that was.
+) -> tuple[int, Instants]:
+    """Remove what a locked series has in a range of blocks' time; return how many points, and when.
 
-    Blocks that the range cuts are made anew of the rest, late points folded in.
+    Blocks that the range cuts are made anew of the rest, late points folded in. A damaged block
+    goes if all of it is to.
     """
     statement = compose(
         "blocks/list_blocks",
@@ -97,16 +99,26 @@ async def cut_out(
         **blocks_params(entry, span),
         "ids": [series.id],
     }
-    removed: list[Instants] = []
-    for _, lo, hi, *_ in await transaction.fetch(statement, params):
+    lost, removed = 0, [np.empty(0, np.int64)]
+    for _, lo, hi, count, _ in await transaction.fetch(statement, params):
         block = Span(to_us(lo), to_us(hi))
-        table = (await moves.take(transaction, entry, series, block, run)).table
+        try:
+            table = (await moves.take(transaction, entry, series, block, run)).table
+        except CorruptBlock:
+            if not (span.start <= block.start and block.end <= span.end):
+                raise
+            # gone by now, and nothing of it is to stay: when it held points is not known
+            lost += count
+            step = entry.dataset.log_step.width
+            removed.append(np.arange(block.start, block.end, step, dtype=np.int64))
+            continue
         low, high = np.searchsorted(table.ts, (span.start, span.end)).tolist()
+        lost += high - low
         removed.append(table.ts[low:high])
         rest = table.take(np.r_[0:low, high : len(table)])
         blocks = moves.encoded(entry, series, rest, cut(block, rest.ts))
         await moves.put(transaction, entry, series, blocks)
-    return np.concatenate(removed) if removed else np.empty(0, np.int64)
+    return lost, np.concatenate(removed)
 
 
 async def _blocks(

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import numpy as np
 from psycopg.sql import SQL, Identifier
@@ -16,7 +17,7 @@ from toolkit.cutting import cut, spans_to_pack
 from toolkit.ddl import block_columns, blocks_table
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, Driver, Params
-from toolkit.errors import Busy, DatabaseError
+from toolkit.errors import Busy, CorruptBlock, DatabaseError
 from toolkit.forecast import sample
 from toolkit.ingest.copybinary import encode
 from toolkit.ingest.frames import Batch
@@ -66,23 +67,25 @@ class _Task:
 
     series: Series
     region: Span
-    rows: int
     is_closed: bool
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What several workers have done."""
+    """What several workers have done, of about so many points."""
 
     report: PackReport
     total: int
     on_progress: Progress
     found: list[tuple[Series, Span]] = field(default_factory=list)
+    damaged: list[CorruptBlock] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
 
     def add(self, **counts: int) -> None:
-        values = {k: getattr(self.report, k) + v for k, v in counts.items()}
-        self.report = replace(self.report, **values)
-        self.on_progress(self.report, self.total)
+        with self.lock:
+            values = {k: getattr(self.report, k) + v for k, v in counts.items()}
+            report = self.report = replace(self.report, **values)
+        self.on_progress(report, max(self.total, report.points))
 
 
 class Packer:
@@ -115,31 +118,26 @@ class Packer:
         """Move rows inside ``span`` to blocks; ``only_late``: those in the spans of blocks.
 
         Each span is a transaction: killed at any time, the next run goes on. Newer rows of a
-        partition that still grows wait until they fill a block.
+        partition that still grows wait until they fill a block. A damaged block is passed over:
+        CorruptBlock is raised when all others are done.
         """
         started = time.perf_counter()
         entry = await self._directory.confirmed(dataset)
         ids = None
         if names is not None:
             ids = [s.id for s in await self._directory.series(entry, names)]
-        tally = _Tally(PackReport(dataset), 0, on_progress)
         partitions = [p for p in await self._partitioning.ranges(entry) if _overlap(p.span, span)]
-        tasks: dict[str, list[_Task]] = {}
+        tally = _Tally(PackReport(dataset), sum(p.rows for p in partitions), on_progress)
         for partition in partitions:
-            tasks[partition.name], waiting = await self._tasks(
-                entry, ids, partition, span, with_waiting=is_dry
-            )
-            tally.total += sum(t.rows for t in tasks[partition.name])
-            tally.report = replace(tally.report, waiting=tally.report.waiting + waiting)
-        for partition in partitions:
-            mine = tasks[partition.name]
+            mine, waiting = await self._tasks(entry, ids, partition, span, with_waiting=is_dry)
+            tally.add(waiting=waiting)
             if mine and not is_dry:
                 await self._prepare(entry, partition, span)
             before = tally.report.points
             await self._each(entry, mine, tally, only_late=only_late, is_dry=is_dry)
             if is_dry:
-                rows = max(partition.rows, sum(t.rows for t in mine), 1)
-                share = (tally.report.points - before) / rows
+                counted = tally.report.points - before
+                share = counted / max(partition.rows, counted, 1)
                 tally.add(row_bytes=round(partition.bytes * share))
             elif partition.span.end <= span.end:
                 tally.add(row_bytes=await self._reclaim(entry, partition, bool(mine)))
@@ -147,6 +145,8 @@ class Packer:
             points, size = await sample(self._driver, entry, tally.found, self._run)
             expected = tally.report.points * size // max(points, 1)
             tally.add(sampled=points, block_bytes=expected)
+        if tally.damaged:
+            raise tally.damaged[0]
         return replace(tally.report, seconds=time.perf_counter() - started)
 
     async def _tasks(
@@ -166,15 +166,15 @@ class Packer:
             "log_start": log_start(region),
             "dataset_id": entry.id,
         }
-        rows = await self._driver.fetch(self._text(entry, "count_rows"), params)
+        rows = await self._driver.fetch(self._text(entry, "find_series"), params)
         by_id = await self._directory.series_by_id(entry, [row[0] for row in rows])
         is_closed = partition.span.end <= span.end
         tasks = [
-            _Task(by_id[row[0]], region, row[1], is_closed)
+            _Task(by_id[row[0]], region, is_closed)
             for row in rows
-            if (with_waiting or not row[2]) and row[0] in by_id
+            if (with_waiting or not row[1]) and row[0] in by_id
         ]
-        return tasks, sum(row[2] for row in rows)
+        return tasks, sum(row[1] for row in rows)
 
     async def _prepare(self, entry: Entry, partition: Partition, span: Span) -> None:
         """Tell readers that there may be blocks, and make the partition for them."""
@@ -220,6 +220,9 @@ class Packer:
             except Busy as error:
                 _log.info("%s, %s: %s", task.series.name, span, error)
                 tally.add(busy=1)
+            except CorruptBlock as error:
+                _log.warning("passed over: %s", error)
+                tally.damaged.append(error)
 
     async def _pack_span(self, entry: Entry, task: _Task, span: Span, tally: _Tally) -> None:
         series = task.series
@@ -348,6 +351,7 @@ class Packer:
                 blocks=name(entry.schema, blocks),
                 log=name(entry.schema, f"{entry.dataset.name}_log"),
                 rollup=name(entry.schema, "rollup"),
+                series=name(entry.schema, "series"),
                 dataset=name(entry.schema, "dataset"),
                 bytes=SQL(" + ").join(
                     SQL("octet_length({})").format(Identifier("b", c)) for c in stored

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit import shelved
@@ -23,7 +24,7 @@ from toolkit.directory import Directory
 from toolkit.drivers import Driver
 from toolkit.drivers.decoding import DecodePool
 from toolkit.eraser import Eraser
-from toolkit.errors import QueryError, SchemaError
+from toolkit.errors import CorruptBlock, QueryError, SchemaError
 from toolkit.exporting import PIECE, ExportReport, ParquetFile, described, export
 from toolkit.inspection import DatasetStats, describe
 from toolkit.intake import Intake
@@ -240,7 +241,8 @@ class Roads:
             before = await self._old_before(dataset)
         query = build_query(dataset, series, *_ends(start, before))
         if not is_dry:  # what a rollup has yet to follow would have to wait
-            await self.refresher.refresh(dataset)
+            with suppress(CorruptBlock):  # of another series perhaps: ours is told below
+                await self.refresher.refresh(dataset)
         report = await self.packer.compress(
             dataset,
             query.asked.series,
@@ -369,3 +371,16 @@ def latest_query(
     return build_query(
         dataset, series, *everything, labels=labels, columns=columns, step=step, tz=tz, cache=False
     )
+
+
+def shelf_of(settings: Settings, module: str, wire: str) -> Shelf | None:
+    """Return what a store shares with others over a wire of ``toolkit.drivers``; None: nothing."""
+    options = settings.cache
+    if not options.redis or not options.memory:
+        return None
+    from toolkit.drivers.shelf import Shelf  # redis-py takes 0.13 s to import
+    from toolkit.drivers.shelf_wire import ShelfOptions
+
+    kind = getattr(import_module(f"toolkit.drivers.{module}"), wire)
+    origin = settings.origins.get("cache.redis", "settings")
+    return Shelf(kind(options.redis, ShelfOptions(options.redis_timeout, origin=origin)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolkit.backfill import BackfillReport
 from toolkit.catalog import Series
@@ -23,15 +23,12 @@ from toolkit.packer import Progress as PackProgress
 from toolkit.partitions import Partition
 from toolkit.query import Freshness, build_query
 from toolkit.refresher import Progress, RefreshReport
-from toolkit.roads import Explanation, Roads, latest_query
+from toolkit.roads import Explanation, Roads, latest_query, shelf_of
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.timegrid import Step
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import VerifyReport
 from toolkit.writer import WriteReport
-
-if TYPE_CHECKING:
-    from toolkit.drivers.shelf import Shelf
 
 
 class Store:
@@ -45,7 +42,7 @@ class Store:
         assert settings.dsn is not None
         self.settings = settings
         driver = BlockingDriver(settings.dsn, settings.pool)
-        self._roads = Roads(driver, settings, _shelf(settings))
+        self._roads = Roads(driver, settings, shelf_of(settings, "shelf_blocking", "BlockingWire"))
 
     def __repr__(self) -> str:
         return f"<Store schema {self.settings.schema!r}>"
@@ -425,15 +422,3 @@ class Store:
     def stats(self) -> dict[str, float]:
         """Return counters of this store: reads by strategy, rows, times, and its pool's."""
         return self._roads.stats()
-
-
-def _shelf(settings: Settings) -> Shelf | None:
-    options = settings.cache
-    if not options.redis or not options.memory:
-        return None
-    from toolkit.drivers.shelf import Shelf
-    from toolkit.drivers.shelf_blocking import BlockingWire  # redis-py takes 0.13 s to import
-    from toolkit.drivers.shelf_wire import ShelfOptions
-
-    origin = settings.origins.get("cache.redis", "settings")
-    return Shelf(BlockingWire(options.redis, ShelfOptions(options.redis_timeout, origin=origin)))

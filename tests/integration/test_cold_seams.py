@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -62,7 +62,7 @@ ROADS: dict[str, Callable[[Any], Columns]] = {
 
 
 @pytest.fixture
-def filled(store: Any) -> Iterator[Any]:
+def filled(store: Any) -> Any:
     """A store with three months of minute bars of two series, rollups refreshed."""
     ts = START + MINUTE * np.arange(COUNT)
     for name in ("A", "B"):
@@ -71,7 +71,7 @@ def filled(store: Any) -> Iterator[Any]:
         store.write("candles", frame, series=name, time_unit="us")
         store.label("candles", name, {"kind": "x"})
     store.refresh("candles")
-    yield store
+    return store
 
 
 def _same(one: Columns, other: Columns) -> None:
