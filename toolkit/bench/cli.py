@@ -14,7 +14,18 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from toolkit.bench import caching, grid, memory, outages, reads, report, shared, writes
+from toolkit.bench import (
+    blocks,
+    caching,
+    grid,
+    memory,
+    outages,
+    packing,
+    reads,
+    report,
+    shared,
+    writes,
+)
 from toolkit.bench.ground import (
     SCHEMA,
     Ground,
@@ -48,6 +59,16 @@ CASES: dict[str, Case] = {
     "write_upsert": writes.upsert_empty,
     "write_upsert_existing": writes.upsert_existing,
     "stream_memory": memory.stream_memory,
+    "blocks_size": blocks.size,
+    "blocks_size_generated": blocks.size_generated,
+    "blocks_read": blocks.read,
+    "blocks_columns": blocks.columns,
+    "blocks_hours": blocks.hours,
+    "blocks_short": blocks.short,
+    "blocks_backfill": packing.backfill,
+    "blocks_compress": packing.compress,
+    "blocks_compress_load": packing.compress_under_load,
+    "blocks_memory": memory.blocks_memory,
 }
 
 

@@ -30,7 +30,11 @@ _PATIENCE_S = 2.0
 NOISY = replace(CANDLES, name="noisy")  # candles with a long change log
 WRITTEN = replace(CANDLES, name="written")  # what the write cases fill
 PRICED = replace(CANDLES, name="priced")  # what the chooser is tried on
-LONG = replace(CANDLES, name="long")  # what the memory case streams in its full form
+LONG = replace(CANDLES, name="long")  # what the memory cases stream in their full form
+COLD = replace(CANDLES, name="cold")  # the bars again, in blocks
+REAL = replace(CANDLES, name="real")  # real bars, in blocks
+PACKED = replace(CANDLES, name="packed")  # what becomes blocks while it is timed
+_OWN = (NOISY, WRITTEN, PRICED, LONG, COLD, REAL, PACKED)
 
 Say = Callable[[str], None]
 
@@ -51,6 +55,8 @@ class Sizes:
     to_sql_rows: int = 10_000
     streamed_rows: int = 2_000_000
     priced_minutes: int = 1_051_200
+    packed_rows: int = 500_000
+    load_s: float = 4.0
     cached_days: int = 30
     turns: int = 200
     cached_turns: int = 2_000
@@ -122,7 +128,7 @@ def prepared(
     settings = replace(load_settings(dsn), dsn=dsn, schema=schema, cache=quiet)
     with ExitStack() as stack:
         with psycopg.connect(dsn, autocommit=True) as connection:
-            for dataset in (NOISY, WRITTEN, PRICED, LONG):
+            for dataset in _OWN:
                 for statement in create_dataset(dataset, schema):
                     connection.execute(statement.encode())
         store = stack.enter_context(Store(settings))

@@ -79,11 +79,28 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """What a peer's ratio is held against."""
+
+    value: float
+    is_cost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A peer that is not installed, and what ours would have been held to."""
+
+    peer: str
+    why: str
+    target: Target | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What a case measured; ``points`` is the work of one turn.
 
-    ``ceiling`` is a target for ours alone, in ``unit``, where no peer is the measure; ``lines``
-    is what else there is to show.
+    ``ceiling`` is a target for ours alone, in ``unit``, and ``least`` one in points a second,
+    where no peer is the measure; ``lines`` is what else there is to show.
     """
 
     case: str
@@ -94,6 +111,8 @@ class Result:
     unit: str = "ms"
     ceiling: float | None = None
     lines: tuple[str, ...] = ()
+    least: float | None = None
+    missing: tuple[Missing, ...] = ()
 
     @property
     def points_per_s(self) -> float | None:
@@ -101,9 +120,19 @@ class Result:
 
     @property
     def is_met(self) -> bool:
-        """Whether every target of the case was reached."""
+        """Whether every target of the case was reached; one beside a missing peer was not."""
+        is_whole = all(m.target is None for m in self.missing)
+        is_own = self.is_own_met is not False
+        return is_whole and is_own and all(c.is_met is not False for c in self.comparisons)
+
+    @property
+    def is_own_met(self) -> bool | None:
+        """Whether the targets for ours alone were reached, if there are any."""
+        if self.ceiling is None and self.least is None:
+            return None
         is_below = self.ceiling is None or self.ours.p50 <= self.ceiling
-        return is_below and all(c.is_met is not False for c in self.comparisons)
+        is_above = self.least is None or (self.points_per_s or 0.0) >= self.least
+        return is_below and is_above
 
     def to_mapping(self) -> dict[str, Any]:
         return {
@@ -116,18 +145,12 @@ class Result:
             "p99": self.ours.p99,
             "points_per_s": self.points_per_s,
             "ceiling": self.ceiling,
+            "least_points_per_s": self.least,
             "is_met": self.is_met,
             "comparisons": [c.to_mapping() for c in self.comparisons],
+            "missing": {m.peer: m.why for m in self.missing},
             "lines": list(self.lines),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a peer's ratio is held against."""
-
-    value: float
-    is_cost: bool = False
 
 
 def by_turns(

@@ -1,4 +1,4 @@
-"""The memory case: how far streaming many rows lifts a process above its idle self."""
+"""The memory cases: how far streaming many points lifts a process above its idle self."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 
 import numpy as np
 
-from toolkit.bench.ground import LONG, MINUTE, START, Ground, at
+from toolkit.bench.blocks import FAR, fill_cold
+from toolkit.bench.ground import COLD, LONG, MINUTE, START, Ground, at
 from toolkit.bench.measure import Result, Timing
 from toolkit.errors import ToolkitError
 from toolkit.store import Store
@@ -24,10 +25,27 @@ def stream_memory(ground: Ground) -> Result:
     """Stream rows in a process of its own, and take its peak above what it needed when idle."""
     if ground.is_full:
         _make_long(ground)
-        dataset, rows, end = LONG.name, _FULL_ROWS, _LONG_MINUTES
-    else:
-        dataset, end = "candles", ground.sizes.minutes
-        rows = min(ground.sizes.streamed_rows, ground.sizes.series * end)
+        return _streamed(ground, "stream_memory", LONG.name, _FULL_ROWS, _LONG_MINUTES)
+    return _streamed(ground, "stream_memory", "candles", *_some(ground))
+
+
+def blocks_memory(ground: Ground) -> Result:
+    """Stream the same out of blocks."""
+    if ground.is_full:
+        _make_long(ground)
+        ground.store.compress(LONG.name, before=FAR)
+        return _streamed(ground, "blocks_memory", LONG.name, _FULL_ROWS, _LONG_MINUTES)
+    fill_cold(ground)
+    return _streamed(ground, "blocks_memory", COLD.name, *_some(ground))
+
+
+def _some(ground: Ground) -> tuple[int, int]:
+    """Return how many rows to stream of the bars, and the minute where these end."""
+    minutes = ground.sizes.minutes
+    return min(ground.sizes.streamed_rows, ground.sizes.series * minutes), minutes
+
+
+def _streamed(ground: Ground, case: str, dataset: str, rows: int, end: int) -> Result:
     task = {
         "dsn": ground.dsn,
         "schema": ground.schema,
@@ -48,8 +66,9 @@ def stream_memory(ground: Ground) -> Result:
     answer = json.loads(done.stdout)
     assert answer["rows"] >= rows, answer
     taken = Timing("stream", 1, answer["more_mb"], answer["more_mb"])
-    what = f"memory to stream {answer['rows']:,} rows, above idle"
-    return Result("stream_memory", what, answer["rows"], taken, unit="MB", ceiling=150.0)
+    kind = "rows" if case == "stream_memory" else "points out of blocks"
+    what = f"memory to stream {answer['rows']:,} {kind}, above idle"
+    return Result(case, what, answer["rows"], taken, unit="MB", ceiling=150.0)
 
 
 def measure(task: dict[str, object]) -> dict[str, float]:
@@ -82,6 +101,8 @@ def _resident(field: str) -> int:
 
 def _make_long(ground: Ground) -> None:
     """Make ten million rows on the server."""
+    if ground.store.series(LONG.name):
+        return
     for number in range(_LONG_SERIES):
         name = f"L{number}"
         first = {"ts": [at(0)], "close": [1.0]}

@@ -21,7 +21,7 @@ _LOG_COMMITS = 20
 def read_small(ground: Ground) -> Result:
     """Read a thousand points at random places of a series."""
     points = ground.sizes.small_read
-    statements, arguments = _windows(ground, points)
+    statements, arguments = windows(ground, points)
     contenders = [
         Contender(OURS, lambda turn: ground.store.read("candles", _SERIES, *arguments(turn))),
         Contender(ADBC, lambda turn: ground.peers.arrow(statements(turn))),
@@ -37,7 +37,7 @@ def read_small(ground: Ground) -> Result:
 def client_cpu(ground: Ground) -> Result:
     """Take the client CPU of a small read beyond that of its statement on a bare connection."""
     points = ground.sizes.small_read
-    _, arguments = _windows(ground, points)
+    _, arguments = windows(ground, points)
     statement = ground.store.explain("candles", _SERIES, *arguments(0)).statement.encode()
     series_id = ground.id_of("candles", _SERIES)
     named = {"id": series_id, "ids": [series_id]}  # whichever the statement has
@@ -64,7 +64,7 @@ def client_cpu(ground: Ground) -> Result:
 def read_large(ground: Ground) -> Result:
     """Read half a million points from rows."""
     points = min(ground.sizes.large_read, ground.sizes.minutes)
-    statements, arguments = _windows(ground, points)
+    statements, arguments = windows(ground, points)
     contenders = [
         Contender(OURS, lambda turn: ground.store.read("candles", _SERIES, *arguments(turn))),
         Contender(ADBC, lambda turn: ground.peers.arrow(statements(turn))),
@@ -131,7 +131,7 @@ def read_behind_log(ground: Ground) -> Result:
     return Result("read_behind_log", what, sizes.buckets, found[OURS], compared)
 
 
-def _windows(
+def windows(
     ground: Ground, points: int
 ) -> tuple[Callable[[int], str], Callable[[int], tuple[str, str]]]:
     """Return for each turn the peers' statement and our arguments: the same random window."""

@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.table import Table
 
-from toolkit.bench.measure import Comparison, Result
+from toolkit.bench.measure import Comparison, Result, Target
 
 _PACKAGES = (
     *("psycopg", "pandas", "sqlalchemy", "pyarrow", "adbc-driver-postgresql", "numpy"),
     *("redis", "pcodec", "dogpile.cache", "aiocache", "cashews"),
+    *("arcticdb", "duckdb"),
 )
 _SHORT_MS = 1.0
 
@@ -32,41 +33,57 @@ def table(results: Sequence[Result]) -> Table:
     for result in results:
         ours = result.ours
         rate = f"{result.points_per_s:,.0f}" if result.points_per_s else ""
-        ceiling, met = "", ""
-        if result.ceiling is not None:
-            ceiling = f"≤ {_shown(result.ceiling, result.unit, digits=4)}"
-            met = _verdict(ours.p50 <= result.ceiling)
+        own, met = "; ".join(_own(result)), _verdict(result.is_own_met)
         p50, p99 = (_shown(value, result.unit) for value in (ours.p50, ours.p99))
-        shown.add_row(
-            f"[bold]{result.case}[/]: {result.what}", "", p50, p99, rate, "", ceiling, met
-        )
+        shown.add_row(f"[bold]{result.case}[/]: {result.what}", "", p50, p99, rate, "", own, met)
         for comparison in result.comparisons:
             shown.add_row("", *_peer(comparison, result))
+        for missing in result.missing:
+            target = _sign(missing.target) if missing.target else ""
+            shown.add_row("", f"{missing.peer} is missing: {missing.why}", *[""] * 4, target, "")
         shown.add_section()
     return shown
 
 
 def targets(result: Result) -> str:
     """Return what a case is held to, in words."""
+    held = [
+        (Target(c.target, c.is_cost), c.peer.name)
+        for c in result.comparisons
+        if c.target is not None
+    ]
+    held += [(m.target, m.peer) for m in result.missing if m.target is not None]
+    better = "smaller than" if result.unit == "B" else "as fast as"
+    said = [
+        f"{_sign(target)} {peer}" if target.is_cost else f"{_sign(target)} {better} {peer}"
+        for target, peer in held
+    ]
+    return "; ".join([*_own(result), *said])
+
+
+def _own(result: Result) -> list[str]:
+    """Return what ours alone is held to."""
     said = []
     if result.ceiling is not None:
         said.append(f"≤ {_shown(result.ceiling, result.unit, digits=4)}")
-    for comparison in result.comparisons:
-        if comparison.target is not None:
-            times, peer = f"{comparison.target:g} ×", comparison.peer.name
-            is_cost = comparison.is_cost
-            said.append(f"≤ {times} {peer}" if is_cost else f"{times} as fast as {peer}")
-    return "; ".join(said)
+    if result.least is not None:
+        said.append(f"≥ {result.least:,.0f}/s")
+    return said
+
+
+def _sign(target: Target) -> str:
+    return f"{'≤ ' if target.is_cost else ''}{target.value:g} ×"
 
 
 def _peer(comparison: Comparison, result: Result) -> tuple[str, ...]:
-    peer, sign = comparison.peer, "≤ " if comparison.is_cost else ""
-    rate = f"{result.points / peer.p50 * 1000:,.0f}"
-    target = f"{sign}{comparison.target:g} ×" if comparison.target is not None else ""
+    peer, target = comparison.peer, ""
+    rate = f"{result.points / peer.p50 * 1000:,.0f}" if result.unit == "ms" else ""
+    if comparison.target is not None:
+        target = _sign(Target(comparison.target, comparison.is_cost))
     return (
         peer.name,
-        _shown(peer.p50),
-        _shown(peer.p99),
+        _shown(peer.p50, result.unit),
+        _shown(peer.p99, result.unit),
         rate,
         f"{comparison.ratio:,.2f} ×",
         target,
