@@ -7,17 +7,22 @@ import io
 import json
 import re
 import socket
+import sys
+import time
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+import numpy as np
 import pandas as pd
 import pytest
 from fix_servers import PROJECT, Database
 from rich.console import Console
 
-from toolkit.bench import cli, decorated, grid, memory, outages, report
-from toolkit.bench.ground import PRICED, Sizes, at, bars, prepared
+from toolkit.bench import blocks, cli, decorated, files, grid, memory, outages, report
+from toolkit.bench.ground import LONG, PRICED, Sizes, at, bars, prepared
+from toolkit.bench.load import capacity, open_load
 from toolkit.bench.measure import Contender, Result, Target, by_turns, by_turns_awaited, compare
+from toolkit.bench.peers import ADBC, PANDAS
 from toolkit.store import Store
 
 _ROW = re.compile(r"^\| `(\w+)` \| .+ \| (.+) \|$", re.MULTILINE)
@@ -40,6 +45,8 @@ TINY = Sizes(
     cached_turns=20,
     large_turns=2,
     write_turns=2,
+    packed_rows=4_000,
+    load_s=0.3,
 )
 
 
@@ -59,7 +66,7 @@ def test_every_case_runs_and_says_what_it_measured(database: Database, redis_url
         assert case["points"] > 0
         assert case["turns"] > 0
         assert isinstance(case["is_met"], bool)
-        assert case["comparisons"] or case["ceiling"] is not None
+        assert case["comparisons"] or case["ceiling"] or case["least_points_per_s"]
         if case["unit"] == "ms":
             assert 0 < case["p50"] <= case["p99"]
             assert case["points_per_s"] == pytest.approx(case["points"] / case["p50"] * 1000)
@@ -171,15 +178,69 @@ def test_peers_and_ours_read_the_same_points(database: Database, redis_url: str)
             assert values == frame[name].tolist() == table[name].to_pylist()
 
 
+def test_a_peer_that_is_not_installed_is_named(
+    database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever else is there is measured; a target that was not tried is not met, and is told."""
+    for package in ("arcticdb", "duckdb"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with prepared(database.dsn, redis_url, "toolkit", TINY, silent) as ground:
+        result = blocks.read(ground)
+    assert {c.peer.name for c in result.comparisons} == {ADBC, PANDAS, blocks.FROM_ROWS}
+    assert {m.peer for m in result.missing} == {files.ARCTIC, *files.DUCKDB}
+    assert not result.is_met
+    assert "≤ 5 × ArcticDB" in report.targets(result)
+    out = io.StringIO()
+    Console(file=out, width=240).print(report.table([result]))
+    for package, extra in (("arcticdb", "arctic"), ("duckdb", "bench")):
+        asked = f"needs the package '{package}'; pip install 'timeseries-toolkit[{extra}]'"
+        assert asked in out.getvalue()
+    assert report.to_mapping([result], "18")["cases"][0]["missing"][files.ARCTIC]
+
+
+def test_files_hold_the_frame_they_were_given() -> None:
+    frame = pd.DataFrame(bars(3_000, 1))
+    with files.files(frame) as kept:
+        arrow, arrays = kept.read_arrow(), kept.read_numpy()
+        for name in frame:
+            assert np.array_equal(arrays[name], frame[name].to_numpy())
+            assert np.array_equal(arrow[name].to_numpy(), frame[name].to_numpy())
+        if files.ARCTIC not in kept.missing:  # it has an extra to itself
+            kept.write_arctic()
+            found = kept.read_arctic().reset_index()
+            assert all(np.array_equal(found[n].to_numpy(), frame[n].to_numpy()) for n in frame)
+        folder = kept.parquet.parent
+    assert not folder.exists()
+
+
+def test_a_load_counts_what_falls_due_while_it_waits() -> None:
+    """One slow act delays those behind it, and their times say so."""
+    begun: list[int] = []
+
+    def act(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            time.sleep(0.2)
+
+    times = open_load(act, rate=100.0, workers=1, is_over=lambda lasted: lasted >= 0.3)
+    assert begun == list(range(30))
+    assert times[0] >= 200
+    assert times[10] >= 100 - 10
+    assert min(times) >= 0
+    assert capacity(lambda number: time.sleep(0.01), workers=4, seconds=0.2) <= 400
+
+
 def test_the_long_form_streams_rows_made_on_the_server(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("_LONG_SERIES", 2), ("_LONG_MINUTES", 2_000), ("_FULL_ROWS", 4_000)):
         monkeypatch.setattr(f"toolkit.bench.memory.{name}", value)
     with prepared(database.dsn, redis_url, "toolkit", TINY, silent) as ground:
-        result = memory.stream_memory(replace(ground, is_full=True))
-    assert result.points == 4_000
-    assert result.unit == "MB"
+        for case in (memory.stream_memory, memory.blocks_memory):
+            result = case(replace(ground, is_full=True))
+            assert result.points == 4_000
+            assert result.unit == "MB"
+        assert sum(p.rows for p in ground.store.partitions(LONG.name)) == 0
 
 
 @pytest.mark.parametrize("is_awaited", [False, True])

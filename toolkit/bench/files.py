@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from toolkit.bench.measure import Contender, Missing, Target
 from toolkit.errors import MissingExtra
 
-ARCTIC, DUCKDB_NUMPY, DUCKDB_ARROW = "ArcticDB", "DuckDB, to numpy", "DuckDB, to Arrow"
+ARCTIC, DUCKDB = "ArcticDB", ("DuckDB, to numpy", "DuckDB, to Arrow")
 _WANTED = {"arcticdb": "arctic", "duckdb": "bench"}
 _NAME = "bars"
 
@@ -37,7 +37,7 @@ class Files:
                 store = arcticdb.Arctic(f"lmdb://{folder / 'arctic'}")
                 self._library = store.create_library("bench")
                 self.write_arctic()
-        if (duckdb := self._package("duckdb", DUCKDB_NUMPY, DUCKDB_ARROW)) is not None:
+        if (duckdb := self._package("duckdb", *DUCKDB)) is not None:
             self._duckdb = duckdb.connect(config={"threads": os.cpu_count() or 1})
 
     def _package(self, name: str, *peers: str) -> Any:
@@ -83,15 +83,11 @@ class Files:
     def readers(self, targets: dict[str, Target]) -> tuple[list[Contender], tuple[Missing, ...]]:
         """Return who reads the frame, and who cannot."""
         ways = {
-            ARCTIC: self.read_arctic,
-            DUCKDB_NUMPY: self.read_numpy,
-            DUCKDB_ARROW: self.read_arrow,
+            ARCTIC: lambda turn: self.read_arctic(),
+            DUCKDB[0]: lambda turn: self.read_numpy(),
+            DUCKDB[1]: lambda turn: self.read_arrow(),
         }
-        there = [
-            Contender(name, lambda turn, read=read: read())  # type: ignore[misc]  # bound early
-            for name, read in ways.items()
-            if name not in self.missing
-        ]
+        there = [Contender(name, act) for name, act in ways.items() if name not in self.missing]
         return there, self.absent(targets)
 
     def absent(self, targets: dict[str, Target]) -> tuple[Missing, ...]:
