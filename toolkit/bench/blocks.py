@@ -23,7 +23,6 @@ ROW_TABLE, FROM_ROWS = "the row table with its key", "store.read, from rows"
 FRESH_KEY = "the same, its key built afresh"
 ALL_COLUMNS, SQL_HOURS = "all columns", "SQL over rows"
 FAR = "2100-01-01T00:00Z"
-_REAL_SERIES = 10  # a partition of one series is mostly pages that any number would share
 _DAY = 1_440
 _RAW = 48
 
@@ -43,17 +42,17 @@ def size(ground: Ground) -> Result:
         kind, frame = "real bars", real_bars()
     else:
         kind, frame = "made-up bars, the real ones are not there", pd.DataFrame(bars(45_031, 99))
-    for first in range(0, len(frame), _DAY):  # as it comes: series by turns
-        for number in range(_REAL_SERIES):
-            day = frame.iloc[first : first + _DAY]
-            ground.store.write(REAL.name, day, series=f"R{number}")
+    names = [f"R{number}" for number in range(ground.sizes.real_series)]
+    for first in range(0, len(frame), _DAY):  # as it comes: a day of all series at a time
+        day = frame.iloc[first : first + _DAY]
+        ground.store.write(REAL.name, pd.concat([day.assign(series=name) for name in names]))
     ground.store.refresh(REAL.name)
     ground.execute("VACUUM (ANALYZE) {table}", REAL.name)
     rows = stored(ground, REAL.name)
     ground.execute("REINDEX TABLE {table}", REAL.name)
     peers = {ROW_TABLE: rows, FRESH_KEY: stored(ground, REAL.name)}
     _compress(ground, REAL.name)
-    what = f"bytes a point in blocks, {len(frame):,} {kind}, {_REAL_SERIES} times"
+    what = f"bytes a point in blocks, {len(frame):,} {kind}, {len(names)} times"
     return _weighed(ground, "blocks_size", what, REAL.name, peers, frame)
 
 

@@ -111,7 +111,7 @@ def main(only: Sequence[str], json_path: Path | None, is_full: bool, dsn: str | 
             wide = Console(width=None if sys.stdout.isatty() else 180)
             screen = progress if is_piped else wide
             screen.print(report.table(found.results))
-            for line in (line for result in found.results for line in result.lines):
+            for line in (line for result in found.results for line in result.notes):
                 screen.print(line, markup=False, highlight=False, soft_wrap=True)
     progress.print(f"took {time.perf_counter() - started:.0f} s")
     if json_path is not None:

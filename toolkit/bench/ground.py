@@ -55,6 +55,7 @@ class Sizes:
     to_sql_rows: int = 10_000
     streamed_rows: int = 2_000_000
     priced_minutes: int = 1_051_200
+    real_series: int = 10  # a partition of one is mostly pages that any number would share
     packed_rows: int = 500_000
     load_s: float = 4.0
     cached_days: int = 30

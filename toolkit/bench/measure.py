@@ -119,6 +119,12 @@ class Result:
         return self.points / self.ours.p50 * 1000 if self.unit == "ms" else None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is told below the table: who is missing, and the lines."""
+        absent = [f"{self.case}: {m.peer} is missing: {m.why}" for m in self.missing]
+        return (*absent, *self.lines)
+
+    @property
     def is_met(self) -> bool:
         """Whether every target of the case was reached; one beside a missing peer was not."""
         is_whole = all(m.target is None for m in self.missing)

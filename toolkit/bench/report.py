@@ -40,7 +40,7 @@ def table(results: Sequence[Result]) -> Table:
             shown.add_row("", *_peer(comparison, result))
         for missing in result.missing:
             target = _sign(missing.target) if missing.target else ""
-            shown.add_row("", f"{missing.peer} is missing: {missing.why}", *[""] * 4, target, "")
+            shown.add_row("", f"{missing.peer}: missing", *[""] * 4, target, "")
         shown.add_section()
     return shown
 
