@@ -46,7 +46,7 @@ TINY = Sizes(
     large_turns=2,
     write_turns=2,
     real_series=1,
-    packed_rows=4_000,
+    packed_rows=8_000,
     load_s=0.3,
 )
 

@@ -32,8 +32,8 @@ def fill_cold(ground: Ground) -> None:
     if ground.store.series(COLD.name):
         return
     for number, name in enumerate(ground.names()):
-        ground.store.write(COLD.name, bars(ground.sizes.minutes, number), series=name)
-    _compress(ground, COLD.name)
+        ground.store.backfill(COLD.name, bars(ground.sizes.minutes, number), series=name)
+    ground.execute("VACUUM (ANALYZE) {table}", f"{COLD.name}_blocks")
 
 
 def size(ground: Ground) -> Result:
@@ -51,7 +51,9 @@ def size(ground: Ground) -> Result:
     rows = stored(ground, REAL.name)
     ground.execute("REINDEX TABLE {table}", REAL.name)
     peers = {ROW_TABLE: rows, FRESH_KEY: stored(ground, REAL.name)}
-    _compress(ground, REAL.name)
+    report = ground.store.compress(REAL.name, before=FAR)
+    assert report.points == len(frame) * len(names), report
+    ground.execute("VACUUM (ANALYZE) {table}", f"{REAL.name}_blocks")
     what = f"bytes a point in blocks, {len(frame):,} {kind}, {len(names)} times"
     return _weighed(ground, "blocks_size", what, REAL.name, peers, frame)
 
@@ -208,14 +210,6 @@ def _weighed(
     lines = (f"{case}: bytes a point: {parts}; the row table is left with {left:,} in all",)
     compared = compare(ours, peers, {ROW_TABLE: Target(20.0)})
     return Result(case, what, points, ours, compared, unit="B", ceiling=9.0, lines=lines)
-
-
-def _compress(ground: Ground, dataset: str) -> None:
-    report = ground.store.compress(dataset, before=FAR)
-    assert not report.busy, report
-    assert not report.waiting, report
-    for table in (dataset, f"{dataset}_blocks"):
-        ground.execute("VACUUM (ANALYZE) {table}", table)
 
 
 def _large(ground: Ground) -> tuple[int, str, str]:

@@ -70,7 +70,7 @@ def backfill(ground: Ground) -> Result:
 
 def compress(ground: Ground) -> Result:
     """Make blocks of some series' rows that rollups have followed."""
-    rows = ground.sizes.packed_rows
+    rows = ground.sizes.packed_rows // 2
     made = [bars(rows // _SERIES, number) for number in range(_SERIES)]
 
     def names(turn: int) -> list[str]:
@@ -93,9 +93,8 @@ def compress(ground: Ground) -> Result:
 def compress_under_load(ground: Ground) -> Result:
     """Read at a rate that takes half the machine, alone and while another process compresses."""
     sizes = ground.sizes
-    points, rows = sizes.small_read, sizes.packed_rows
-    ground.store.write(PACKED.name, bars(rows, 0), series=HOT)
-    ground.store.compress(PACKED.name, HOT, before=FAR)
+    points, rows = sizes.small_read, sizes.packed_rows // 2
+    ground.store.backfill(PACKED.name, bars(rows, 0), series=HOT)
     names = ["U0", "U1"]
     for number, name in enumerate(names):
         ground.store.write(PACKED.name, bars(rows, number), series=name)
