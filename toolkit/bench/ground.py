@@ -33,8 +33,9 @@ PRICED = replace(CANDLES, name="priced")  # what the chooser is tried on
 LONG = replace(CANDLES, name="long")  # what the memory cases stream in their full form
 COLD = replace(CANDLES, name="cold")  # the bars again, in blocks
 REAL = replace(CANDLES, name="real")  # real bars, in blocks
+FILLED = replace(CANDLES, name="filled")  # what a backfill fills
 PACKED = replace(CANDLES, name="packed")  # what becomes blocks while it is timed
-_OWN = (NOISY, WRITTEN, PRICED, LONG, COLD, REAL, PACKED)
+_OWN = (NOISY, WRITTEN, PRICED, LONG, COLD, REAL, FILLED, PACKED)
 
 Say = Callable[[str], None]
 

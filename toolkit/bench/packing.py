@@ -13,7 +13,7 @@ import pandas as pd
 
 from toolkit.bench.blocks import FAR
 from toolkit.bench.files import ARCTIC, files
-from toolkit.bench.ground import PACKED, WRITTEN, Ground, at, bars
+from toolkit.bench.ground import FILLED, PACKED, WRITTEN, Ground, at, bars
 from toolkit.bench.load import capacity, open_load
 from toolkit.bench.measure import Contender, Result, Target, Timing, by_turns, compare
 from toolkit.bench.peers import INGEST
@@ -43,7 +43,7 @@ def backfill(ground: Ground) -> Result:
             ground.execute("TRUNCATE {table}", table=name)
 
     def fill(turn: int) -> None:
-        ground.store.backfill(PACKED.name, arrays, series=f"F{turn}")
+        ground.store.backfill(FILLED.name, arrays, series=f"F{turn}")
 
     def write(turn: int) -> None:
         ground.store.write(WRITTEN.name, arrays, series="F", mode="insert")
@@ -52,14 +52,16 @@ def backfill(ground: Ground) -> Result:
         contenders = [
             Contender(BACKFILL, fill),
             Contender(COPY, write, empty),
-            Contender(INGEST, lambda turn: ground.peers.ingest(table, WRITTEN.name), empty),
+            Contender(
+                INGEST, lambda turn: ground.peers.ingest(table, WRITTEN.name), empty, every=2
+            ),
         ]
         if ARCTIC not in kept.missing:
             contenders.append(Contender(f"{ARCTIC} write", lambda turn: kept.write_arctic()))
         found = by_turns(contenders, ground.sizes.write_turns)
         missing = tuple(m for m in kept.absent({}) if m.peer == ARCTIC)
     empty(0)
-    answer = ground.store.read(PACKED.name, "F0", at(0), at(rows))
+    answer = ground.store.read(FILLED.name, "F0", at(0), at(rows))
     assert all(np.array_equal(answer.raw(n), arrays[n]) for n in answer)
     compared = compare(found[BACKFILL], found, {COPY: Target(4.0)})
     what = f"{rows:,} candles from arrays into an empty series"
