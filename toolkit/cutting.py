@@ -30,7 +30,7 @@ def spans_to_pack(
     spans: list[Span] = []
     begin, before, held = region.start, None, 0
     for span, count in [*blocks, (Span(region.end, region.end), 0)]:
-        gap = Span(begin, span.start)
+        gap = Span(begin, max(begin, span.start))  # a block may reach past an end of the region
         rows = _within(ts, gap)
         waits = span.start == region.end and not is_closed
         if len(rows) and before is not None and held + len(rows) <= TARGET and not waits:
