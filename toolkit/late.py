@@ -45,12 +45,14 @@ async def thaw(
     batch: Batch,
     ids: npt.NDArray[np.int32],
     run: Run,
+    *,
+    must_be_new: bool = False,
 ) -> Batch:
     """Make rows of the points in blocks that an arranged batch is about to change.
 
     So it finds them where it looks for them, and nobody's other columns are lost. Returns the
-    batch without the points that are there already, bit for bit as given. The change log hears
-    of neither.
+    batch without the points that are there already, bit for bit as given, unless they
+    ``must_be_new``. The change log hears of neither.
     """
     edge = await cold_to(transaction, entry)
     if edge is None or not len(batch) or int(batch.ts.min()) >= edge:
@@ -72,7 +74,7 @@ async def thaw(
             table = await points_of_one(inside, entry, series, span, run)
             mine = batch.take(slice(low, high))
             at, has_one = _found(table, mine)
-            same = has_one & _are_equal(table, at, mine)
+            same = has_one & _are_equal(table, at, mine) & (not must_be_new)
             is_same[low:high] = same
             old = _batch_of(entry, series, table.take(at[has_one & ~same]))
             await _put(transaction, entry, old, np.array([series.id], np.int32))

@@ -244,7 +244,10 @@ class Writer:
             return batch
         used = ids[np.unique(batch.series)].tolist()
         await moves.lock(transaction, used, shared=True)
-        return await late.thaw(self._driver, transaction, entry, batch, ids, self._run)
+        return await late.thaw(
+            *(self._driver, transaction, entry, batch, ids, self._run),
+            must_be_new=mode == "insert",
+        )
 
     async def _upsert(
         self,
