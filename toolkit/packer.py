@@ -17,7 +17,7 @@ from toolkit.cutting import cut, spans_to_pack
 from toolkit.ddl import block_columns, blocks_table
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, Driver, Params
-from toolkit.errors import Busy, CorruptBlock, DatabaseError
+from toolkit.errors import Busy, CorruptBlock, DatabaseError, SchemaError
 from toolkit.forecast import sample
 from toolkit.ingest.copybinary import encode
 from toolkit.ingest.frames import Batch
@@ -59,6 +59,14 @@ class PackReport:
 
 Progress = Callable[[PackReport, int], None]
 """Called with what was done so far, and the points there are to move in all."""
+
+
+class _Grown(Exception):
+    """Somebody else has made a block larger than it was."""
+
+    def __init__(self, span: Span) -> None:
+        super().__init__(str(span))
+        self.span = span
 
 
 @dataclass(slots=True)
@@ -274,7 +282,7 @@ class Packer:
             if (await self._driver.fetch(measure, params))[0][0] == 0 and before[1] >= _WORTH:
                 reindex = compose("blocks/reclaim_index", partition=table)
                 await self._driver.command(reindex, timeout=_LONGEST)
-        except (DatabaseError, Busy) as error:
+        except (DatabaseError, SchemaError, Busy) as error:  # dropped meanwhile, too
             _log.warning("the space of %s was not given back: %s", partition.name, error)
         after = (await self._driver.fetch(measure, params))[0]
         return int(max(before[1] - after[1], 0))
@@ -316,6 +324,8 @@ class Packer:
                     await moves.begin(transaction, _PATIENCE)
                     await moves.lock(transaction, [series.id])
                     taken = await moves.take(transaction, entry, series, span, self._run)
+                    if (hull := _hull(span, taken.blocks)) != span:
+                        raise _Grown(hull)  # what was taken is there again
                     table = taken.table
                     batch = Batch(
                         dataset,
@@ -334,12 +344,14 @@ class Packer:
                     )
                     await transaction.copy(statement.as_bytes(None), pieces)
                 return len(table)
+            except _Grown as grown:
+                span = grown.span
             except DatabaseError as error:
                 # a point written meanwhile has a key of ours: now it is a row, and counts
                 if error.sqlstate not in ("40001", "40P01", "23505") or attempt == _TRIES:
                     raise
                 await self._driver.pause(0.05 * attempt)
-        raise AssertionError("unreachable")
+        raise Busy(f"somebody else has changed the blocks of {series.name!r}")
 
     def _text(self, entry: Entry, statement: str) -> bytes:
         def make() -> bytes:
@@ -364,6 +376,12 @@ class Packer:
 
 def _unpacked(data: bytes | None) -> Instants:
     return np.frombuffer(data or b"", ">i8").astype(np.int64) + PG_EPOCH
+
+
+def _hull(span: Span, blocks: Sequence[Span]) -> Span:
+    return Span(
+        min([span.start, *(b.start for b in blocks)]), max([span.end, *(b.end for b in blocks)])
+    )
 
 
 def _overlap(a: Span, b: Span) -> bool:

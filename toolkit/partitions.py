@@ -107,8 +107,10 @@ class NativePartitioning:
                 rows = await self._driver.fetch(statement, params)
                 made: int = rows[0][0]
                 return made
-            except Busy:
-                if attempt == _TRIES:
+            except (Busy, DatabaseError) as error:
+                # making a partition locks all, one of which may be made anew by who waits for us
+                is_in_the_way = isinstance(error, Busy) or error.sqlstate == "40P01"
+                if not is_in_the_way or attempt == _TRIES:
                     raise
                 await self._driver.pause(random.uniform(0.05, 0.2) * attempt)  # noqa: S311
         raise AssertionError("unreachable")

@@ -1,4 +1,5 @@
--- What: the bytes of a partition's rows, and with its indexes.
+-- What: the bytes of a partition's rows, and with its indexes; none of one that is gone.
 -- Params: partition (schema-qualified).
 -- Columns: bytes of the rows, bytes in all.
-SELECT pg_relation_size(%(partition)s::regclass), pg_total_relation_size(%(partition)s::regclass)
+SELECT coalesce(pg_relation_size(to_regclass(%(partition)s)), 0),
+       coalesce(pg_total_relation_size(to_regclass(%(partition)s)), 0)

@@ -6,4 +6,5 @@ SELECT c.relname, pg_get_expr(c.relpartbound, c.oid), pg_total_relation_size(c.o
 FROM pg_inherits AS i
 JOIN pg_class AS c ON c.oid = i.inhrelid
 WHERE i.inhparent = %(parent)s::regclass
+  AND pg_get_expr(c.relpartbound, c.oid) IS NOT NULL  -- else it was dropped since we began
 ORDER BY c.relname
