@@ -6,7 +6,14 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["fix_servers", "fix_local", "fix_plans", "fix_stores", "fix_sharing"]
+pytest_plugins = [
+    "fix_servers",
+    "fix_local",
+    "fix_plans",
+    "fix_stores",
+    "fix_sharing",
+    "fix_blocks_states",
+]
 
 # deadline: a shared machine stalls now and then; too_slow: so do its first examples
 _COMMON = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])

@@ -1,4 +1,4 @@
-"""What a history of writes and reads is told by: a clock, the past of each point, writers."""
+"""What a history of writes and reads is told by: times, a clock, the past of points, writers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 import psycopg
+from hypothesis import strategies as st
 from oracle import EPOCH, bucket, us_of
 
 from toolkit.errors import Unavailable
@@ -22,9 +23,35 @@ BORDER = us_of(datetime(2024, 3, 1, tzinfo=UTC))  # of days and of hours; not of
 NOW = BORDER + 47 * MINUTE  # on the wall when a history begins: the hour after it is open
 MOST_CHOICES = 400
 FOLLOWS = b"pg_current_snapshot() AS now"
+WIDE = [BORDER - 2 * DAY, BORDER + 2 * DAY + HOUR]  # what is wider goes past the cache
+MAX_AGE = 10.0
 Key = tuple[str, int]
 Bar = tuple[float, ...] | None
 Fresh = str | float | None
+
+# the last and the first minutes of hours and of the day, and some days away
+times = st.one_of(
+    st.sampled_from([-61, -60, -59, -6, -5, -1, 0, 1, 4, 5, 30, 44, 59, 60, 61, 119]).map(
+        lambda n: BORDER + n * MINUTE
+    ),
+    st.sampled_from([-9, -2, -1, 1, 2, 9]).map(lambda n: BORDER + n * DAY + abs(n) * MINUTE),
+)
+letters = st.sampled_from("ab")
+either = st.integers(0, 1)
+keys = st.lists(st.tuples(letters, times), min_size=1, max_size=4, unique=True)
+ranges = st.tuples(times, times).map(sorted)
+asked = st.sampled_from([("a",), ("b",), ("a", "b")])
+bounds = st.one_of(ranges, st.just(WIDE))
+HOURS = [
+    (BORDER + n * HOUR, BORDER + n * HOUR + width) for n in (-24, -1, 0, 1) for width in (HOUR, DAY)
+]
+hours = st.sampled_from(HOURS)
+seconds = st.sampled_from([0.01, 1.0, MAX_AGE - 1, MAX_AGE, MAX_AGE + 1, 45.0, 4_000.0])
+freshnesses = st.sampled_from([None, None, "strong", 0.0, 3.0, 30.0, 100_000.0])
+_FIXED = (("5m", "UTC"), ("15m", "UTC"), ("1h", "UTC"), ("1h", "Asia/Kathmandu"))
+_DAYS = tuple(("1d", zone) for zone in ("UTC", "Europe/Berlin", "Asia/Kathmandu"))
+steps = st.sampled_from([(None, "UTC"), (None, "UTC"), *_FIXED, *_DAYS])
+strategies = st.sampled_from(["auto", "auto", "direct", "downsampled", "aggregated"])
 
 
 @dataclass

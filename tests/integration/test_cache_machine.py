@@ -1,7 +1,8 @@
 """No answer is older than its freshness allows, whatever happens: random histories by a fake clock.
 
 Two stores that remember and plain SQL change the same points, some of them in transactions that
-commit later; logs are cut, connections lost, the server seems to start anew. TRAPS 33, 42.
+commit later; logs are cut, connections lost, the server seems to start anew. Points move into
+blocks and out of them, of which no cache hears. TRAPS 33, 42.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from contextlib import ExitStack, nullcontext
 from itertools import count
 from typing import Any
 
+import fix_history as some
 import psycopg
 import pytest
+from fix_blocks_states import Moving
 from fix_cache import memory, same
 from fix_history import (
     BAR,
@@ -40,7 +43,7 @@ from fix_servers import Database
 from fix_stores import cached, open_store
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from oracle import plain
 
 import toolkit
@@ -49,38 +52,11 @@ import toolkit
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
 EXAMPLES = settings().max_examples
-WIDE = [BORDER - 2 * DAY, BORDER + 2 * DAY + HOUR]  # what is wider goes past the cache
-MAX_AGE = 10.0
 LONG = 2 * 86_400.0  # seconds; nothing is held for so long
 _numbers = count(1)
 
 
-# the last and the first minutes of hours and of the day, and some days away
-times = st.one_of(
-    st.sampled_from([-61, -60, -59, -6, -5, -1, 0, 1, 4, 5, 30, 44, 59, 60, 61, 119]).map(
-        lambda n: BORDER + n * MINUTE
-    ),
-    st.sampled_from([-9, -2, -1, 1, 2, 9]).map(lambda n: BORDER + n * DAY + abs(n) * MINUTE),
-)
-letters = st.sampled_from("ab")
-either = st.integers(0, 1)
-keys = st.lists(st.tuples(letters, times), min_size=1, max_size=4, unique=True)
-ranges = st.tuples(times, times).map(sorted)
-asked = st.sampled_from([("a",), ("b",), ("a", "b")])
-bounds = st.one_of(ranges, st.just(WIDE))
-HOURS = [
-    (BORDER + n * HOUR, BORDER + n * HOUR + width) for n in (-24, -1, 0, 1) for width in (HOUR, DAY)
-]
-hours = st.sampled_from(HOURS)
-seconds = st.sampled_from([0.01, 1.0, MAX_AGE - 1, MAX_AGE, MAX_AGE + 1, 45.0, 4_000.0])
-freshnesses = st.sampled_from([None, None, "strong", 0.0, 3.0, 30.0, 100_000.0])
-_FIXED = (("5m", "UTC"), ("15m", "UTC"), ("1h", "UTC"), ("1h", "Asia/Kathmandu"))
-_DAYS = tuple(("1d", zone) for zone in ("UTC", "Europe/Berlin", "Asia/Kathmandu"))
-steps = st.sampled_from([(None, "UTC"), (None, "UTC"), *_FIXED, *_DAYS])
-strategies = st.sampled_from(["auto", "auto", "direct", "downsampled", "aggregated"])
-
-
-class History(RuleBasedStateMachine):
+class History(Moving):
     """Keeps the history of every point, and asks what each road makes of it."""
 
     stores: tuple[Any, Any]
@@ -137,7 +113,7 @@ class History(RuleBasedStateMachine):
         for key, value in changes.items():
             self.note(key, value, by)
 
-    @rule(by=either, wanted=keys, hears=st.booleans())
+    @rule(by=some.either, wanted=some.keys, hears=st.booleans())
     def write(self, by: int, wanted: list[Key], hears: bool) -> None:
         """Where the change log cannot be asked right after a write, it must be before a read."""
         if wanted := self.free(wanted):
@@ -148,7 +124,7 @@ class History(RuleBasedStateMachine):
             if not hears:
                 self.ask(by, ("a", "b"), BORDER - HOUR, BORDER + HOUR, None)
 
-    @rule(by=either, letter=letters, bounds=ranges)
+    @rule(by=some.either, letter=some.letters, bounds=some.ranges)
     def delete(self, by: int, letter: str, bounds: list[int]) -> None:
         gone = self.there(letter, *bounds)
         if len(self.free(gone)) == len(gone):
@@ -160,6 +136,7 @@ class History(RuleBasedStateMachine):
     # -- by somebody else -------------------------------------------------------------------------
 
     def put(self, key: Key, value: float | None, on: psycopg.Connection | None = None) -> None:
+        self.thaw()
         letter, ts = key
         client = on or self.sql
         if value is None:
@@ -174,17 +151,18 @@ class History(RuleBasedStateMachine):
             [self.ids[letter], moment(ts), value],
         )
 
-    @rule(wanted=keys, deletes=st.booleans())
+    @rule(wanted=some.keys, deletes=st.booleans())
     def change_by_sql(self, wanted: list[Key], deletes: bool) -> None:
         for key in self.free(wanted):
             value = None if deletes else float(next(self.values))
             self.put(key, value)
             self.note(key, value)
 
-    @rule(letter=letters, bounds=ranges)
+    @rule(letter=some.letters, bounds=some.ranges)
     def update_by_sql(self, letter: str, bounds: list[int]) -> None:
         wanted = self.there(letter, *bounds)
         if len(self.free(wanted)) == len(wanted):
+            self.thaw()
             self.sql.execute(
                 "UPDATE toolkit.metrics SET value = value + 0.5 "
                 "WHERE series_id = %s AND ts >= %s AND ts < %s",
@@ -199,7 +177,7 @@ class History(RuleBasedStateMachine):
         self.writers.append(Writer(self.dsn))
 
     @precondition(lambda self: self.writers)
-    @rule(wanted=keys, pick=either, deletes=st.booleans())
+    @rule(wanted=some.keys, pick=some.either, deletes=st.booleans())
     def change_in_open_transaction(self, wanted: list[Key], pick: int, deletes: bool) -> None:
         writer = self.writers[pick % len(self.writers)]
         others = {k for w in self.writers if w is not writer for k in w.changes}
@@ -210,7 +188,7 @@ class History(RuleBasedStateMachine):
                 writer.changes[key] = value
 
     @precondition(lambda self: self.writers)
-    @rule(pick=either, commits=st.sampled_from([True, True, False]))
+    @rule(pick=some.either, commits=st.sampled_from([True, True, False]))
     def end(self, pick: int, commits: bool) -> None:
         writer = self.writers.pop(pick % len(self.writers))
         if commits:
@@ -219,7 +197,7 @@ class History(RuleBasedStateMachine):
                 self.note(key, value)
         writer.connection.close()
 
-    @rule(wanted=keys, pick=either, commits=st.sampled_from([True, True, False]))
+    @rule(wanted=some.keys, pick=some.either, commits=st.sampled_from([True, True, False]))
     def one_ends_later_than_a_look(self, wanted: list[Key], pick: int, commits: bool) -> None:
         """A change whose transaction is older than others that were seen long ago."""
         if len(self.writers) < 2:
@@ -232,7 +210,7 @@ class History(RuleBasedStateMachine):
 
     # -- what befalls a cache ---------------------------------------------------------------------
 
-    @rule(by=seconds)
+    @rule(by=some.seconds)
     def time_passes(self, by: float) -> None:
         self.clock.now += by
 
@@ -247,8 +225,8 @@ class History(RuleBasedStateMachine):
                 "connections_are_lost",
             ]
         ),
-        by=either,
-        wanted=keys,
+        by=some.either,
+        wanted=some.keys,
         pick=st.integers(0, 2),
     )
     def befalls(self, what: str, by: int, wanted: list[Key], pick: int) -> None:
@@ -287,9 +265,9 @@ class History(RuleBasedStateMachine):
 
     def ask_both_everything(self) -> None:
         for by in (0, 1):
-            self.ask(by, ("a", "b"), WIDE[0], WIDE[1], "strong")
+            self.ask(by, ("a", "b"), some.WIDE[0], some.WIDE[1], "strong")
 
-    @rule(wanted=keys, another=st.booleans())
+    @rule(wanted=some.keys, another=st.booleans())
     def server_starts_anew(self, wanted: list[Key], another: bool) -> None:
         """What the log has lost by then, nobody can tell."""
         self.ask_both_everything()
@@ -328,7 +306,7 @@ class History(RuleBasedStateMachine):
     ) -> Any:
         """Read, and hold every value against all that it may be."""
         how = toolkit.bounded(fresh) if isinstance(fresh, float) else fresh
-        age = fresh if isinstance(fresh, float) else MAX_AGE if fresh is None else 0.0
+        age = fresh if isinstance(fresh, float) else some.MAX_AGE if fresh is None else 0.0
         since = self.clock() - age
         if options.get("cache") is False:
             since, fresh = self.clock(), "strong"
@@ -373,7 +351,11 @@ class History(RuleBasedStateMachine):
 
     @rule(
         questions=st.lists(
-            st.tuples(either, asked, bounds, freshnesses, steps, strategies), min_size=1, max_size=4
+            st.tuples(
+                some.either, some.asked, some.bounds, some.freshnesses, some.steps, some.strategies
+            ),
+            min_size=1,
+            max_size=4,
         )
     )
     def read(self, questions: list[Any]) -> None:
@@ -381,7 +363,11 @@ class History(RuleBasedStateMachine):
             self.ask(by, letters, low, high, fresh, step, **how_to(strategy, step))
 
     @rule(
-        questions=st.lists(st.tuples(either, letters, hours, freshnesses), min_size=1, max_size=4)
+        questions=st.lists(
+            st.tuples(some.either, some.letters, some.hours, some.freshnesses),
+            min_size=1,
+            max_size=4,
+        )
     )
     def read_what_is_held_in_one_piece(self, questions: list[Any]) -> None:
         for by, letter, (low, high), fresh in questions:
@@ -389,10 +375,10 @@ class History(RuleBasedStateMachine):
                 self.ask(by, (letter,), low, high, fresh)
 
     @rule(
-        by=either,
-        bounds=bounds,
-        step=steps,
-        strategy=strategies,
+        by=some.either,
+        bounds=some.bounds,
+        step=some.steps,
+        strategy=some.strategies,
     )
     def strong_is_what_the_database_says(
         self, by: int, bounds: list[int], step: tuple[str | None, str], strategy: str
@@ -402,7 +388,7 @@ class History(RuleBasedStateMachine):
         strong = self.ask(by, ("a", "b"), low, high, "strong", step, **how)
         same(strong, self.ask(by, ("a", "b"), low, high, "strong", step, cache=False, **how))
 
-    @rule(by=either, wanted=keys, fresh=freshnesses, hears=st.booleans())
+    @rule(by=some.either, wanted=some.keys, fresh=some.freshnesses, hears=st.booleans())
     def change_during_a_fetch(self, by: int, wanted: list[Key], fresh: Fresh, hears: bool) -> None:
         """What was read before a commit must not be kept for those who know of it."""
         roads = inner(self.stores[by])._roads
@@ -426,7 +412,11 @@ class History(RuleBasedStateMachine):
         self.ask(by, ("a", "b"), BORDER - HOUR, BORDER + HOUR, "strong")
 
     @precondition(lambda self: not self.writers)
-    @rule(by=either, key=st.tuples(letters, times), step=st.sampled_from([None, "5m", "1h"]))
+    @rule(
+        by=some.either,
+        key=st.tuples(some.letters, some.times),
+        step=st.sampled_from([None, "5m", "1h"]),
+    )
     def only_what_changed_is_dropped(self, by: int, key: Key, step: str | None) -> None:
         store, letter, ts = self.stores[by], key[0], key[1]
         for _ in range(2):  # the first look may find much that is old
@@ -454,14 +444,20 @@ class History(RuleBasedStateMachine):
         while self.writers:
             self.end(0, True)
         self.read_what_is_held_in_one_piece(
-            [(by, letter, HOURS[at], None) for by in (0, 1) for letter in "ab" for at in (2, 4)]
+            [
+                (by, letter, some.HOURS[at], None)
+                for by in (0, 1)
+                for letter in "ab"
+                for at in (2, 4)
+            ]
         )
         for by in (0, 1):
-            self.ask(by, ("a", "b"), WIDE[0], WIDE[1], None)
+            self.ask(by, ("a", "b"), some.WIDE[0], some.WIDE[1], None)
             for step in ((None, "UTC"), ("5m", "UTC"), ("1d", "Europe/Berlin")):
-                self.strong_is_what_the_database_says(by, WIDE, step, "auto")
+                self.strong_is_what_the_database_says(by, some.WIDE, step, "auto")
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_no_answer_is_older_than_its_freshness_allows(
     database: Database, sql: psycopg.Connection
 ) -> None:
@@ -469,7 +465,7 @@ def test_no_answer_is_older_than_its_freshness_allows(
     sql.execute("SELECT ensure_partitions('metrics', %s, %s)", [low, high])
     clock = Clock()
     with ExitStack() as stack:
-        options = cached(database.dsn, max_age=MAX_AGE, ahead=False)  # the clock stands still
+        options = cached(database.dsn, max_age=some.MAX_AGE, ahead=False)  # the clock stands still
         opened = [
             stack.enter_context(open_store(colour, options)) for colour in ("blocking", "asyncio")
         ]

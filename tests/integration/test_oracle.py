@@ -1,4 +1,7 @@
-"""Random points, random questions: every road of both stores answers what the oracle does."""
+"""Random points, random questions: every road of both stores answers what the oracle does.
+
+Whatever lies in rows, in blocks, and in both, with rows on top of blocks.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fix_blocks_states import ACTS, acts, pack
 from fix_servers import WHEEL, Database
 from fix_stores import COLOURS, READINGS, cached, create, open_store
 from hypothesis import HealthCheck, Phase, given, settings
@@ -21,7 +25,10 @@ from toolkit.dataset import CANDLES, METRICS, TRADES, Dataset
 from toolkit.errors import QueryError
 
 # a thread of the connection pool may roll its dice while a value is drawn
-pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module"),
+    pytest.mark.usefixtures("small_blocks"),
+]
 
 EXAMPLES = settings.default.max_examples
 DATASETS = (READINGS, CANDLES, TRADES, METRICS)
@@ -119,9 +126,15 @@ def test_every_road_answers_what_the_oracle_does(stores: Any, dataset: Dataset, 
         refreshed = data.draw(st.sampled_from(["after", "between", "both", "never"]), "refreshed")
         if refreshed in ("between", "both"):
             stores[1].refresh(dataset.name)
+        packed(data, stores[0], dataset, points, "first")
         store_points(stores, dataset, drawn("late"), points)
+        if data.draw(st.booleans(), "in between"):
+            packed(data, stores[1], dataset, points, "late")
         again = data.draw(st.lists(st.sampled_from(sorted(points)), max_size=3), "overwritten")
         store_points(stores, dataset, {k: changed(points[k]) for k in again}, points)
+        same = data.draw(st.lists(st.sampled_from(sorted(points)), max_size=3), "written again")
+        store_points(stores, dataset, {k: points[k] for k in same}, points)
+        packed(data, stores[1], dataset, points, "all")
         if refreshed in ("after", "both"):
             stores[0].refresh(dataset.name)
         asking = questions(dataset, anchor, letters, [k[1] for k in points])
@@ -131,6 +144,13 @@ def test_every_road_answers_what_the_oracle_does(stores: Any, dataset: Dataset, 
             check(stores, dataset, points, replace(question, series=mine))
 
     run()
+
+
+def packed(data: st.DataObject, store: Any, dataset: Dataset, points: Points, what: str) -> None:
+    """Move a part of the points, perhaps, into blocks or out of them."""
+    act = data.draw(acts, f"{what}, moved")
+    if act != "nothing":
+        pack(store, dataset, points, act, data.draw(st.integers(0, 1_000), "part"))
 
 
 def everywhere(dataset: Dataset, names: list[str], anchor: int) -> Points:
@@ -174,8 +194,10 @@ def test_dense_points_answer_what_the_oracle_does(stores: Any, dataset: Dataset,
         early = {k: v for k, v in every.items() if k not in late}
         store_points(stores, dataset, early | everywhere(dataset, names, anchor), points)
         stores[0].refresh(dataset.name)
+        packed(data, stores[0], dataset, points, "early")
         if seed % 2:
             store_points(stores, dataset, late, points)
+        packed(data, stores[0], dataset, points, "all")
         moments = [k[1] for k in points]
         for number in range(6):
             question = data.draw(questions(dataset, anchor, ["a", "b"], moments), f"{number}")
@@ -197,6 +219,9 @@ def test_groups_and_labels_answer_what_the_oracle_does(
         batch = data.draw(batches(dataset, anchor, letters, 5, 40), "points")
         points: Points = everywhere(dataset, names, anchor)
         points |= {(names[letters.index(k[0])], *k[1:]): v for k, v in batch.items()}
+        some = {k: v for n, (k, v) in enumerate(points.items()) if n % 3}
+        stores[0].write(dataset.name, frame_of(some, dataset))
+        packed(data, stores[0], dataset, some, "some")
         stores[0].write(dataset.name, frame_of(points, dataset))
         groups = {n: data.draw(st.sampled_from(["x", "y"]), "group") for n in names}
         for name, group in groups.items():
@@ -230,7 +255,11 @@ def test_latest_and_streams_answer_what_the_oracle_does(
         batch = data.draw(batches(dataset, anchor, letters, 5, 40), "points")
         points: Points = everywhere(dataset, names, anchor)
         points |= {(names[letters.index(k[0])], *k[1:]): v for k, v in batch.items()}
+        some = {k: v for n, (k, v) in enumerate(points.items()) if n % 3}
+        stores[0].write(dataset.name, frame_of(some, dataset))
+        packed(data, stores[0], dataset, some, "some")
         stores[0].write(dataset.name, frame_of(points, dataset))
+        packed(data, stores[1], dataset, points, "all")
         question = data.draw(
             questions(dataset, anchor, letters, [k[1] for k in points]), "question"
         )
@@ -303,6 +332,9 @@ def test_auto_answers_at_the_step_it_says(stores: Any, dataset: Dataset, few: Fe
         points: Points = {
             (name, int(t), 0): empty | {column: v} for t, v in zip(ts, values.tolist(), strict=True)
         }
+        some = {k: v for n, (k, v) in enumerate(points.items()) if n % 5 or number % 5}
+        stores[0].write(dataset.name, frame_of(some, dataset))
+        pack(stores[0], dataset, some, ACTS[number % len(ACTS)], number)
         stores[0].write(dataset.name, frame_of(points, dataset))
         if number % 2:
             stores[0].refresh(dataset.name)
@@ -326,7 +358,11 @@ def test_points_keep_to_their_number_and_are_rows_of_the_answer(stores: Any, few
         batch = data.draw(batches(READINGS, anchor, ["a"], 0, 60), "points")
         points: Points = everywhere(READINGS, [name], anchor)
         points |= {(name, *k[1:]): v for k, v in batch.items()}
+        some = {k: v for n, (k, v) in enumerate(points.items()) if n % 3}
+        stores[0].write("readings", frame_of(some, READINGS))
+        packed(data, stores[0], READINGS, some, "some")
         stores[0].write("readings", frame_of(points, READINGS))
+        packed(data, stores[1], READINGS, points, "all")
         n = data.draw(st.integers(3, 30), "n")
         question = Question((name,), ANCHORS[0], max(ANCHORS) + 60_000_000)
         options = asked(question, READINGS) | {"points": n}

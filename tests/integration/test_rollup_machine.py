@@ -1,7 +1,8 @@
 """A rollup answer equals the points' at every moment: random histories, checked at each step.
 
 Changes come from the store and from clients that never heard of it, from transactions that stay
-open, from refreshes that stop half way. TRAPS 16, 17, 18, 20, 57.
+open, from refreshes that stop half way. Points move into blocks and out of them meanwhile; who
+never heard of the toolkit changes rows only. TRAPS 16, 17, 18, 20, 21, 57.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from fix_blocks_states import ACTS, pack
 from fix_servers import WHEEL, Database
 from fix_stores import READINGS, cached, create, open_store
 from hypothesis import HealthCheck, Phase, settings
@@ -86,6 +88,7 @@ class History(RuleBasedStateMachine):
         self.names = {letter: f"s{number}{letter}" for letter in "ab"}
         self.points: Points = {}
         self.writers: list[Writer] = []
+        self.is_cold = False
         first = {(name, BASE, 0): dict(whole) for name in self.names.values()}
         self.put(first)
         self.put({(self.names["a"], BORDER, 0): dict(whole)})
@@ -163,8 +166,15 @@ class History(RuleBasedStateMachine):
             self.insert(self.sql, *key, v)
             self.points[key] = self.points.get(key, whole) | v
 
+    def thaw(self) -> None:
+        """Make rows of all points: others change nothing else."""
+        if self.is_cold:
+            self.other.decompress("readings", [*self.ids])
+            self.is_cold = False
+
     @rule(bounds=ranges, add=st.integers(1, 5))
     def update_by_sql(self, bounds: list[int], add: int) -> None:
+        self.thaw()
         low, high = (EPOCH + timedelta(microseconds=t) for t in bounds)
         for name, number in self.ids.items():
             self.run(
@@ -186,6 +196,7 @@ class History(RuleBasedStateMachine):
             new = (old[0], to, 900 + pick % 2)
             if new in self.points:
                 return
+            self.thaw()
             moment = EPOCH + timedelta(microseconds=to)
             self.run(
                 "SELECT toolkit.ensure_partitions('readings', %s, %s)",
@@ -247,6 +258,7 @@ class History(RuleBasedStateMachine):
     def truncate_partition(self, which: int) -> None:
         found = self.sql.execute("SELECT to_regclass(%s)", [f"toolkit.{PARTITIONS[which]}"])
         if found.fetchone() != (None,):
+            self.thaw()
             self.run(f"TRUNCATE toolkit.{PARTITIONS[which]}")
             self.forget_month(which)
 
@@ -254,6 +266,14 @@ class History(RuleBasedStateMachine):
         month = 31 * 86_400_000_000
         low = BORDER if which else BORDER - 29 * 86_400_000_000
         self.forget(self.inside(None, low, low + month if which else BORDER))
+
+    # -- blocks -----------------------------------------------------------------------------------
+
+    @rule(act=st.sampled_from(ACTS[1:]), part=st.integers(0, 1_000), asyncio=st.booleans())
+    def move(self, act: str, part: int, asyncio: bool) -> None:
+        """Points become blocks, or rows again, some or all of them."""
+        pack(self.other if asyncio else self.store, READINGS, self.points, act, part)
+        self.is_cold = True
 
     # -- refreshes --------------------------------------------------------------------------------
 
@@ -329,6 +349,7 @@ class History(RuleBasedStateMachine):
         assert self.sql.execute("SELECT count(*) FROM toolkit.readings_log").fetchone() == (0,)
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_a_rollup_answers_what_the_points_do_at_every_moment(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
