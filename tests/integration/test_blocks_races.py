@@ -1,0 +1,66 @@
+"""Never twice, never missing: reads are right while points move between rows and blocks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psycopg
+import pytest
+from fix_blocks_truth import begin, look_at_all
+from fix_blocks_work import Done, finish, read, work
+from fix_processes import started
+from fix_servers import Database
+from fix_stores import COLOURS
+
+import toolkit
+
+WRITERS = ("writes same", "writes tide", "writes ebb", "writes grow")
+
+
+def rows_and_blocks(sql: psycopg.Connection[Any]) -> tuple[int, int]:
+    """Count the rows, and the points in blocks."""
+    count = "SELECT (SELECT count(*) FROM candles), (SELECT coalesce(sum(_rows), 0) FROM {})"
+    found = sql.execute(count.format("candles_blocks")).fetchone()  # type: ignore[arg-type]
+    assert found is not None
+    return int(found[0]), int(found[1])
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [20.0, pytest.param(900.0, marks=[pytest.mark.soak, pytest.mark.timeout(1_500)])],
+)
+def test_no_read_is_wrong_while_all_move_and_write(
+    blocking: toolkit.Store, database: Database, sql: psycopg.Connection[Any], seconds: float
+) -> None:
+    begin(blocking)
+    dsn = database.dsn
+    writers = [(work, role, "blocking", dsn, n) for n, role in enumerate(WRITERS)]
+    packers = [(work, "packs", colour, dsn, 7 + n) for n, colour in enumerate(COLOURS)]
+    others = [(work, "refreshes", "asyncio", dsn, 9)]
+    readers = [(read, colour, dsn, 11) for colour in COLOURS]
+    with started(*writers, *packers, *others, *readers) as processes:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not any(p.line.poll() for p in processes):
+            time.sleep(0.1)
+        for process in processes:
+            process.say("stop")
+        found: list[Done] = [process.hear() for process in processes]
+    wrong = "\n".join(wrong for done in found for wrong in done.wrong)
+    assert not wrong, wrong
+    total = Done()
+    for done in found:
+        for what, count in done.counts.items():
+            total.add(what, count)
+    print(total.counts)
+    blocking.refresh("candles")
+    look_at_all(blocking)
+    finish(blocking)
+    look_at_all(blocking)
+    rows, packed = rows_and_blocks(sql)
+    assert rows == 0
+    blocking.decompress("candles")
+    assert rows_and_blocks(sql) == (packed, 0)
+    look_at_all(blocking)
+    wanted = ("cached", "uncached", "points from blocks", "points from rollup", "refused")
+    assert all(total.counts.get(what, 0) > 20 for what in (*wanted, "moved", "levels", "batches"))
