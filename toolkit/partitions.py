@@ -126,20 +126,30 @@ class NativePartitioning:
             for p in await self.ranges(entry)
             if span.start <= p.span.start and p.span.end <= span.end
         ]
-        parent = name(entry.schema, entry.dataset.name)
         for partition in inside:
-            table = name(entry.schema, partition.name)
-            async with self._driver.transaction() as transaction:
-                # the parent first; TRUNCATE fires the trigger that logs what goes
-                await transaction.execute(compose("partition/set_lock_timeout"))
-                await transaction.execute(compose("partition/lock_parent", points=parent))
-                if entry.dataset.changelog == "writer":
-                    await self._log(transaction, entry, table)
-                await transaction.execute(compose("partition/empty_partition", partition=table))
-                await transaction.execute(compose("partition/drop_partition", partition=table))
-                await self._drop_blocks(transaction, entry, partition.span)
+            for attempt in range(1, _TRIES + 1):
+                try:
+                    await self._drop(entry, partition)
+                    break
+                except DatabaseError as error:  # its index may be made anew: that waits for us
+                    if error.sqlstate != "40P01" or attempt == _TRIES:
+                        raise
+                await self._driver.pause(0.05 * attempt)
         self.forget(entry)
         return inside
+
+    async def _drop(self, entry: Entry, partition: Partition) -> None:
+        parent = name(entry.schema, entry.dataset.name)
+        table = name(entry.schema, partition.name)
+        async with self._driver.transaction() as transaction:
+            # the parent first; TRUNCATE fires the trigger that logs what goes
+            await transaction.execute(compose("partition/set_lock_timeout"))
+            await transaction.execute(compose("partition/lock_parent", points=parent))
+            if entry.dataset.changelog == "writer":
+                await self._log(transaction, entry, table)
+            await transaction.execute(compose("partition/empty_partition", partition=table))
+            await transaction.execute(compose("partition/drop_partition", partition=table))
+            await self._drop_blocks(transaction, entry, partition.span)
 
     async def _drop_blocks(self, transaction: Transaction, entry: Entry, span: Span) -> None:
         """Drop the blocks of a range, and log what time they hold."""
