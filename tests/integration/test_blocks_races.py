@@ -52,7 +52,6 @@ def test_no_read_is_wrong_while_all_move_and_write(
     for done in found:
         for what, count in done.counts.items():
             total.add(what, count)
-    print(total.counts)
     blocking.refresh("candles")
     look_at_all(blocking)
     finish(blocking)
@@ -62,5 +61,6 @@ def test_no_read_is_wrong_while_all_move_and_write(
     blocking.decompress("candles")
     assert rows_and_blocks(sql) == (packed, 0)
     look_at_all(blocking)
+    print(total.counts)
     wanted = ("cached", "uncached", "points from blocks", "points from rollup", "refused")
     assert all(total.counts.get(what, 0) > 20 for what in (*wanted, "moved", "levels", "batches"))
