@@ -22,7 +22,7 @@ from toolkit.ingest.frames import Batch
 from toolkit.intake import ids_of
 from toolkit.merging import Run, run_here
 from toolkit.moves import Encoded
-from toolkit.partitions import Partitioning, joined
+from toolkit.partitions import Partitioning
 from toolkit.reduce import Table
 from toolkit.statements import compose, name
 from toolkit.strategy.params import blocks_params, range_params
@@ -165,12 +165,11 @@ class Filling:
         entry, ts = self._entry, self._batch.ts
         starts = ts[[piece.low for piece in pieces]]
         await self._partitioning.ensure(entry, starts)  # for what is written later
-        made = 0
-        for span in joined(self._grid(), np.unique(self._grid().floor(starts)).tolist()):
-            low, high = max(span.start, EARLIEST), min(span.end, LATEST)
-            made += await self._partitioning.ensure_blocks(entry, Span(low, high))
-        if made:
-            await moves.wait_for_lockers(self._driver, entry)
+        grid = self._grid()
+        first = np.unique(grid.floor(starts)).tolist()
+        found = [Span(start, int(grid.edges(Span(start, start + 1))[1])) for start in first]
+        spans = [Span(max(s.start, EARLIEST), min(s.end, LATEST)) for s in found]
+        await moves.make_room(self._driver, self._partitioning, entry, spans)
         end = int(ts.max()) + 1
         if entry.cold_to is not None and end <= entry.cold_to:
             return

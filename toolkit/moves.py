@@ -20,6 +20,7 @@ from toolkit.ddl import block_columns, blocks_table
 from toolkit.drivers import Driver, Params, Rows, Transaction
 from toolkit.errors import Busy, DatabaseError
 from toolkit.merging import Cold, Run, merge_cold
+from toolkit.partitions import Partitioning
 from toolkit.reduce import Table, totals
 from toolkit.statements import NOTHING, compose
 from toolkit.strategy.compose import no_block, no_points, points_statement, stored_columns
@@ -66,12 +67,27 @@ async def begin(transaction: Transaction, patience: float) -> None:
     await transaction.fetch(statement, {"patience": f"{max(int(patience * 1000), 1)}ms"})
 
 
-async def wait_for_lockers(driver: Driver, entry: Entry) -> None:
-    """Wait for who may have been planned without a new partition of blocks to be gone.
+async def make_room(
+    driver: Driver, partitioning: Partitioning, entry: Entry, spans: Sequence[Span]
+) -> None:
+    """Make the partitions for blocks of spans, and wait until all that runs knows them.
 
     A statement is planned first and takes its snapshot then: between the two points may not
-    move to a partition that the plan does not know. Nobody has to wait for us meanwhile.
+    move to a partition that the plan does not know. Whoever finds blocks in one need not wait:
+    who put them there has. Nobody has to wait for us meanwhile.
     """
+    blocks = Identifier(entry.schema, blocks_table(entry.dataset.name))
+    statement, is_new = compose("blocks/has_blocks", blocks=blocks), False
+    for span in spans:
+        made = await partitioning.ensure_blocks(entry, span)
+        has_some = not made and (await driver.fetch(statement, range_params(span)))[0][0]
+        is_new = is_new or not has_some
+    if is_new:
+        await _wait_for_lockers(driver, entry)
+
+
+async def _wait_for_lockers(driver: Driver, entry: Entry) -> None:
+    """Wait for who may have been planned without a new partition of blocks to be gone."""
     blocks = Identifier(entry.schema, blocks_table(entry.dataset.name))
     statement, params = compose("blocks/list_lockers"), {"blocks": blocks.as_string(None)}
     before = {row[0] for row in await driver.fetch(statement, params)}

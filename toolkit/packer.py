@@ -17,12 +17,13 @@ from toolkit.cutting import cut, spans_to_pack
 from toolkit.ddl import block_columns, blocks_table
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, Driver, Params
-from toolkit.errors import Busy, CorruptBlock, DatabaseError, SchemaError
+from toolkit.errors import Busy, CorruptBlock, DatabaseError
 from toolkit.forecast import sample
 from toolkit.ingest.copybinary import encode
 from toolkit.ingest.frames import Batch
 from toolkit.merging import Run, run_here
 from toolkit.partitions import Partition, Partitioning
+from toolkit.reclaiming import reclaim
 from toolkit.statements import compose, name
 from toolkit.strategy.params import blocks_params, log_start, range_params
 from toolkit.timegrid import PG_EPOCH, Instants, Span, to_datetime
@@ -30,8 +31,6 @@ from toolkit.timegrid import PG_EPOCH, Instants, Span, to_datetime
 _log = logging.getLogger("toolkit.packer")
 _PATIENCE = 1.0  # seconds to wait for a lock: what is busy now is done the next time
 _TRIES = 3
-_LONGEST = 300.0  # seconds to give space back in: others' old snapshots may stand in the way
-_WORTH = 128 << 10  # bytes of an empty partition that are worth a vacuum
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,8 @@ class Packer:
                 share = counted / max(partition.rows, counted, 1)
                 tally.add(row_bytes=round(partition.bytes * share))
             elif partition.span.end <= span.end:
-                tally.add(row_bytes=await self._reclaim(entry, partition, bool(mine)))
+                given = await reclaim(self._driver, entry, partition, has_moved=bool(mine))
+                tally.add(row_bytes=given)
         if tally.found:
             points, size = await sample(self._driver, entry, tally.found, self._run)
             expected = tally.report.points * size // max(points, 1)
@@ -190,8 +190,7 @@ class Packer:
         params: Params = {"dataset_id": entry.id, "upto": to_datetime(region.end)}
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
             await transaction.execute(self._text(entry, "announce_cold"), params)
-        if await self._partitioning.ensure_blocks(entry, region):
-            await moves.wait_for_lockers(self._driver, entry)
+        await moves.make_room(self._driver, self._partitioning, entry, [region])
 
     async def _each(
         self, entry: Entry, tasks: Sequence[_Task], tally: _Tally, *, only_late: bool, is_dry: bool
@@ -267,25 +266,6 @@ class Packer:
         edges = _unpacked(row[1]).reshape(-1, 2).tolist()
         spans = [Span(lo, hi) for lo, hi in edges]
         return ts, list(zip(spans, row[2] or [], strict=True))
-
-    async def _reclaim(self, entry: Entry, partition: Partition, has_moved: bool) -> int:
-        """Give back the space of a partition whose rows have moved; return how many bytes."""
-        table = name(entry.schema, partition.name)
-        params = {"partition": table.as_string(None)}
-        measure = compose("blocks/measure_partition")
-        before = (await self._driver.fetch(measure, params))[0]
-        if not has_moved and (partition.rows or before[1] < _WORTH):
-            return 0
-        try:
-            vacuum = compose("blocks/reclaim_rows", partition=table)
-            await self._driver.command(vacuum, timeout=_LONGEST)
-            if (await self._driver.fetch(measure, params))[0][0] == 0 and before[1] >= _WORTH:
-                reindex = compose("blocks/reclaim_index", partition=table)
-                await self._driver.command(reindex, timeout=_LONGEST)
-        except (DatabaseError, SchemaError, Busy) as error:  # dropped meanwhile, too
-            _log.warning("the space of %s was not given back: %s", partition.name, error)
-        after = (await self._driver.fetch(measure, params))[0]
-        return int(max(before[1] - after[1], 0))
 
     async def decompress(
         self,

@@ -79,7 +79,7 @@ class NativePartitioning:
         )
         # a call is a transaction, and a new partition takes seven locks: leave the table room
         calls = [missing[i : i + _AT_ONCE] for i in range(0, len(missing), _AT_ONCE)]
-        for span in [s for starts in calls for s in joined(grid, starts)]:
+        for span in [s for starts in calls for s in _joined(grid, starts)]:
             params = {
                 "dataset": entry.dataset.name,
                 # the outermost partitions may reach beyond what may be asked for
@@ -187,10 +187,10 @@ def _grid(entry: Entry) -> Grid:
     return Grid(Step.parse(entry.dataset.partition))
 
 
-def joined(grid: Grid, starts: list[int]) -> list[Span]:
+def _joined(grid: Grid, starts: list[int]) -> list[Span]:
     """Return the ranges that begin at ``starts``, neighbours joined.
 
-    >>> [str(s) for s in joined(Grid(Step.parse("1d")), [0, 86_400_000_000])]
+    >>> [str(s) for s in _joined(Grid(Step.parse("1d")), [0, 86_400_000_000])]
     ['[1970-01-01T00:00Z, 1970-01-03T00:00Z)']
     """
     spans: list[Span] = []

@@ -1,0 +1,2 @@
+-- What: removes an index that nobody can use.
+DROP INDEX CONCURRENTLY IF EXISTS {index}
