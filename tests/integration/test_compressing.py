@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg
+import pyarrow.parquet as pq
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
@@ -98,6 +100,19 @@ def test_every_bit_comes_back(store: Any, sql: psycopg.Connection) -> None:
     same(store.read("metrics", "A", "2024-03-04Z", "2024-03-05Z"), before)
     store.decompress("metrics")
     assert repr(sql.execute("TABLE metrics ORDER BY ts").fetchall()) == repr(table)
+
+
+@pytest.mark.parametrize("dataset", DATASETS, ids=lambda d: d.name)
+def test_an_export_of_blocks_is_that_of_rows(
+    store: Any, database: Database, dataset: Dataset, tmp_path: Path
+) -> None:
+    fill(store, database, dataset)
+    files = tmp_path / "rows.parquet", tmp_path / "blocks.parquet"
+    rows = store.export(dataset.name, files[0]).rows
+    store.compress(dataset.name, before=MIDDLE)
+    assert store.export(dataset.name, files[1]).rows == rows
+    exported = [repr(pq.read_table(file).to_pydict()) for file in files]
+    assert exported[0] == exported[1]
 
 
 @pytest.mark.parametrize("colour", COLOURS)

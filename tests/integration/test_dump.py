@@ -39,7 +39,23 @@ def as_rows(store: toolkit.Store) -> None:
     """The points lie in the row table, where they were written."""
 
 
-SPAN_STATES: dict[str, Callable[[toolkit.Store], None]] = {"rows": as_rows}
+def as_blocks(store: toolkit.Store) -> None:
+    """All of them lie in blocks; what is written later lies on top as rows."""
+    for dataset in store.datasets():
+        assert store.compress(dataset.name, before="2100-01-01Z").points
+
+
+def half_and_half(store: toolkit.Store) -> None:
+    """Those before a new year lie in blocks."""
+    for dataset in store.datasets():
+        assert store.compress(dataset.name, before="2024-01-01Z").points
+
+
+SPAN_STATES: dict[str, Callable[[toolkit.Store], None]] = {
+    "rows": as_rows,
+    "blocks": as_blocks,
+    "half": half_and_half,
+}
 """What is done to the points before they are dumped: all of it must come back."""
 
 
@@ -190,7 +206,7 @@ def correct_behind(dsn: str, close: float) -> None:
         logged = "SELECT count(*) FROM toolkit.candles_log"
         before = client.execute(logged).fetchone()
         client.execute(
-            "UPDATE toolkit.candles_p20231201 SET close = %s WHERE ts = '2023-12-31T13:00Z'",
+            "UPDATE toolkit.candles_p20231201 SET close = %s WHERE ts = '2023-12-31T18:10Z'",
             (close,),
         )
         assert client.execute(logged).fetchone() > before
