@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.catalog import Entry, Series
+from toolkit.cutting import NEAR, together
 from toolkit.drivers import OUT_OF_RANGE, Driver, Rows
 from toolkit.errors import DatabaseError, QueryError
 from toolkit.merging import (
@@ -43,8 +44,6 @@ from toolkit.work import (
 
 if TYPE_CHECKING:
     from toolkit.fetcher import Fetcher, Unit
-
-_MOST_RANGES = 8  # statements for changed buckets of different times; beyond that one for all
 
 
 async def fetch(fetcher: Fetcher, work: Work) -> Found:
@@ -191,7 +190,7 @@ async def _rolled_up(
         is_added = plan.grid != plan.rollup.grid or work.query.asked.group_by is not None
         ids, _ = await fetcher.names(work, rows)
         pieces = [table]
-        for span, some in _together(changed):
+        for span, some in _together(changed, NEAR * (plan.rollup.grid.width or 0)):
             mine = span.clip(work.query.span)
             columns = tuple(dict.fromkeys(c for s in plan.states for c in (*s.of, s.by) if c))
             merged = await points_between(fetcher, work, mine, some, columns, ids, names)
@@ -208,20 +207,19 @@ async def _rolled_up(
     return Found(table, names, sources)
 
 
-def _together(changed: Mapping[int, Sequence[Span]]) -> list[tuple[Span, tuple[int, ...]]]:
-    """Return ranges with the series that they are to be read of.
+def _together(
+    changed: Mapping[int, Sequence[Span]], near: int
+) -> list[tuple[Span, tuple[int, ...]]]:
+    """Return ranges with the series that they are to be read of; what lies near is one.
 
-    >>> _together({1: [Span(0, 5)], 2: [Span(0, 5), Span(9, 10)]})
+    >>> _together({1: [Span(0, 5)], 2: [Span(0, 5), Span(9, 10)]}, 2)
     [(Span(start=0, end=5), (1, 2)), (Span(start=9, end=10), (2,))]
     """
     ids: dict[Span, list[int]] = {}
     for series, spans in changed.items():
-        for span in spans:
+        for span in together(spans, near):
             ids.setdefault(span, []).append(series)
-    if len(ids) <= _MOST_RANGES:
-        return [(span, tuple(some)) for span, some in ids.items()]
-    hull = Span(min(s.start for s in ids), max(s.end for s in ids))
-    return [(hull, tuple(changed))]
+    return [(span, tuple(some)) for span, some in ids.items()]
 
 
 def _only(fresh: Table, changed: Mapping[int, Sequence[Span]], ids: Sequence[int]) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +12,9 @@ from toolkit.timegrid import DAY, SECOND, Instants, Span
 TARGET = 10_240
 """Points a block, at most: few enough that a short read decodes little, and so many that headers
 cost next to nothing; docs/block-format.md has the measurements."""
+
+NEAR = 32
+"""Buckets between changed ones that are counted, too: a statement costs more than they."""
 
 _ROUND = (DAY, 3_600 * SECOND, 60 * SECOND, SECOND)
 _SLACK = 8  # a cut may move by such a part of a block to stand at a round time
@@ -67,6 +70,21 @@ def cut(span: Span, ts: Instants, *, is_closed: bool = True) -> list[Span]:
     if is_closed:
         edges.append(span.end)
     return [Span(a, b) for a, b in pairwise(edges)]
+
+
+def together(spans: Iterable[Span], near: int) -> list[Span]:
+    """Return spans in order, those that lie at most ``near`` µs apart as one.
+
+    >>> [str(len(together([Span(0, 5), Span(7, 9), Span(20, 25)], 2)))]
+    ['2']
+    """
+    joined: list[Span] = []
+    for span in spans:
+        start = span.start
+        if joined and start - joined[-1].end <= near:
+            start = joined.pop().start
+        joined.append(Span(start, span.end))
+    return joined
 
 
 def _within(ts: Instants, span: Span) -> Instants:

@@ -68,7 +68,7 @@ class Fetcher:
     def inside(self, transaction: Transaction) -> Fetcher:
         """Return one whose statements all see the snapshot of a transaction."""
         driver = InsideDriver(self.driver, transaction)
-        fetcher = Fetcher(driver, self._directory.inside(driver), run=self.run)
+        fetcher = Fetcher(driver, self._directory.inside(driver), 0, self.run)
         fetcher.seen = self.seen
         return fetcher
 
@@ -335,9 +335,9 @@ class Fetcher:
     async def _fetch(self, work: Work, units: Sequence[Unit]) -> list[Rows]:
         """Run the statement of every unit, several at once, all in one snapshot."""
         timeout = work.query.timeout
-        if len(units) == 1:
-            statement, params = self.points_statement(work, units[0])
-            return [await self.driver.fetch(statement, params, timeout=timeout)]
+        if len(units) == 1 or not self._parallel:  # inside a transaction it is one snapshot
+            each = [self.points_statement(work, unit) for unit in units]
+            return [await self.driver.fetch(*said, timeout=timeout) for said in each]
         answers: list[Rows] = [[] for _ in units]
         queue = iter(range(len(units)))
 

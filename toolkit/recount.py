@@ -13,6 +13,7 @@ from toolkit.batches import listed
 from toolkit.catalog import Entry, Rollup
 from toolkit.cold import points_of_one
 from toolkit.columns import NULL_INT
+from toolkit.cutting import NEAR, together
 from toolkit.dataset import State
 from toolkit.ddl import STORED
 from toolkit.directory import Directory
@@ -25,7 +26,6 @@ from toolkit.timegrid import Grid, Span, Step, to_datetime, to_us
 
 _POINTS = 1 << 20  # at once, of a series whose step is known; else a partition
 _BUCKETS = 20_000  # a statement
-_NEAR = 32  # buckets between changed ones that are counted, too, rather than left out
 
 
 async def recount(
@@ -72,26 +72,13 @@ def _parts(entry: Entry, rollup: Rollup, step: int | None, ranges: Any) -> Itera
     partition = Grid(Step.parse(entry.dataset.partition))
     width = min(partition.step.approximate_us, step * _POINTS if step else 2**62)
     width = max(width, rollup.grid.width or 0)
-    near = _NEAR * (rollup.grid.width or 0)
-    for start, end in _joined([(to_us(r.lower), to_us(r.upper)) for r in ranges], near):
+    changed = [Span(to_us(r.lower), to_us(r.upper)) for r in ranges]
+    for span in together(changed, NEAR * (rollup.grid.width or 0)):
+        start, end = span.start, span.end
         while start < end:
             edge = max(rollup.grid.floor_one(start + width), start + (rollup.grid.width or width))
             yield Span(start, min(edge, end))
             start = edge
-
-
-def _joined(ranges: Sequence[tuple[int, int]], near: int) -> list[tuple[int, int]]:
-    """Return ranges, those that lie near to each other as one: a statement costs more than they.
-
-    >>> _joined([(0, 5), (7, 9), (20, 25)], 2)
-    [(0, 9), (20, 25)]
-    """
-    joined: list[tuple[int, int]] = []
-    for start, end in ranges:
-        if joined and start - joined[-1][1] <= near:
-            start = joined.pop()[0]
-        joined.append((start, end))
-    return joined
 
 
 def _counted(entry: Entry, rollup: Rollup, points: Table) -> Table:
