@@ -33,16 +33,22 @@ from toolkit.strategy.params import (
 from toolkit.strategy.price import PIECE, cut_share
 from toolkit.strategy.seen import Seen
 from toolkit.timegrid import Grid, Span, Step, to_us
-from toolkit.work import Found, Targets, Work, from_now, is_backwards, point_columns, time_left
+from toolkit.work import (
+    Colder,
+    Found,
+    Targets,
+    Work,
+    from_now,
+    is_backwards,
+    point_columns,
+    sure,
+    time_left,
+)
 
 _PATIENCE = 0.05  # seconds to wait for a second connection
 _OFF_LOOP = 10_000  # rows whose decoding is worth a thread
 _COLD_PIECE = 32 * PIECE  # points a statement where they come in blocks
 _LOOKS = 3  # at until when there are blocks, which only a moment ago were more
-
-
-class Colder(Exception):
-    """Blocks may hold points of a range that was taken to be without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,7 @@ class Fetcher:
         if work.entry.is_cold(work.query.span):
             found, blocks = await cold.points_of(self, work, units, answers)
         else:
-            rows = _sure([row for answer in answers for row in answer])
+            rows = sure([row for answer in answers for row in answer])
             table, names = await self.table(work, rows, self._packing(work))
             found = Found(table, names, {"points": len(table)})
         plan, dataset = work.plan, work.entry.dataset
@@ -134,8 +140,8 @@ class Fetcher:
         how = (plan.states, dataset, plan.grid, is_added)
         if blocks:
             try:
-                table = whole.bucket_both(found.table, blocks, *how)
-            except whole.NoBigint:  # then only its points can tell
+                table = whole.bucket_both(found.table, blocks, *how, work.query.span)
+            except whole.PointsKnow:
                 pointwise = replace(work, is_pointwise=True)
                 return await self.from_points(from_now(pointwise), is_added=is_added)
         else:
@@ -168,8 +174,10 @@ class Fetcher:
             if error.sqlstate != OUT_OF_RANGE:
                 raise
             # an integer sum that has left bigint cannot be added to others: from the points then
-            now = from_now(work)
-            return await self.from_buckets(replace(now, plan=replace(plan, strategy="aggregated")))
+            plan = replace(plan, strategy="aggregated")
+            found = await self.from_buckets(replace(from_now(work), plan=plan))
+            order = np.lexsort((found.table.ts, found.table.series))  # oldest first, as a rollup
+            return replace(found, table=found.table.take(order))
         table, names, sources = await self.unpack_rollup(work, rows)
         if plan.grid != plan.rollup.grid:
             table = await self.compute(len(table), merge, table, plan.states, plan.grid)
@@ -224,7 +232,7 @@ class Fetcher:
     async def _hot(self, statement: bytes, params: Params, *, timeout: float | None) -> Rows:
         """Fetch rows of which the last column says, if it is true, that there are blocks, too."""
         rows = await self.driver.fetch(statement, params, timeout=timeout)
-        return _sure(rows)
+        return sure(rows)
 
     def statement(self, work: Work, *, is_total: bool = False) -> tuple[bytes, Params]:
         """Return the one statement that answers, or of several the first, and its values."""
@@ -420,10 +428,3 @@ class Fetcher:
 
     def _columns(self, work: Work) -> tuple[str, ...]:
         return point_columns(work.query, work.entry.dataset, work.plan)
-
-
-def _sure(rows: Rows) -> Rows:
-    """Return rows of which the last column denies that there are blocks, too."""
-    if any(row[-1] for row in rows):
-        raise Colder
-    return rows

@@ -112,7 +112,8 @@ async def cut_out(
             # gone by now, and nothing of it is to stay: when it held points is not known
             lost += count
             step = entry.dataset.log_step.width
-            removed.append(np.arange(block.start, block.end, step, dtype=np.int64))
+            instants = np.arange(block.start, block.end, step, dtype=np.int64)
+            removed.append(np.append(instants, block.end - 1))  # its last cell, too
             continue
         low, high = np.searchsorted(table.ts, (span.start, span.end)).tolist()
         lost += high - low

@@ -15,11 +15,11 @@ from toolkit.merging import Stored
 from toolkit.query import Query
 from toolkit.reduce import EMPTY_SUM, Table, bucket_points, merge, stack
 from toolkit.strategy import Plan
-from toolkit.timegrid import DAY, Grid
+from toolkit.timegrid import DAY, Grid, Span
 
 
-class NoBigint(Exception):
-    """A block's integer sum has left 64 bits: only its points can tell what that makes."""
+class PointsKnow(Exception):
+    """A header does not say what is asked, or not what its row says: its points do."""
 
 
 def may_be_whole(query: Query, plan: Plan, step: int | None) -> bool:
@@ -34,6 +34,15 @@ def may_be_whole(query: Query, plan: Plan, step: int | None) -> bool:
     return plan.grid.step.approximate_us >= (step * TARGET // 4 if step else DAY)
 
 
+def _check(whole: Sequence[tuple[int, Stored]], grid: Grid, span: Span) -> None:
+    """Raise PointsKnow where a header does not bear out that it lies in the range and a bucket."""
+    for _, block in whole:
+        said = _time(block.header.columns[0].states)
+        is_inside = span.start <= said.first and said.last < span.end
+        if not is_inside or grid.floor_one(said.first) != grid.floor_one(said.last):
+            raise PointsKnow
+
+
 def bucket_both(
     points: Table,
     whole: Sequence[tuple[int, Stored]],
@@ -41,14 +50,16 @@ def bucket_both(
     dataset: Dataset,
     grid: Grid,
     is_added: bool,
+    span: Span,
 ) -> Table:
     """Return the states of each (series, bucket) of points and of whole blocks (with their codes).
 
     Between the points of a bucket blocks may lie: what comes before one and after it is counted
-    apart, and merged in the order of time.
+    apart, and merged in the order of time. Raises PointsKnow where headers are not enough.
     """
     if not whole:
         return bucket_points(points, states, dataset, grid, is_added)
+    _check(whole, grid, span)
     room = 2 * len(whole) + 2
     firsts: dict[int, list[int]] = {}
     for code, block in whole:
@@ -105,7 +116,7 @@ def _value(state: State, columns: dict[str, Column], sums: Any) -> Any:
     if value is None:
         return {"float": np.nan, "bool": NULL_BOOL}.get(state.type, NULL_INT)
     if state.kind == "sum" and abs(value) >= 2**63:
-        raise NoBigint
+        raise PointsKnow
     return value
 
 

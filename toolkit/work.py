@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from toolkit.cache import Key
 from toolkit.catalog import Entry
 from toolkit.dataset import Dataset
-from toolkit.drivers import Params
+from toolkit.drivers import Params, Rows
 from toolkit.query import Query
 from toolkit.reduce import Table
 from toolkit.strategy import Plan, compose
@@ -116,3 +116,14 @@ def point_columns(query: Query, dataset: Dataset, plan: Plan) -> tuple[str, ...]
     if query.asked.points is not None and dataset.chart not in plan.columns:
         return (*plan.columns, dataset.chart)
     return plan.columns
+
+
+class Colder(Exception):
+    """Blocks hold points of a range that was taken to be without them."""
+
+
+def sure(rows: Rows) -> Rows:
+    """Return rows of which the last column denies that there are blocks, too; else raise Colder."""
+    if any(row[-1] for row in rows):
+        raise Colder
+    return rows

@@ -3,5 +3,5 @@
 , b._first >= %(start)s AND b._last < %(end)s AND {first} = {last}
 AND NOT EXISTS (
     SELECT FROM {points} AS t
-    WHERE t.series_id = b.series_id AND t.ts >= b._first AND t.ts <= b._last
-) AS is_whole
+    WHERE t.series_id = b.series_id AND t.ts >= b.lo AND t.ts < b.hi
+) AS _is_whole

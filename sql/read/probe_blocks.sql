@@ -6,14 +6,14 @@
 SELECT s.id, b.*
 FROM {series} AS s (id)
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(q._rows) FILTER (WHERE q.is_whole), 0)::bigint,
-           min(q._first) FILTER (WHERE q.is_whole), max(q._last) FILTER (WHERE q.is_whole),
+    SELECT coalesce(sum(q._rows) FILTER (WHERE q._is_whole), 0)::bigint,
+           min(q._first) FILTER (WHERE q._is_whole), max(q._last) FILTER (WHERE q._is_whole),
            string_agg(timestamptz_send(q.lo) || timestamptz_send(q.hi), ''::bytea)
-               FILTER (WHERE NOT q.is_whole),
-           array_agg(q._header) FILTER (WHERE NOT q.is_whole),
-           array_agg(q.ts) FILTER (WHERE NOT q.is_whole)
+               FILTER (WHERE NOT q._is_whole),
+           array_agg(q._header) FILTER (WHERE NOT q._is_whole),
+           array_agg(q.ts) FILTER (WHERE NOT q._is_whole)
     FROM (
-        SELECT b.*, b._first >= %(start)s AND b._last < %(end)s AS is_whole
+        SELECT b.*, b._first >= %(start)s AND b._last < %(end)s AS _is_whole
         FROM {blocks} AS b
         WHERE b.series_id = s.id AND b.lo >= %(cold_start)s AND b.lo < %(end)s AND b.hi > %(start)s
         ORDER BY b.lo

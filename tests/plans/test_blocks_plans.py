@@ -49,7 +49,7 @@ def test_a_read_of_what_is_not_compressed_touches_no_block(store: toolkit.Store)
 def test_a_limit_brings_no_more_blocks_than_it_needs(store: toolkit.Store) -> None:
     found = store.read("candles", "A", *YEARS, limit=10)
     statement = store.explain("candles", "A", *YEARS, limit=10).statement
-    assert "before <" in statement
+    assert "_before <" in statement
     assert len(found) == 10
     assert found["close"].tolist() == (np.arange(10) / 8).tolist()
 

@@ -128,17 +128,17 @@ def _blocks(
     enough, has_next, before = NOTHING, SQL("false"), NOTHING
     window: Composable = NOTHING
     if has_limit:
-        enough, has_next = SQL("WHERE c.before < %(limit)s"), SQL("c.has_next")
+        enough, has_next = SQL("WHERE c._before < %(limit)s"), SQL("c._has_next")
         # not counting the first, of which the range's end may leave next to nothing
         before = SQL(
-            ", sum(b._rows) OVER w - b._rows - first_value(b._rows) OVER w AS before, "
-            "lead(true) OVER w IS NOT NULL AS has_next"
+            ", sum(b._rows) OVER w - b._rows - first_value(b._rows) OVER w AS _before, "
+            "lead(true) OVER w IS NOT NULL AS _has_next"
         )
         window = SQL("WINDOW w AS (ORDER BY b.lo{}) ").format(direction)
     parts: list[Composable] = [Identifier("c", c) for c in stored_columns(entry.dataset, columns)]
     is_whole: Composable = NOTHING
     if is_fixed is not None:
-        parts = [SQL("CASE WHEN NOT c.is_whole THEN {} END").format(p) for p in parts]
+        parts = [SQL("CASE WHEN NOT c._is_whole THEN {} END").format(p) for p in parts]
         is_whole = part(
             "read/is_whole",
             points=Identifier(entry.schema, entry.dataset.name),
