@@ -190,7 +190,7 @@ class ParquetFile:
         if self._path.exists() and not self._path.is_file():
             raise ExportError(f"{self._shown} is no file: name one, with its folder")
         if self._path.exists() and not self._overwrite:
-            raise ExportError(f"{self._shown} exists: say overwrite to replace it")
+            raise ExportError(f"{self._shown} exists: overwrite=True, or --overwrite, replaces it")
 
     def _remove(self) -> None:
         with suppress(OSError):  # what a full disk could not take is not needed

@@ -174,8 +174,8 @@ class Fetcher:
             if error.sqlstate != OUT_OF_RANGE:
                 raise
             # an integer sum that has left bigint cannot be added to others: from the points then
-            plan = replace(plan, strategy="aggregated")
-            found = await self.from_buckets(replace(from_now(work), plan=plan))
+            by_points = replace(plan, strategy="aggregated")
+            found = await self.from_buckets(replace(from_now(work), plan=by_points))
             order = np.lexsort((found.table.ts, found.table.series))  # oldest first, as a rollup
             return replace(found, table=found.table.take(order))
         table, names, sources = await self.unpack_rollup(work, rows)

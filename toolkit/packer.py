@@ -23,7 +23,7 @@ from toolkit.ingest.copybinary import encode
 from toolkit.ingest.frames import Batch
 from toolkit.merging import Run, run_here
 from toolkit.partitions import Partition, Partitioning
-from toolkit.reclaiming import reclaim
+from toolkit.reclaiming import reclaim, reclaim_blocks
 from toolkit.statements import compose, name
 from toolkit.strategy.params import blocks_params, log_start, range_params
 from toolkit.timegrid import PG_EPOCH, Instants, Span, to_datetime
@@ -289,6 +289,7 @@ class Packer:
             block = Span.between(lo, hi)
             points = await self._unpack(entry, by_id[series_id], block)
             tally.add(points=points, spans=1, blocks=1, block_bytes=size)
+        await reclaim_blocks(self._driver, entry, [Span.between(r[1], r[2]) for r in rows])
         return replace(tally.report, seconds=time.perf_counter() - started)
 
     async def _unpack(self, entry: Entry, series: Series, span: Span) -> int:

@@ -32,6 +32,11 @@ class Partition:
     bytes: int
     rows: int
 
+    @classmethod
+    def from_row(cls, row: tuple[str, str, int, int]) -> Partition:
+        """Build from (name, bound as PostgreSQL writes it, bytes, rows)."""
+        return cls(row[0], _span(row[1]), row[2], row[3])
+
 
 class Partitioning(Protocol):
     """How a dataset's rows are split by time."""
@@ -118,7 +123,7 @@ class NativePartitioning:
     async def ranges(self, entry: Entry) -> list[Partition]:
         parent = name(entry.schema, entry.dataset.name).as_string(None)
         rows = await self._driver.fetch(compose("partition/list_partitions"), {"parent": parent})
-        return [Partition(r[0], _span(r[1]), r[2], r[3]) for r in rows]
+        return [Partition.from_row((r[0], r[1], r[2], r[3])) for r in rows]
 
     async def drop(self, entry: Entry, span: Span) -> list[Partition]:
         inside = [

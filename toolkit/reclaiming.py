@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from toolkit.catalog import Entry
+from toolkit.ddl import blocks_table
 from toolkit.drivers import Driver
 from toolkit.errors import Busy, DatabaseError, SchemaError
 from toolkit.partitions import Partition
 from toolkit.statements import compose, name
+from toolkit.timegrid import Span
 
 _log = logging.getLogger("toolkit.reclaiming")
 _LONGEST = 300.0  # seconds: others' old snapshots may stand in the way
@@ -23,20 +26,35 @@ async def reclaim(driver: Driver, entry: Entry, partition: Partition, *, has_mov
     """
     table = name(entry.schema, partition.name)
     params = {"partition": table.as_string(None)}
-    measure = compose("blocks/measure_partition")
+    measure, alone = compose("blocks/measure_partition"), f"reclaim {entry.id} {partition.name}"
     before = (await driver.fetch(measure, params))[0]
     if not has_moved and (partition.rows or before[1] < _WORTH):
         return 0
     try:
         for (dead,) in await driver.fetch(compose("blocks/list_dead_indexes"), params):
             drop = compose("blocks/drop_dead_index", index=name(entry.schema, dead))
-            await driver.command(drop, timeout=_LONGEST)
+            await driver.command(drop, timeout=_LONGEST, alone=alone)
         vacuum = compose("blocks/reclaim_rows", partition=table)
-        await driver.command(vacuum, timeout=_LONGEST)
+        if not await driver.command(vacuum, timeout=_LONGEST, alone=alone):
+            return 0  # two at once would wait for each other
         if (await driver.fetch(measure, params))[0][0] == 0 and before[1] >= _WORTH:
             reindex = compose("blocks/reclaim_index", partition=table)
-            await driver.command(reindex, timeout=_LONGEST)
+            await driver.command(reindex, timeout=_LONGEST, alone=alone)
     except (DatabaseError, SchemaError, Busy) as error:  # dropped meanwhile, too
-        _log.warning("the space of %s was not given back: %s", partition.name, error)
+        _log.warning(
+            "the space of %s was not given back, the next run tries again: %s",
+            partition.name,
+            error,
+        )
     after = (await driver.fetch(measure, params))[0]
     return int(max(before[1] - after[1], 0))
+
+
+async def reclaim_blocks(driver: Driver, entry: Entry, spans: Sequence[Span]) -> None:
+    """Give back what blocks took that are rows again, in the partitions that spans lie in."""
+    parent = name(entry.schema, blocks_table(entry.dataset.name)).as_string(None)
+    rows = await driver.fetch(compose("partition/list_partitions"), {"parent": parent})
+    for row in rows:
+        partition = Partition.from_row((row[0], row[1], row[2], row[3]))
+        if any(s.start < partition.span.end and partition.span.start < s.end for s in spans):
+            await reclaim(driver, entry, partition, has_moved=True)

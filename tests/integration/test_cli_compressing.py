@@ -111,7 +111,7 @@ def test_an_age_is_asked_for_where_the_dataset_has_none(run: Run, rows: int) -> 
     ("arguments", "said"),
     [
         (["compress", "candles", "--before", "now", "--after", "3d"], "not both"),
-        (["compress", "candles", "--after", "soon"], "BEFORE: 'now-soon' is not a time"),
+        (["compress", "candles", "--after", "soon"], "--after: unknown step 'soon'"),
         (["compress", "candle", "--before", "now"], "did you mean 'candles'"),
         (["compress", "candles", "nosuch", "--before", "now"], "unknown series 'nosuch'"),
         (["recompress", "candles", "--from", "now", "--to", "now-3d"], "is before start"),

@@ -329,7 +329,9 @@ def test_file_that_exists_is_replaced_only_if_told_so(store: Any, run: Run, tmp_
     path.write_text("mine")
     link.symlink_to(path)
     for taken in (path, link):
-        with pytest.raises(ExportError, match="exists: say overwrite to replace it"):
+        with pytest.raises(
+            ExportError, match="exists: overwrite=True, or --overwrite, replaces it"
+        ):
             store.export("candles", taken)
         run("export", "candles", "--out", str(taken), code=1)
     assert path.read_text() == "mine"

@@ -11,6 +11,8 @@ import click
 
 from toolkit.cli.choice import Choice
 from toolkit.cli.failing import BUSY, FAILED, INTERRUPTED, Failure
+from toolkit.errors import QueryError
+from toolkit.timegrid import Step
 
 if TYPE_CHECKING:
     from toolkit.packer import PackReport
@@ -54,6 +56,11 @@ def compress(
     """
     if before is not None and after is not None:
         raise click.UsageError("give --before or --after, not both")
+    if after is not None:
+        try:
+            Step.parse(after)
+        except QueryError as error:
+            raise click.UsageError(f"--after: {error}") from None
     (instant,) = _times(tz, before=before if after is None else f"now-{after}")
     with choice.store() as store, _bar("compressing", dataset) as hear:
         report = store.compress(

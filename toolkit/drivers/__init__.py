@@ -64,10 +64,11 @@ class Driver(Protocol):
         Waiting for a connection counts against ``timeout``.
         """
 
-    async def command(self, statement: bytes, *, timeout: float) -> None:
+    async def command(self, statement: bytes, *, timeout: float, alone: str = "") -> bool:
         """Run what may not stand in a transaction, VACUUM for instance, on a connection of its own.
 
-        It may take ``timeout`` seconds.
+        It may take ``timeout`` seconds. Where somebody does something ``alone`` under that name
+        already, nothing is done, and False returned.
         """
 
     def transaction(

@@ -232,11 +232,16 @@ class AsyncDriver:
         except (psycopg.Error, PoolTimeout) as error:
             raise translate(error, self.node) from error
 
-    async def command(self, statement: bytes, *, timeout: float) -> None:
+    async def command(self, statement: bytes, *, timeout: float, alone: str = "") -> bool:
         with _translated(self.node):
             async with await self._connect() as connection:
                 await connection.execute(session.patience(timeout))
+                if alone:
+                    cursor = await connection.execute(*session.try_alone(alone))
+                    if await cursor.fetchone() == (False,):
+                        return False
                 await connection.execute(statement)
+                return True
 
     @asynccontextmanager
     async def transaction(

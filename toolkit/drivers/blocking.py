@@ -239,10 +239,13 @@ class BlockingDriver:
         except (psycopg.Error, PoolTimeout) as error:
             raise translate(error, self.node) from error
 
-    async def command(self, statement: bytes, *, timeout: float) -> None:
+    async def command(self, statement: bytes, *, timeout: float, alone: str = "") -> bool:
         with _translated(self.node), self._connect() as connection:
             connection.execute(session.patience(timeout))
+            if alone and connection.execute(*session.try_alone(alone)).fetchone() == (False,):
+                return False
             connection.execute(statement)
+            return True
 
     @asynccontextmanager
     async def transaction(

@@ -31,7 +31,7 @@ class InsideDriver:
     ) -> Rows:
         return await self._transaction.fetch(statement, params)
 
-    async def command(self, statement: bytes, *, timeout: float) -> None:
+    async def command(self, statement: bytes, *, timeout: float, alone: str = "") -> bool:
         raise QueryError("what may not stand in a transaction cannot be run inside one")
 
     def transaction(self, **options: Any) -> AbstractAsyncContextManager[Transaction]:

@@ -51,6 +51,11 @@ def prepare(options: PoolOptions) -> tuple[bytes, Params]:
     return compose("session/prepare_connection"), {"statement_timeout": milliseconds}
 
 
+def try_alone(name: str) -> tuple[bytes, Params]:
+    """Return the statement that asks whether nobody else does what goes by a name."""
+    return compose("session/try_alone"), {"name": name}
+
+
 def patience(timeout: float) -> bytes:
     """Return what lets the next statements of a connection take so many seconds."""
     return SQL("SET statement_timeout = {}").format(Literal(round(timeout * 1000))).as_bytes(None)
