@@ -10,7 +10,8 @@ import numpy as np
 from toolkit.bench.ground import MINUTE, NOISY, Ground, at, bars
 from toolkit.bench.measure import Contender, Result, Target, Timing, by_turns, compare
 from toolkit.bench.peers import ADBC, PANDAS, PSYCOPG
-from toolkit.timegrid import Span, iso, to_datetime, to_us
+from toolkit.dataset import CANDLES
+from toolkit.timegrid import Grid, Span, Step, iso, to_datetime, to_us
 
 OURS = "store.read"
 _SERIES = "B0"
@@ -42,7 +43,15 @@ def client_cpu(ground: Ground) -> Result:
     series_id = ground.id_of("candles", _SERIES)
     named = {"id": series_id, "ids": [series_id]}  # whichever the statement has
     spans = [Span.between(*arguments(turn)) for turn in range(ground.sizes.turns)]
-    ranges = [{"start": to_datetime(s.start), "end": to_datetime(s.end)} for s in spans]
+    months = Grid(Step.parse(CANDLES.partition))
+    ranges = [
+        {
+            "start": to_datetime(s.start),
+            "end": to_datetime(s.end),
+            "cold_start": to_datetime(months.floor_one(s.start)),
+        }
+        for s in spans
+    ]
 
     def bare(turn: int) -> object:
         cursor = ground.peers.psycopg.cursor(binary=True)
