@@ -344,8 +344,8 @@ class Filling:
             raise InputError(
                 f"policy 'fail': series {job.piece.series.name!r} has a point at "
                 f"{iso(int(new.ts[row]))}{seq}; nothing of {job.span} was stored "
-                "(policy 'replace', mode 'upsert' of a load, takes the new point; 'keep', 'ignore', "
-                "the one that is there)"
+                "(policy 'replace', of a load mode 'upsert', takes the new point; 'keep', or "
+                "'ignore', the one that is there)"
             )
         return folded
 
