@@ -127,7 +127,10 @@ def test_a_dropped_partition_is_there_whole_or_not_at_all_for_who_reads_and_who_
                 for number in range(40):
                     if wrong:
                         break
-                    gone = still.drop_partitions("candles", *map(moment, DROPPED))
+                    try:
+                        gone = still.drop_partitions("candles", *map(moment, DROPPED))
+                    except Busy:  # whoever gives space back may hold it for some seconds
+                        continue
                     if len(gone) != 1:
                         wrong.append(f"dropped {gone}")
                     if number % 3 == 2:
