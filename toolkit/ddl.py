@@ -38,8 +38,8 @@ def literal(text: str) -> str:
     return f"E'{quoted}'".replace("\\", "\\\\") if "\\" in text else f"'{quoted}'"
 
 
-def create_dataset(dataset: Dataset, schema: str) -> Iterator[str]:
-    """Yield the statements that make a dataset: catalog row, rows, change log and rollups."""
+def create_dataset(dataset: Dataset, schema: str, *, blocks: bool = True) -> Iterator[str]:
+    """Yield the statements that make a dataset: catalog row, rows, blocks, change log, rollups."""
     points, log = ident(schema, dataset.name), ident(schema, f"{dataset.name}_log")
     yield _check_owner(schema)
     yield (
@@ -47,7 +47,8 @@ def create_dataset(dataset: Dataset, schema: str) -> Iterator[str]:
         f"VALUES ({literal(dataset.name)}, {literal(json.dumps(dataset.to_mapping()))}::jsonb)"
     )
     yield _points_table(dataset, points)
-    yield from _blocks_table(dataset, schema)
+    if blocks:
+        yield from _blocks_table(dataset, schema)
     for number, index in enumerate(dataset.indexes, 1):
         columns = ", ".join(ident(c) for c in index.columns)
         where = f" WHERE {index.where}" if index.where else ""
@@ -87,7 +88,7 @@ def drop_dataset(dataset: Dataset, schema: str) -> Iterator[str]:
     """Yield the statements that remove a dataset with all its data: the reverse of creating it."""
     for step in reversed(dataset.ladder):
         yield f"DROP TABLE {ident(schema, f'{dataset.name}_{step}')}"
-    yield f"DROP TABLE {ident(schema, blocks_table(dataset.name))}"
+    yield f"DROP TABLE IF EXISTS {ident(schema, blocks_table(dataset.name))}"
     yield f"DROP TABLE {ident(schema, dataset.name)}"
     yield f"DROP TABLE {ident(schema, f'{dataset.name}_log')}"
     if dataset.changelog == "trigger":
@@ -98,6 +99,17 @@ def drop_dataset(dataset: Dataset, schema: str) -> Iterator[str]:
     yield f"DELETE FROM {ident(schema, 'series')} WHERE dataset_id = {of_it}"
     yield f"DELETE FROM {ident(schema, 'rollup')} WHERE dataset_id = {of_it}"
     yield f"DELETE FROM {catalog} WHERE name = {literal(dataset.name)}"
+
+
+def add_blocks(dataset: Dataset, schema: str) -> Iterator[str]:
+    """Yield what gives blocks to a dataset of before there were any; nothing changes where it has.
+
+    The function that logs changes is made anew: moving points into blocks is none.
+    """
+    yield from _blocks_table(dataset, schema)
+    if dataset.changelog == "trigger":
+        made = _trigger_function(dataset, schema)
+        yield made.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)
 
 
 def set_compress_after(dataset: str, schema: str, age: str) -> Iterator[str]:
@@ -191,7 +203,7 @@ def _blocks_table(dataset: Dataset, schema: str) -> Iterator[str]:
         "    CONSTRAINT span_holds_points CHECK (lo <= _first AND _first <= _last AND _last < hi)",
     ]
     body = ",\n".join(lines)
-    yield f"CREATE TABLE {blocks} (\n{body}\n) PARTITION BY RANGE (lo)"
+    yield f"CREATE TABLE IF NOT EXISTS {blocks} (\n{body}\n) PARTITION BY RANGE (lo)"
     # what is compressed already is stored as it is, and read without being unpacked twice
     external = ", ".join(f"ALTER {ident(c)} SET STORAGE EXTERNAL" for c in ("_header", *stored))
     yield f"ALTER TABLE {blocks} {external}"

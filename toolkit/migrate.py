@@ -197,7 +197,10 @@ def _run(
                 raise SchemaError(f"revision {revision!r}: {error}") from None
             except DBAPIError as error:
                 connection.rollback()
-                locked = getattr(error.orig, "sqlstate", None) in ("55P03", "40P01")
+                state = getattr(error.orig, "sqlstate", None)
+                if state == "55000" and isinstance(error.orig, psycopg.Error):
+                    raise SchemaError(error.orig.diag.message_primary or str(error.orig)) from None
+                locked = state in ("55P03", "40P01")
                 if not locked or attempt == _TRIES:
                     raise
                 on_progress(f"a lock is taken, try {attempt} of {_TRIES}")

@@ -21,8 +21,7 @@ CREATE TABLE "{schema}".dataset (
     prune_to pg_snapshot,
     prune_next pg_snapshot,
     prune_next_at timestamptz,
-    pruned_to xid8,
-    cold_to timestamptz
+    pruned_to xid8
 );
 COMMENT ON TABLE "{schema}".dataset IS
     'families of series with the same columns; spec is the declaration';
@@ -30,8 +29,6 @@ COMMENT ON COLUMN "{schema}".dataset.prune_to IS
     'the change log may lose what this snapshot sees; prune_next follows it after a while';
 COMMENT ON COLUMN "{schema}".dataset.pruned_to IS
     'the youngest transaction whose row the change log has lost';
-COMMENT ON COLUMN "{schema}".dataset.cold_to IS
-    'blocks hold points before this time only; NULL where there are none';
 
 CREATE TABLE "{schema}".series (
     id integer GENERATED ALWAYS AS IDENTITY CONSTRAINT series_pkey PRIMARY KEY,
@@ -177,8 +174,7 @@ SET search_path = pg_catalog, pg_temp AS $ensure$
 DECLARE
     declared jsonb;
 BEGIN
-    SELECT d.spec INTO declared FROM "{schema}".dataset AS d
-    WHERE d.name = regexp_replace(dataset, '_blocks$', '');
+    SELECT d.spec INTO declared FROM "{schema}".dataset AS d WHERE d.name = dataset;
     IF declared IS NULL THEN
         RAISE EXCEPTION 'no dataset %', quote_literal(dataset) USING ERRCODE = 'undefined_object';
     END IF;
@@ -190,12 +186,11 @@ BEGIN
     END IF;
     RETURN "{schema}".add_partitions_v1(
         dataset, declared ->> 'partition', wanted_from, wanted_to,
-        CASE WHEN declared ->> 'changelog' = 'trigger' AND dataset !~ '_blocks$'
-             THEN dataset || '_changed_v1' END);
+        CASE declared ->> 'changelog' WHEN 'trigger' THEN dataset || '_changed_v1' END);
 END
 $ensure$;
 COMMENT ON FUNCTION "{schema}".ensure_partitions(text, timestamptz, timestamptz) IS
-    'adds the partitions a dataset, or its table of blocks, lacks in [from, to); returns how many';
+    'adds the partitions a dataset lacks in [from, to); returns how many';
 """
 
 

@@ -23,8 +23,7 @@ CREATE TABLE "toolkit".dataset (
     prune_to pg_snapshot,
     prune_next pg_snapshot,
     prune_next_at timestamptz,
-    pruned_to xid8,
-    cold_to timestamptz
+    pruned_to xid8
 );
 COMMENT ON TABLE "toolkit".dataset IS
     'families of series with the same columns; spec is the declaration';
@@ -32,8 +31,6 @@ COMMENT ON COLUMN "toolkit".dataset.prune_to IS
     'the change log may lose what this snapshot sees; prune_next follows it after a while';
 COMMENT ON COLUMN "toolkit".dataset.pruned_to IS
     'the youngest transaction whose row the change log has lost';
-COMMENT ON COLUMN "toolkit".dataset.cold_to IS
-    'blocks hold points before this time only; NULL where there are none';
 
 CREATE TABLE "toolkit".series (
     id integer GENERATED ALWAYS AS IDENTITY CONSTRAINT series_pkey PRIMARY KEY,
@@ -175,8 +172,7 @@ SET search_path = pg_catalog, pg_temp AS $ensure$
 DECLARE
     declared jsonb;
 BEGIN
-    SELECT d.spec INTO declared FROM "toolkit".dataset AS d
-    WHERE d.name = regexp_replace(dataset, '_blocks$', '');
+    SELECT d.spec INTO declared FROM "toolkit".dataset AS d WHERE d.name = dataset;
     IF declared IS NULL THEN
         RAISE EXCEPTION 'no dataset %', quote_literal(dataset) USING ERRCODE = 'undefined_object';
     END IF;
@@ -188,12 +184,11 @@ BEGIN
     END IF;
     RETURN "toolkit".add_partitions_v1(
         dataset, declared ->> 'partition', wanted_from, wanted_to,
-        CASE WHEN declared ->> 'changelog' = 'trigger' AND dataset !~ '_blocks$'
-             THEN dataset || '_changed_v1' END);
+        CASE declared ->> 'changelog' WHEN 'trigger' THEN dataset || '_changed_v1' END);
 END
 $ensure$;
 COMMENT ON FUNCTION "toolkit".ensure_partitions(text, timestamptz, timestamptz) IS
-    'adds the partitions a dataset, or its table of blocks, lacks in [from, to); returns how many';
+    'adds the partitions a dataset lacks in [from, to); returns how many';
 
 
 CREATE FUNCTION "toolkit".run_if_changed_v1(
@@ -250,28 +245,6 @@ CREATE TABLE "toolkit"."candles" (
     "volume" double precision CONSTRAINT "volume_is_not_nan" CHECK ("volume" <> 'NaN'),
     CONSTRAINT "candles_pkey" PRIMARY KEY ("series_id", "ts") INCLUDE ("open", "high", "low", "close", "volume")
 ) PARTITION BY RANGE (ts);
-
-
-CREATE TABLE "toolkit"."candles_blocks" (
-    series_id integer NOT NULL,
-    lo timestamptz NOT NULL,
-    hi timestamptz NOT NULL,
-    _rows integer NOT NULL,
-    _first timestamptz NOT NULL,
-    _last timestamptz NOT NULL,
-    _header bytea NOT NULL,
-    "ts" bytea NOT NULL,
-    "open" bytea NOT NULL,
-    "high" bytea NOT NULL,
-    "low" bytea NOT NULL,
-    "close" bytea NOT NULL,
-    "volume" bytea NOT NULL,
-    CONSTRAINT "candles_blocks_pkey" PRIMARY KEY (series_id, lo),
-    CONSTRAINT span_holds_points CHECK (lo <= _first AND _first <= _last AND _last < hi)
-) PARTITION BY RANGE (lo);
-
-
-ALTER TABLE "toolkit"."candles_blocks" ALTER "_header" SET STORAGE EXTERNAL, ALTER "ts" SET STORAGE EXTERNAL, ALTER "open" SET STORAGE EXTERNAL, ALTER "high" SET STORAGE EXTERNAL, ALTER "low" SET STORAGE EXTERNAL, ALTER "close" SET STORAGE EXTERNAL, ALTER "volume" SET STORAGE EXTERNAL;
 
 
 CREATE TABLE "toolkit"."candles_log" (
@@ -457,27 +430,6 @@ CREATE TABLE "toolkit"."trades" (
     "side" text CONSTRAINT "side_fits" CHECK (length("side") <= 500),
     CONSTRAINT "trades_pkey" PRIMARY KEY ("series_id", "ts", "seq") INCLUDE ("price", "size", "side")
 ) PARTITION BY RANGE (ts);
-
-
-CREATE TABLE "toolkit"."trades_blocks" (
-    series_id integer NOT NULL,
-    lo timestamptz NOT NULL,
-    hi timestamptz NOT NULL,
-    _rows integer NOT NULL,
-    _first timestamptz NOT NULL,
-    _last timestamptz NOT NULL,
-    _header bytea NOT NULL,
-    "ts" bytea NOT NULL,
-    "seq" bytea NOT NULL,
-    "price" bytea NOT NULL,
-    "size" bytea NOT NULL,
-    "side" bytea NOT NULL,
-    CONSTRAINT "trades_blocks_pkey" PRIMARY KEY (series_id, lo),
-    CONSTRAINT span_holds_points CHECK (lo <= _first AND _first <= _last AND _last < hi)
-) PARTITION BY RANGE (lo);
-
-
-ALTER TABLE "toolkit"."trades_blocks" ALTER "_header" SET STORAGE EXTERNAL, ALTER "ts" SET STORAGE EXTERNAL, ALTER "seq" SET STORAGE EXTERNAL, ALTER "price" SET STORAGE EXTERNAL, ALTER "size" SET STORAGE EXTERNAL, ALTER "side" SET STORAGE EXTERNAL;
 
 
 CREATE TABLE "toolkit"."trades_log" (
@@ -683,24 +635,6 @@ CREATE TABLE "toolkit"."metrics" (
 ) PARTITION BY RANGE (ts);
 
 
-CREATE TABLE "toolkit"."metrics_blocks" (
-    series_id integer NOT NULL,
-    lo timestamptz NOT NULL,
-    hi timestamptz NOT NULL,
-    _rows integer NOT NULL,
-    _first timestamptz NOT NULL,
-    _last timestamptz NOT NULL,
-    _header bytea NOT NULL,
-    "ts" bytea NOT NULL,
-    "value" bytea NOT NULL,
-    CONSTRAINT "metrics_blocks_pkey" PRIMARY KEY (series_id, lo),
-    CONSTRAINT span_holds_points CHECK (lo <= _first AND _first <= _last AND _last < hi)
-) PARTITION BY RANGE (lo);
-
-
-ALTER TABLE "toolkit"."metrics_blocks" ALTER "_header" SET STORAGE EXTERNAL, ALTER "ts" SET STORAGE EXTERNAL, ALTER "value" SET STORAGE EXTERNAL;
-
-
 CREATE TABLE "toolkit"."metrics_log" (
     series_id integer NOT NULL,
     lo timestamptz NOT NULL,
@@ -855,6 +789,217 @@ FROM "toolkit"."dataset" WHERE name = 'metrics';
 
 
 UPDATE toolkit.toolkit_version SET version_num='0002' WHERE toolkit.toolkit_version.version_num = '0001';
+
+COMMIT;
+
+BEGIN;
+
+-- Running upgrade 0002 -> 0003
+
+ALTER TABLE "toolkit".dataset ADD COLUMN cold_to timestamptz;
+COMMENT ON COLUMN "toolkit".dataset.cold_to IS
+    'blocks hold points before this time only; NULL where there are none';
+
+
+CREATE OR REPLACE FUNCTION "toolkit".ensure_partitions(
+    dataset text, wanted_from timestamptz, wanted_to timestamptz
+) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $ensure$
+DECLARE
+    declared jsonb;
+BEGIN
+    SELECT d.spec INTO declared FROM "toolkit".dataset AS d WHERE d.name = 
+        regexp_replace(dataset, '_blocks$', '');
+    IF declared IS NULL THEN
+        RAISE EXCEPTION 'no dataset %', quote_literal(dataset) USING ERRCODE = 'undefined_object';
+    END IF;
+    IF NOT has_table_privilege(
+        coalesce(nullif(current_setting('role'), 'none'), session_user),
+        format('%I.%I', 'toolkit', dataset), 'INSERT') THEN
+        RAISE EXCEPTION 'adding partitions to % needs the right to INSERT there', dataset
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN "toolkit".add_partitions_v1(
+        dataset, declared ->> 'partition', wanted_from, wanted_to,
+        CASE WHEN declared ->> 'changelog' = 'trigger' AND dataset !~ '_blocks$'
+             THEN dataset || '_changed_v1' END);
+END
+$ensure$;
+COMMENT ON FUNCTION "toolkit".ensure_partitions(text, timestamptz, timestamptz) IS
+    'adds the partitions a dataset, or its table of blocks, lacks in [from, to); returns how many';
+
+
+CREATE TABLE IF NOT EXISTS "toolkit"."candles_blocks" (
+    series_id integer NOT NULL,
+    lo timestamptz NOT NULL,
+    hi timestamptz NOT NULL,
+    _rows integer NOT NULL,
+    _first timestamptz NOT NULL,
+    _last timestamptz NOT NULL,
+    _header bytea NOT NULL,
+    "ts" bytea NOT NULL,
+    "open" bytea NOT NULL,
+    "high" bytea NOT NULL,
+    "low" bytea NOT NULL,
+    "close" bytea NOT NULL,
+    "volume" bytea NOT NULL,
+    CONSTRAINT "candles_blocks_pkey" PRIMARY KEY (series_id, lo),
+    CONSTRAINT span_holds_points CHECK (lo <= _first AND _first <= _last AND _last < hi)
+) PARTITION BY RANGE (lo);
+
+
+ALTER TABLE "toolkit"."candles_blocks" ALTER "_header" SET STORAGE EXTERNAL, ALTER "ts" SET STORAGE EXTERNAL, ALTER "open" SET STORAGE EXTERNAL, ALTER "high" SET STORAGE EXTERNAL, ALTER "low" SET STORAGE EXTERNAL, ALTER "close" SET STORAGE EXTERNAL, ALTER "volume" SET STORAGE EXTERNAL;
+
+
+CREATE OR REPLACE FUNCTION "toolkit"."candles_changed_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
+BEGIN
+    -- points that move between rows and blocks change no answer
+    IF current_setting('toolkit.moving', true) = 'on' THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM new_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM old_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSE
+        INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    END IF;
+    RETURN NULL;
+END
+$changed$;
+
+
+CREATE TABLE IF NOT EXISTS "toolkit"."trades_blocks" (
+    series_id integer NOT NULL,
+    lo timestamptz NOT NULL,
+    hi timestamptz NOT NULL,
+    _rows integer NOT NULL,
+    _first timestamptz NOT NULL,
+    _last timestamptz NOT NULL,
+    _header bytea NOT NULL,
+    "ts" bytea NOT NULL,
+    "seq" bytea NOT NULL,
+    "price" bytea NOT NULL,
+    "size" bytea NOT NULL,
+    "side" bytea NOT NULL,
+    CONSTRAINT "trades_blocks_pkey" PRIMARY KEY (series_id, lo),
+    CONSTRAINT span_holds_points CHECK (lo <= _first AND _first <= _last AND _last < hi)
+) PARTITION BY RANGE (lo);
+
+
+ALTER TABLE "toolkit"."trades_blocks" ALTER "_header" SET STORAGE EXTERNAL, ALTER "ts" SET STORAGE EXTERNAL, ALTER "seq" SET STORAGE EXTERNAL, ALTER "price" SET STORAGE EXTERNAL, ALTER "size" SET STORAGE EXTERNAL, ALTER "side" SET STORAGE EXTERNAL;
+
+
+CREATE OR REPLACE FUNCTION "toolkit"."trades_changed_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
+BEGIN
+    -- points that move between rows and blocks change no answer
+    IF current_setting('toolkit.moving', true) = 'on' THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '60 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
+                    FROM new_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '60 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
+                    FROM old_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSE
+        INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '60 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
+                    FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    END IF;
+    RETURN NULL;
+END
+$changed$;
+
+
+CREATE TABLE IF NOT EXISTS "toolkit"."metrics_blocks" (
+    series_id integer NOT NULL,
+    lo timestamptz NOT NULL,
+    hi timestamptz NOT NULL,
+    _rows integer NOT NULL,
+    _first timestamptz NOT NULL,
+    _last timestamptz NOT NULL,
+    _header bytea NOT NULL,
+    "ts" bytea NOT NULL,
+    "value" bytea NOT NULL,
+    CONSTRAINT "metrics_blocks_pkey" PRIMARY KEY (series_id, lo),
+    CONSTRAINT span_holds_points CHECK (lo <= _first AND _first <= _last AND _last < hi)
+) PARTITION BY RANGE (lo);
+
+
+ALTER TABLE "toolkit"."metrics_blocks" ALTER "_header" SET STORAGE EXTERNAL, ALTER "ts" SET STORAGE EXTERNAL, ALTER "value" SET STORAGE EXTERNAL;
+
+
+CREATE OR REPLACE FUNCTION "toolkit"."metrics_changed_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
+BEGIN
+    -- points that move between rows and blocks change no answer
+    IF current_setting('toolkit.moving', true) = 'on' THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM new_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM old_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSE
+        INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    END IF;
+    RETURN NULL;
+END
+$changed$;
+
+
+UPDATE toolkit.toolkit_version SET version_num='0003' WHERE toolkit.toolkit_version.version_num = '0002';
 
 COMMIT;
 

@@ -19,6 +19,8 @@ import toolkit
 from toolkit import Settings, migrate
 from toolkit.catalog import REVISION
 from toolkit.config import load_settings
+from toolkit.dataset import CANDLES
+from toolkit.ddl import create_dataset
 from toolkit.errors import (
     AccessDenied,
     Busy,
@@ -86,6 +88,44 @@ def test_each_migration_goes_down_by_itself(database: Database) -> None:
     for id_, there in zip(ids, reversed(steps), strict=True):
         migrate.upgrade(database.dsn, revision=id_)
         assert describe(database.dsn) == there
+
+
+def test_datasets_of_before_there_were_blocks_get_theirs(empty_database: Database) -> None:
+    dsn = empty_database.dsn
+    migrate.upgrade(dsn, revision="0002")
+    fills = replace(CANDLES, name="fills")
+    for statement in create_dataset(fills, "toolkit", blocks=False):
+        rows(dsn, statement)
+    rows(dsn, "SELECT toolkit.ensure_partitions('fills', '2024-01-01', '2024-02-01')")
+    rows(
+        dsn,
+        "WITH made AS (INSERT INTO toolkit.series (dataset_id, name) "
+        "SELECT id, 'A' FROM toolkit.dataset WHERE name = 'fills' RETURNING id) "
+        "INSERT INTO toolkit.fills (series_id, ts, close) "
+        "SELECT id, timestamptz '2024-01-02' + n * interval '1 minute', n FROM made, "
+        "generate_series(0, 999) AS n",
+    )
+    migrate.upgrade(dsn)
+    with toolkit.connect(dsn) as store:
+        before = store.read("fills", "A", "2024-01-01Z", "2024-02-01Z")
+        assert store.compress("fills", before="2024-02-01Z").points == 1_000
+        after = store.read("fills", "A", "2024-01-01Z", "2024-02-01Z")
+        assert after.plan.sources == {"points": 0, "blocks": 1_000}
+        assert after["close"].tolist() == before["close"].tolist() == list(range(1_000))
+    assert value(dsn, "SELECT count(*) FROM toolkit.fills_log") == 0  # moving changes nothing
+
+
+def test_going_back_to_before_blocks_is_refused_while_they_hold_points(database: Database) -> None:
+    with toolkit.connect(database.dsn) as store:
+        store.write("trades", {"ts": ["2024-01-01Z"], "price": [1.0], "size": [1]}, series="X")
+        store.compress("trades", before="2024-02-01Z")
+        there = describe(database.dsn)
+        with pytest.raises(SchemaError, match="trades lie in blocks.*toolkit decompress"):
+            migrate.downgrade(database.dsn, revision="0002")
+        assert describe(database.dsn) == there
+        store.decompress("trades")
+    migrate.downgrade(database.dsn, revision="0002")
+    assert value(database.dsn, "SELECT count(*) FROM toolkit.trades") == 1
 
 
 def test_an_unknown_revision_is_named(database: Database) -> None:
