@@ -120,7 +120,7 @@ def test_going_back_to_before_blocks_is_refused_while_they_hold_points(database:
         store.write("trades", {"ts": ["2024-01-01Z"], "price": [1.0], "size": [1]}, series="X")
         store.compress("trades", before="2024-02-01Z")
         there = describe(database.dsn)
-        with pytest.raises(SchemaError, match="trades lie in blocks.*toolkit decompress"):
+        with pytest.raises(SchemaError, match=r"trades lie in blocks.*toolkit decompress"):
             migrate.downgrade(database.dsn, revision="0002")
         assert describe(database.dsn) == there
         store.decompress("trades")
