@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from toolkit.config import Settings
     from toolkit.dataset import Aggregate, Column, Dataset, Index
     from toolkit.exporting import ExportReport
+    from toolkit.intake import WriteReport
     from toolkit.query import bounded
     from toolkit.refresher import RefreshReport
     from toolkit.roads import Explanation
     from toolkit.store import Store
     from toolkit.strategy import Plan
-    from toolkit.writer import WriteReport
 
 __version__ = "0.1.0"
 
@@ -40,7 +40,7 @@ _HOME = {
     "Series": "toolkit.catalog",
     "Settings": "toolkit.config",
     "Store": "toolkit.store",
-    "WriteReport": "toolkit.writer",
+    "WriteReport": "toolkit.intake",
     "bounded": "toolkit.query",
 }
 

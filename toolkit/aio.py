@@ -15,7 +15,7 @@ from toolkit.dataset import Dataset
 from toolkit.drivers.aio import AsyncDriver
 from toolkit.exporting import ExportReport, export_query
 from toolkit.inspection import DatasetStats
-from toolkit.intake import Intake
+from toolkit.intake import Intake, WriteReport
 from toolkit.packer import PackReport
 from toolkit.packer import Progress as PackProgress
 from toolkit.partitions import Partition
@@ -26,7 +26,6 @@ from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.timegrid import Step
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import VerifyReport
-from toolkit.writer import WriteReport
 
 
 class AsyncStore:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from toolkit.catalog import Entry
 from toolkit.changes import SeriesGone
 from toolkit.directory import Directory
 from toolkit.drivers import Driver
-from toolkit.errors import InputError, PartialWrite, QueryError, SchemaError, ToolkitError
+from toolkit.errors import InputError, QueryError, SchemaError, ToolkitError
 from toolkit.filling import Filled, Filling
 from toolkit.ingest.frames import Batch, Numbering
-from toolkit.intake import Intake, each_frame, make_series, read_frame
+from toolkit.intake import (
+    Intake,
+    WriteReport,
+    is_iterator,
+    make_series,
+    read_frame,
+    store_each,
+)
 from toolkit.merging import Run, run_here
 from toolkit.partitions import Partitioning
 from toolkit.timegrid import Span
@@ -23,38 +29,15 @@ POLICIES = ("replace", "keep", "fail")
 
 
 @dataclass(frozen=True, slots=True)
-class BackfillReport:
+class BackfillReport(WriteReport):
     """What a backfill did, in points, and the ``blocks`` it made, whose bytes are ``block_bytes``.
 
     ``received`` is the sum of the four others; ``rejected`` says why points of a good frame were
     not stored: an equal key later in the same frame, or, with ``policy="keep"``, one that exists.
     """
 
-    received: int = 0
-    inserted: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    rejected: Mapping[str, int] = field(default_factory=dict)
     blocks: int = 0
     block_bytes: int = 0
-    seconds: float = 0.0
-    chunks: int = 0
-
-    def __add__(self, other: BackfillReport) -> BackfillReport:
-        reasons = {**self.rejected}
-        for reason, count in other.rejected.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-        return BackfillReport(
-            self.received + other.received,
-            self.inserted + other.inserted,
-            self.updated + other.updated,
-            self.unchanged + other.unchanged,
-            reasons,
-            self.blocks + other.blocks,
-            self.block_bytes + other.block_bytes,
-            self.seconds + other.seconds,
-            self.chunks + other.chunks,
-        )
 
 
 class Backfiller:
@@ -87,24 +70,17 @@ class Backfiller:
         """Store a frame, or each frame of an iterator, as blocks, and say what that did."""
         if policy not in POLICIES:
             raise QueryError(f"unknown policy {policy!r}; use one of {', '.join(POLICIES)}")
-        if not isinstance(frames, Iterator | AsyncIterator):
+        if not is_iterator(frames):
             return await self._one(dataset, frames, intake, policy, None)
-        total, numbering = BackfillReport(), cast(Numbering, {})
-        try:
-            async for frame in each_frame(self._driver, frames):
-                total += await self._one(dataset, frame, intake, policy, numbering)
-                on_chunk(total)
-        except ToolkitError as error:
-            if not total.chunks:
-                raise
+
+        def store(frame: object, numbering: Numbering) -> Awaitable[BackfillReport]:
+            return self._one(dataset, frame, intake, policy, numbering)
+
+        def rest(error: ToolkitError) -> str:
             is_refused = isinstance(error, InputError)
-            this = "nothing of this one is" if is_refused else "whole spans of this one may be"
-            raise PartialWrite(
-                f"chunk {total.chunks + 1}: {error} (the {total.chunks} chunks before it, "
-                f"{total.received:,} rows, are stored; {this})",
-                total,
-            ) from error
-        return total
+            return "nothing of this one is" if is_refused else "whole spans of this one may be"
+
+        return await store_each(self._driver, frames, store, BackfillReport(), on_chunk, rest)
 
     async def _one(
         self,
@@ -116,24 +92,16 @@ class Backfiller:
     ) -> BackfillReport:
         started = time.perf_counter()
         entry = await self._directory.entry(dataset)
-        batch, duplicates, received = await self._driver.compute(
+        incoming = await self._driver.compute(
             read_frame, entry, frame, intake, self._plausible, numbering
         )
+        batch = incoming.batch
         done = await self._store_known(entry, batch, policy) if len(batch) else Filled()
-        rest = len(batch) - done.inserted - done.updated
-        rejected = {"an equal key came later in the batch": duplicates} if duplicates else {}
-        if policy == "keep" and rest:
-            rejected["the key exists"] = rest
         return BackfillReport(
-            received,
-            done.inserted,
-            done.updated,
-            0 if policy == "keep" else rest,
-            rejected,
-            done.blocks,
-            done.block_bytes,
-            time.perf_counter() - started,
-            1,
+            **incoming.counts(done.inserted, done.updated, keeps=policy == "keep"),
+            blocks=done.blocks,
+            block_bytes=done.block_bytes,
+            seconds=time.perf_counter() - started,
         )
 
     async def _store_known(self, entry: Entry, batch: Batch, policy: str) -> Filled:

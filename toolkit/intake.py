@@ -1,10 +1,11 @@
-"""What every frame goes through before it is stored: read, checked, its series made."""
+"""What every frame goes through before it is stored: read, checked, its series made, counted."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from toolkit.catalog import Entry, Series
 from toolkit.directory import Directory
 from toolkit.drivers import Driver
-from toolkit.errors import InputError
+from toolkit.errors import InputError, PartialWrite, ToolkitError
 from toolkit.ingest.frames import Batch, Numbering, arrange, to_batch
 from toolkit.timegrid import Span, iso
 
@@ -27,12 +28,63 @@ class Intake:
     time_unit: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """What a write did, in rows.
+
+    ``received`` is the sum of the others; ``rejected`` says why rows of a good frame were not
+    stored: an equal key later in the same frame, or, with ``mode="ignore"``, one that exists.
+    """
+
+    received: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    chunks: int = 0
+
+    def __add__(self, other: Self) -> Self:
+        """Add up every count.
+
+        >>> both = WriteReport(2, rejected={"a": 1}) + WriteReport(3, rejected={"a": 2, "b": 1})
+        >>> both.received, both.rejected
+        (5, {'a': 3, 'b': 1})
+        """
+        sums: dict[str, Any] = {
+            f.name: getattr(self, f.name) + getattr(other, f.name)
+            for f in fields(self)
+            if f.name != "rejected"
+        }
+        reasons = Counter(self.rejected) + Counter(other.rejected)
+        return type(self)(**sums, rejected=dict(reasons))
+
+
+Report = TypeVar("Report", bound=WriteReport)
+
+
 class Incoming(NamedTuple):
     """A frame's points in the order of their keys; rows that an equal key replaced; all rows."""
 
     batch: Batch
     duplicates: int
     received: int
+
+    def counts(self, inserted: int, updated: int, *, keeps: bool) -> dict[str, Any]:
+        """Return what a report says of the frame; ``keeps``: of who keeps what is there."""
+        rest = len(self.batch) - inserted - updated
+        rejected = {
+            "an equal key came later in the batch": self.duplicates,
+            "the key exists": rest if keeps else 0,
+        }
+        return {
+            "received": self.received,
+            "inserted": inserted,
+            "updated": updated,
+            "unchanged": 0 if keeps else rest,
+            "rejected": {reason: count for reason, count in rejected.items() if count},
+            "chunks": 1,
+        }
 
 
 def read_frame(
@@ -67,7 +119,50 @@ def _check_plausible(batch: Batch, plausible: Span) -> None:
         )
 
 
-async def each_frame(
+def is_iterator(frames: object) -> bool:
+    """Tell frames that come one after the other from a frame."""
+    return isinstance(frames, Iterator | AsyncIterator)
+
+
+async def store_each(
+    driver: Driver,
+    frames: object,
+    store: Callable[[object, Numbering], Awaitable[Report]],
+    total: Report,
+    on_chunk: Callable[[Report], None],
+    rest: Callable[[ToolkitError], str],
+) -> Report:
+    """Store each frame of an iterator, and return what that did in all, beginning with ``total``.
+
+    Where one fails, PartialWrite says what is stored by then; of the failed one ``rest`` says it.
+    """
+    numbering = cast(Numbering, {})
+    try:
+        async for frame in _each_frame(driver, cast(Iterator[object], frames)):
+            total += await store(frame, numbering)
+            on_chunk(total)
+    except ToolkitError as error:
+        if not total.chunks:
+            raise
+        raise PartialWrite(
+            f"chunk {total.chunks + 1}: {error} ({_before(total)}; {rest(error)})", total
+        ) from error
+    return total
+
+
+def _before(report: WriteReport) -> str:
+    """Say what is stored when a chunk fails.
+
+    >>> _before(WriteReport(received=1, chunks=1)), _before(WriteReport(received=2000, chunks=2))
+    ('the chunk before it, 1 row, is stored', 'the 2 chunks before it, 2,000 rows, are stored')
+    """
+    rows = f"{report.received:,} row{'s' if report.received != 1 else ''}"
+    if report.chunks == 1:
+        return f"the chunk before it, {rows}, is stored"
+    return f"the {report.chunks:,} chunks before it, {rows}, are stored"
+
+
+async def _each_frame(
     driver: Driver, frames: Iterator[object] | AsyncIterator[object]
 ) -> AsyncIterator[object]:
     """Yield the frames of an iterator of either kind."""

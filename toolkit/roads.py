@@ -27,7 +27,7 @@ from toolkit.eraser import Eraser
 from toolkit.errors import CorruptBlock, QueryError, SchemaError
 from toolkit.exporting import PIECE, ExportReport, ParquetFile, described, export
 from toolkit.inspection import DatasetStats, describe
-from toolkit.intake import Intake
+from toolkit.intake import Intake, WriteReport
 from toolkit.newest import Newest
 from toolkit.packer import Packer, PackReport
 from toolkit.packer import Progress as PackProgress
@@ -43,7 +43,7 @@ from toolkit.timegrid import EARLIEST, LATEST, Span, Step, to_datetime
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import Verifier, VerifyReport
 from toolkit.work import types_of, with_time_left
-from toolkit.writer import Writer, WriteReport
+from toolkit.writer import Writer
 
 if TYPE_CHECKING:
     from toolkit.drivers.shelf import Shelf

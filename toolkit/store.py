@@ -17,7 +17,7 @@ from toolkit.drivers.blocking import BlockingDriver
 from toolkit.errors import InputError
 from toolkit.exporting import ExportReport, export_query
 from toolkit.inspection import DatasetStats
-from toolkit.intake import Intake
+from toolkit.intake import Intake, WriteReport
 from toolkit.packer import PackReport
 from toolkit.packer import Progress as PackProgress
 from toolkit.partitions import Partition
@@ -28,7 +28,6 @@ from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.timegrid import Step
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import VerifyReport
-from toolkit.writer import WriteReport
 
 
 class Store:

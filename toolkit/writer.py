@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +19,21 @@ from toolkit.errors import (
     DatabaseError,
     InputError,
     OutcomeUnknown,
-    PartialWrite,
     QueryError,
     SchemaError,
     ToolkitError,
 )
 from toolkit.ingest.copybinary import encode
 from toolkit.ingest.frames import Batch, Numbering
-from toolkit.intake import Intake, each_frame, ids_of, make_series, read_frame
+from toolkit.intake import (
+    Intake,
+    WriteReport,
+    ids_of,
+    is_iterator,
+    make_series,
+    read_frame,
+    store_each,
+)
 from toolkit.merging import Run, run_here
 from toolkit.partitions import Partitioning
 from toolkit.statements import compose
@@ -38,37 +43,6 @@ MODES = ("upsert", "insert", "ignore")
 SMALL = 2_000  # rows; a batch up to here travels as arrays, a larger one through a stage
 _MANY_PARTITIONS = 64  # MERGE plans every partition between its bounds
 _TRIES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class WriteReport:
-    """What a write did, in rows.
-
-    ``received`` is the sum of the others; ``rejected`` says why rows of a good frame were not
-    stored: an equal key later in the same batch, or, with ``mode="ignore"``, one that exists.
-    """
-
-    received: int = 0
-    inserted: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    rejected: Mapping[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    chunks: int = 0
-
-    def __add__(self, other: WriteReport) -> WriteReport:
-        reasons = {**self.rejected}
-        for reason, count in other.rejected.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-        return WriteReport(
-            self.received + other.received,
-            self.inserted + other.inserted,
-            self.updated + other.updated,
-            self.unchanged + other.unchanged,
-            reasons,
-            self.seconds + other.seconds,
-            self.chunks + other.chunks,
-        )
 
 
 class Writer:
@@ -100,48 +74,31 @@ class Writer:
         if mode not in MODES:
             raise QueryError(f"unknown mode {mode!r}; use one of {', '.join(MODES)}")
         entry = await self._directory.entry(dataset)
-        if not isinstance(frame, Iterator | AsyncIterator):
+        if not is_iterator(frame):
             return await self._write_one(entry, frame, intake, mode, None)
-        total, numbering = WriteReport(), cast(Numbering, {})
-        try:
-            async for chunk in each_frame(self._driver, frame):
-                total += await self._write_one(entry, chunk, intake, mode, numbering)
-                on_chunk(total)
-        except ToolkitError as error:
-            if not total.chunks:
-                raise
+
+        def store(chunk: object, numbering: Numbering) -> Awaitable[WriteReport]:
+            return self._write_one(entry, chunk, intake, mode, numbering)
+
+        def rest(error: ToolkitError) -> str:
             is_unknown = isinstance(error, OutcomeUnknown)
-            this = "this one may or may not be" if is_unknown else "nothing of this one is"
-            raise PartialWrite(
-                f"chunk {total.chunks + 1}: {error} (the {total.chunks} chunks before it, "
-                f"{total.received:,} rows, are stored; {this})",
-                total,
-            ) from error
-        return total
+            return "this one may or may not be" if is_unknown else "nothing of this one is"
+
+        return await store_each(self._driver, frame, store, WriteReport(), on_chunk, rest)
 
     async def _write_one(
         self, entry: Entry, frame: object, intake: Intake, mode: str, numbering: Numbering | None
     ) -> WriteReport:
         started = time.perf_counter()
-
-        batch, duplicates, received = await self._driver.compute(
+        incoming = await self._driver.compute(
             read_frame, entry, frame, intake, self._plausible, numbering
         )
         inserted = updated = 0
-        if len(batch):
-            inserted, updated = await self._store_known(entry, batch, mode)
-        rest = len(batch) - inserted - updated
-        rejected = {"an equal key came later in the batch": duplicates} if duplicates else {}
-        if mode == "ignore" and rest:
-            rejected["the key exists"] = rest
+        if len(incoming.batch):
+            inserted, updated = await self._store_known(entry, incoming.batch, mode)
         return WriteReport(
-            received,
-            inserted,
-            updated,
-            0 if mode == "ignore" else rest,
-            rejected,
-            time.perf_counter() - started,
-            1,
+            **incoming.counts(inserted, updated, keeps=mode == "ignore"),
+            seconds=time.perf_counter() - started,
         )
 
     async def _store_known(self, entry: Entry, batch: Batch, mode: str) -> tuple[int, int]:

@@ -283,7 +283,7 @@ def test_an_asynchronous_iterator_is_taken_by_the_store_that_can(database: Datab
 
 def test_a_later_chunk_that_is_refused_leaves_the_chunks_before_it(store: Any) -> None:
     good, bad = minutes(1_000), minutes(10, 1_000) | {"value": ["x"] * 10}
-    with pytest.raises(PartialWrite, match="1 chunks before it, 1,000 rows") as caught:
+    with pytest.raises(PartialWrite, match="the chunk before it, 1,000 rows, is stored") as caught:
         store.backfill("metrics", iter([good, bad, minutes(10, 5_000)]), series="a")
     assert caught.value.report.inserted == 1_000
     assert values(store) == of(good)

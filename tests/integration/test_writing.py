@@ -24,7 +24,8 @@ from toolkit.config import load_settings
 from toolkit.dataset import METRICS
 from toolkit.drivers.blocking import BlockingDriver
 from toolkit.errors import DatabaseError, InputError, PartialWrite, QueryError
-from toolkit.writer import SMALL, WriteReport
+from toolkit.intake import WriteReport
+from toolkit.writer import SMALL
 
 T0 = datetime(2024, 1, 1, tzinfo=UTC)
 END = datetime(2024, 3, 1, tzinfo=UTC)

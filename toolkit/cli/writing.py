@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from toolkit.cli.loading.check import Found, Source
     from toolkit.cli.loading.pieces import File
     from toolkit.store import Store
-    from toolkit.writer import WriteReport
+    from toolkit.intake import WriteReport
     from toolkit_maintenance.refresh import Report
 
 
@@ -171,7 +171,7 @@ class _Load:
 
     def store(self, store: Store, progress: Progress) -> WriteReport:
         """Store the pieces as rows, each in a transaction."""
-        from toolkit.writer import WriteReport
+        from toolkit.intake import WriteReport
 
         if not self.found.rows:
             return WriteReport()

@@ -21,8 +21,8 @@ from rich.progress import (
 
 from toolkit.demo import minutes
 from toolkit.demo.bars import VENUES, DailyBars
+from toolkit.intake import WriteReport
 from toolkit.timegrid import Grid, Step
-from toolkit.writer import WriteReport
 
 if TYPE_CHECKING:
     from toolkit.store import Store
