@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.catalog import Entry
+from toolkit.catalog import Entry, Series
 from toolkit.drivers import Transaction
 from toolkit.ingest.frames import Batch, runs
 from toolkit.statements import compose, name
-from toolkit.timegrid import to_datetime
+from toolkit.timegrid import Instants, Span, to_datetime
 
 _WEEK = 7 * 86_400_000_000
 
@@ -32,6 +32,17 @@ async def log(
     }
     table = name(entry.schema, f"{entry.dataset.name}_log")
     await transaction.execute(compose("write/log_runs", log=table), params)
+
+
+def at(entry: Entry, series: Series, ts: Instants) -> Batch:
+    """Return instants of a series as a batch that the change log can be told of."""
+    return Batch(entry.dataset, (series.name,), np.zeros(len(ts), np.int32), ts, None, {})
+
+
+def within(entry: Entry, span: Span) -> Instants:
+    """Return instants of which one lies in every cell of the change log that a span touches."""
+    instants = np.arange(span.start, span.end, entry.dataset.log_step.width, dtype=np.int64)
+    return np.append(instants, span.end - 1)
 
 
 async def check_alive(transaction: Transaction, entry: Entry, ids: npt.NDArray[np.int32]) -> None:

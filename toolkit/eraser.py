@@ -72,7 +72,7 @@ class Eraser:
         for one in series:
             lost, ts = await late.cut_out(transaction, entry, one, span, self._run)
             count += lost
-            batch = late.logged(one, entry, ts)
+            batch = changes.at(entry, one, ts)
             await changes.log(transaction, entry, batch, np.array([one.id], np.int32))
         await transaction.fetch(compose("blocks/end_move"))
         return count

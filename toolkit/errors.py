@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from toolkit.timegrid import Span
 
 
 class ToolkitError(Exception):
@@ -126,7 +129,7 @@ class CorruptBlock(DatabaseError):
     Nothing of it is believed. ``dataset``, ``series`` and ``span`` say which one it is.
     """
 
-    def __init__(self, dataset: str, series: str, span: object, problem: object) -> None:
+    def __init__(self, dataset: str, series: str, span: Span, problem: object) -> None:
         self.dataset, self.series, self.span = dataset, series, span
         super().__init__(
             f"dataset {dataset!r}, series {series!r}, block {span}: {problem}; "

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from toolkit import moves
+from toolkit import changes, moves
 from toolkit.batches import arrays, bounds, parts
 from toolkit.catalog import Entry, Series
 from toolkit.cold import points_of_one
@@ -111,9 +111,7 @@ async def cut_out(
                 raise
             # gone by now, and nothing of it is to stay: when it held points is not known
             lost += count
-            step = entry.dataset.log_step.width
-            instants = np.arange(block.start, block.end, step, dtype=np.int64)
-            removed.append(np.append(instants, block.end - 1))  # its last cell, too
+            removed.append(changes.within(entry, block))
             continue
         low, high = np.searchsorted(table.ts, (span.start, span.end)).tolist()
         lost += high - low
@@ -236,8 +234,3 @@ async def _put(
     for start in range(0, len(batch), _MOST):
         some = batch.take(slice(start, start + _MOST))
         await transaction.execute(statement, bounds(some) | arrays(some, ids))
-
-
-def logged(series: Series, entry: Entry, ts: Instants) -> Batch:
-    """Return instants as a batch that the change log can be told of."""
-    return Batch(entry.dataset, (series.name,), np.zeros(len(ts), np.int32), ts, None, {})

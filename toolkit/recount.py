@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 from psycopg.sql import SQL, Identifier
 
+from toolkit import changes
 from toolkit.batches import listed
-from toolkit.catalog import Entry, Rollup
+from toolkit.catalog import Entry, Rollup, Series
 from toolkit.cold import points_of_one
 from toolkit.columns import NULL_INT
 from toolkit.cutting import NEAR, together
@@ -19,6 +21,7 @@ from toolkit.ddl import STORED
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Transaction
 from toolkit.drivers.inside import InsideDriver
+from toolkit.errors import CorruptBlock
 from toolkit.merging import Run
 from toolkit.reduce import EMPTY_SUM, Table, bucket_points
 from toolkit.statements import compose
@@ -36,11 +39,13 @@ async def recount(
     rollup: Rollup,
     changed: Sequence[tuple[int, Any]],
     run: Run,
+    damaged: dict[str, CorruptBlock],
 ) -> tuple[int, int, int]:
     """Count the changed buckets of series anew; return how many: computed, written, removed.
 
     ``changed`` are series ids with multiranges of whole buckets. Memory is bounded by a part of
-    a range, however long that is.
+    a range, however long that is. Buckets that reach into a damaged block stay what they are:
+    it is noted in ``damaged``, and the change log told of them again, for the next refresh.
     """
     inside = InsideDriver(driver, transaction)
     by_id = await directory.inside(inside).series_by_id(entry, [series for series, _ in changed])
@@ -49,8 +54,18 @@ async def recount(
         series = by_id.get(series_id)
         if series is None:  # gone with its dataset
             continue
-        for span in _parts(entry, rollup, series.step, ranges):
-            points = await points_of_one(inside, entry, series, span, run)
+        spans = deque(_parts(entry, rollup, series.step, ranges))
+        while spans:
+            span = spans.popleft()
+            try:
+                points = await points_of_one(inside, entry, series, span, run)
+            except CorruptBlock as error:
+                damaged[str(error)] = error
+                hole = _buckets(rollup, error.span, span)
+                around = Span(span.start, hole.start), Span(hole.end, span.end)
+                spans.extendleft(s for s in around if not s.is_empty)
+                await _log_again(transaction, entry, series, hole, ranges)
+                continue
             fresh = await driver.compute(_counted, entry, rollup, points)
             for low, high in _cuts(span, fresh):
                 mine = fresh.take(slice(*np.searchsorted(fresh.ts, (low, high)).tolist()))
@@ -79,6 +94,24 @@ def _parts(entry: Entry, rollup: Rollup, step: int | None, ranges: Any) -> Itera
             edge = max(rollup.grid.floor_one(start + width), start + (rollup.grid.width or width))
             yield Span(start, min(edge, end))
             start = edge
+
+
+def _buckets(rollup: Rollup, block: Span, span: Span) -> Span:
+    """Return the buckets that a block reaches into, inside a span."""
+    width = rollup.grid.width or 0
+    last = rollup.grid.floor_one(block.end - 1)
+    return Span(rollup.grid.floor_one(block.start), last + width).clip(span)
+
+
+async def _log_again(
+    transaction: Transaction, entry: Entry, series: Series, hole: Span, ranges: Any
+) -> None:
+    """Tell the change log of changes once more: they are younger than where the pass goes."""
+    for changed in ranges:
+        span = Span(to_us(changed.lower), to_us(changed.upper)).clip(hole)
+        if not span.is_empty:
+            batch = changes.at(entry, series, changes.within(entry, span))
+            await changes.log(transaction, entry, batch, np.array([series.id], np.int32))
 
 
 def _counted(entry: Entry, rollup: Rollup, points: Table) -> Table:

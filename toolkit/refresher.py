@@ -15,7 +15,7 @@ from toolkit.catalog import Entry, Rollup
 from toolkit.ddl import ROLLUP_PARTITION
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, OUT_OF_RANGE, Driver, Params, Rows, Transaction
-from toolkit.errors import DatabaseError
+from toolkit.errors import CorruptBlock, DatabaseError
 from toolkit.merging import Run, run_here
 from toolkit.recount import recount
 from toolkit.statements import NOTHING, compose, name
@@ -43,12 +43,15 @@ class RefreshReport:
     """What a refresh did; ``pruned`` counts change-log rows that nobody needs any more.
 
     Rows stay for some minutes after every rollup has followed them: caches follow them, too.
+    ``damaged`` are blocks that buckets could not be counted of: what changed there stays in the
+    change log, and is for the refresh after their repair.
     """
 
     dataset: str
     levels: tuple[LevelReport, ...]
     pruned: int
     seconds: float
+    damaged: tuple[CorruptBlock, ...] = ()
 
 
 Progress = Callable[[str, int], None]
@@ -86,16 +89,16 @@ class Refresher:
         entry = await self._directory.confirmed(dataset)
         sysid = await self._directory.identify()
         await self._adopt(entry, sysid)
-        levels = []
+        levels, damaged = [], dict[str, CorruptBlock]()
         finer: Rollup | None = None
         for rollup in entry.rollups:
-            levels.append(await self._level(entry, rollup, finer, sysid, on_progress))
+            levels.append(await self._level(entry, rollup, finer, sysid, damaged, on_progress))
             finer = rollup
         pruned = await self._prune(entry)
         if any(not r.is_trusted for r in entry.rollups):
             await self._directory.load()
         seconds = time.perf_counter() - started
-        return RefreshReport(dataset, tuple(levels), pruned, seconds)
+        return RefreshReport(dataset, tuple(levels), pruned, seconds, tuple(damaged.values()))
 
     async def _level(
         self,
@@ -103,6 +106,7 @@ class Refresher:
         rollup: Rollup,
         finer: Rollup | None,
         sysid: int | None,
+        damaged: dict[str, CorruptBlock],
         on_progress: Progress,
     ) -> LevelReport:
         report = LevelReport(str(rollup.grid.step))
@@ -113,7 +117,7 @@ class Refresher:
                 begun = await transaction.execute(self._text(entry, "begin_pass"), begin)
             resumed = not begun
             while True:
-                step = await self._slice(entry, rollup, finer)
+                step = await self._slice(entry, rollup, finer, damaged)
                 if step is None:
                     break
                 report = LevelReport(
@@ -126,7 +130,11 @@ class Refresher:
         return report
 
     async def _slice(
-        self, entry: Entry, rollup: Rollup, finer: Rollup | None
+        self,
+        entry: Entry,
+        rollup: Rollup,
+        finer: Rollup | None,
+        damaged: dict[str, CorruptBlock],
     ) -> tuple[int, int, int] | None:
         """Do one transaction's share of a pass; None when the pass has ended."""
         grid = rollup.grid
@@ -156,7 +164,7 @@ class Refresher:
                 rows = await self._recomputed(transaction, entry, rollup, finer, params)
                 done = (rows[0][0], rows[0][1], rows[0][2])
                 if rows[0][3]:
-                    more = await self._recounted(transaction, entry, rollup, params)
+                    more = await self._recounted(transaction, entry, rollup, params, damaged)
                     done = (done[0] + more[0], done[1] + more[1], done[2] + more[2])
             await transaction.execute(self._text(entry, "advance_pass"), params)
             return done
@@ -183,7 +191,12 @@ class Refresher:
         return await transaction.fetch(self._recompute(entry, rollup, None, True), params)
 
     async def _recounted(
-        self, transaction: Transaction, entry: Entry, rollup: Rollup, params: Params
+        self,
+        transaction: Transaction,
+        entry: Entry,
+        rollup: Rollup,
+        params: Params,
+        damaged: dict[str, CorruptBlock],
     ) -> tuple[int, int, int]:
         """Count what the database cannot: buckets of which blocks hold points."""
         statement = compose(
@@ -194,7 +207,7 @@ class Refresher:
         )
         changed = [(r[0], r[1]) for r in await transaction.fetch(statement, params)]
         return await recount(
-            self._driver, self._directory, transaction, entry, rollup, changed, self._run
+            self._driver, self._directory, transaction, entry, rollup, changed, self._run, damaged
         )
 
     async def _ensure_year(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -240,9 +240,9 @@ class Roads:
         if before is None and not only_late:
             before = await self._old_before(dataset)
         query = build_query(dataset, series, *_ends(start, before))
+        damaged: tuple[CorruptBlock, ...] = ()
         if not is_dry:  # what a rollup has yet to follow would have to wait
-            with suppress(CorruptBlock):  # of another series perhaps: ours is told below
-                await self.refresher.refresh(dataset)
+            damaged = (await self.refresher.refresh(dataset)).damaged
         report = await self.packer.compress(
             dataset,
             query.asked.series,
@@ -252,6 +252,10 @@ class Roads:
             on_progress=on_progress,
         )
         await self.directory.load()
+        for error in damaged:  # told as the packer tells it: when all others are done
+            is_meant = query.asked.series is None or error.series in query.asked.series
+            if is_meant and not error.span.clip(query.span).is_empty:
+                raise error
         return report
 
     async def _old_before(self, dataset: str) -> datetime:

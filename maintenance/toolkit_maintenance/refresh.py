@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from toolkit.errors import ToolkitError
+from toolkit.errors import CorruptBlock, ToolkitError
 from toolkit.refresher import RefreshReport
 from toolkit.store import Store
 
@@ -44,6 +44,11 @@ class Report:
         return sum(r.pruned for r in self.refreshed)
 
     @property
+    def damaged(self) -> tuple[CorruptBlock, ...]:
+        """Blocks that buckets could not be counted of."""
+        return tuple(error for r in self.refreshed for error in r.damaged)
+
+    @property
     def seconds(self) -> float:
         return sum(r.seconds for r in self.refreshed)
 
@@ -69,8 +74,12 @@ def run(
             on_progress(name, step, buckets)
 
         try:
-            reports.append(store.refresh(name, progress))
+            report = store.refresh(name, progress)
         except ToolkitError as error:
             log.warning("dataset %s could not be refreshed: %s", name, error)
             failed[name] = error
+        else:
+            reports.append(report)
+            for damaged in report.damaged:
+                log.warning("passed over: %s", damaged)
     return Report(tuple(reports), failed)

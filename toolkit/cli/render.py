@@ -50,7 +50,7 @@ def plain(value: object) -> Any:
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if value is None or isinstance(value, str | int):
         return value
-    if isinstance(value, Decimal | date | Path):
+    if isinstance(value, Decimal | date | Path | Exception):
         return str(value)
     raise TypeError(f"no JSON for a {type(value).__name__}")
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from toolkit.backfill import BackfillReport
     from toolkit.cli.loading.check import Found, Source
     from toolkit.cli.loading.pieces import File
-    from toolkit.store import Store
     from toolkit.intake import WriteReport
+    from toolkit.store import Store
     from toolkit_maintenance.refresh import Report
 
 
@@ -359,6 +359,9 @@ def refresh(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
     if report.failed:
         count = len(report.failed) + len(report.refreshed)
         raise Failure(f"{len(report.failed)} of {count} datasets could not be refreshed")
+    if count := len(report.damaged):
+        blocks = "1 block is" if count == 1 else f"{count:,} blocks are"
+        raise Failure(f"{blocks} damaged: what changed over it waits for its repair")
 
 
 def _show_refreshed(report: Report) -> None:
@@ -374,3 +377,5 @@ def _show_refreshed(report: Report) -> None:
     click.echo(f"{report.computed:,} buckets computed in {report.seconds:.1f} s")
     for name, error in report.failed.items():
         note(f"{name}: {error}")
+    for damaged in report.damaged:
+        note(f"passed over: {damaged}")
