@@ -70,7 +70,7 @@ class Eraser:
         await moves.begin(transaction, late.PATIENCE)
         count = 0
         for one in series:
-            lost, ts = await late.cut_out(transaction, entry, one, span, self._run)
+            lost, ts = await late.cut_out(self._driver, transaction, entry, one, span, self._run)
             count += lost
             batch = changes.at(entry, one, ts)
             await changes.log(transaction, entry, batch, np.array([one.id], np.int32))

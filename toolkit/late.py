@@ -83,7 +83,12 @@ async def thaw(
 
 
 async def cut_out(
-    transaction: Transaction, entry: Entry, series: Series, span: Span, run: Run
+    driver: Driver,
+    transaction: Transaction,
+    entry: Entry,
+    series: Series,
+    span: Span,
+    run: Run,
 ) -> tuple[int, Instants]:
     """Remove what a locked series has in a range of blocks' time; return how many points, and when.
 
@@ -105,7 +110,8 @@ async def cut_out(
     for _, lo, hi, count, _ in await transaction.fetch(statement, params):
         block = Span(to_us(lo), to_us(hi))
         try:
-            table = (await moves.take(transaction, entry, series, block, run)).table
+            rows = await moves.take_rows(transaction, entry, series, block)
+            taken = await driver.compute(moves.merge_taken, entry, series, rows, run)
         except CorruptBlock:
             if not (span.start <= block.start and block.end <= span.end):
                 raise
@@ -113,12 +119,15 @@ async def cut_out(
             lost += count
             removed.append(changes.within(entry, block))
             continue
+        table = taken.table
         low, high = np.searchsorted(table.ts, (span.start, span.end)).tolist()
         lost += high - low
         removed.append(table.ts[low:high])
-        rest = table.take(np.r_[0:low, high : len(table)])
-        blocks = moves.encoded(entry, series, rest, cut(block, rest.ts))
-        await moves.put(transaction, entry, series, blocks)
+        if high - low < len(table):
+            rest = table.take(np.r_[0:low, high : len(table)])
+            spans = cut(block, rest.ts)
+            blocks = await driver.compute(moves.encoded, entry, series, rest, spans)
+            await moves.put(transaction, entry, series, blocks)
     return lost, np.concatenate(removed)
 
 

@@ -116,10 +116,14 @@ async def take(
     transaction: Transaction, entry: Entry, series: Series, span: Span, run: Run
 ) -> Taken:
     """Remove the points of a locked series in a span, and the blocks that reach into it, whole."""
+    return merge_taken(entry, series, await take_rows(transaction, entry, series, span), run)
+
+
+async def take_rows(transaction: Transaction, entry: Entry, series: Series, span: Span) -> Rows:
+    """Remove what :func:`take` does, and return it undecoded, for :func:`merge_taken`."""
     statement = entry.once(("take",), lambda: _take(entry))
     params: Params = {"id": series.id, **range_params(span), **blocks_params(entry, span)}
-    rows = await transaction.fetch(statement, params)
-    return merge_taken(entry, series, rows, run)
+    return await transaction.fetch(statement, params)
 
 
 async def look(
