@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -37,6 +38,7 @@ from toolkit.work import (
     Targets,
     Work,
     from_now,
+    in_time,
     is_backwards,
     point_columns,
     time_left,
@@ -317,9 +319,10 @@ async def finest_distance(fetcher: Fetcher, query: Query, entry: Entry, series: 
     """Return how far apart the two nearest points of a series are; None if no two are."""
     text = compose.points_statement(entry, (), source="one", is_cold=True)
     params = {"id": series, **range_params(query.span), **blocks_params(entry, query.span)}
+    run = in_time(query, time.perf_counter(), fetcher.run)
     rows = await fetcher.driver.fetch(text, params, timeout=query.timeout)
     how = _cold(entry, query.span, (), {series: str(series)})
-    merged = await fetcher.driver.compute(merge_cold, how, rows, {series: 0}, fetcher.run)
+    merged = await fetcher.driver.compute(merge_cold, how, rows, {series: 0}, run)
     apart = np.diff(merged.table.ts)
     apart = apart[apart > 0]
     return int(apart.min()) if len(apart) else None

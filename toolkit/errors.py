@@ -118,7 +118,7 @@ class DiskFull(DatabaseError):
 
 
 class QueryTimeout(DatabaseError):
-    """The call's deadline passed: the statement was cancelled on the server, or never began."""
+    """The call's deadline passed: what ran on the server was cancelled, the rest not begun."""
 
     retryable = True
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from toolkit.decode import Packing
 from toolkit.directory import Directory
 from toolkit.drivers import OUT_OF_RANGE, Driver, Params, Rows, Transaction
 from toolkit.drivers.inside import InsideDriver
-from toolkit.errors import DatabaseError, QueryError, QueryTimeout, Unavailable
+from toolkit.errors import DatabaseError, QueryError, Unavailable
 from toolkit.merging import Merged, Run, Stored, merge_cold, run_here
 from toolkit.query import Query
 from toolkit.reduce import NO_ADDEND, Table, bucket_points, merge
@@ -38,7 +37,9 @@ from toolkit.work import (
     Found,
     Targets,
     Work,
+    check_time,
     from_now,
+    in_time,
     is_backwards,
     point_columns,
     sure,
@@ -345,14 +346,13 @@ class Fetcher:
         timeout = work.query.timeout
         if len(units) == 1 or not self._parallel:  # inside a transaction it is one snapshot
             each = [self.points_statement(work, unit) for unit in units]
-            return [await self.driver.fetch(*said, timeout=timeout) for said in each]
+            return [await self.driver.fetch(*s, timeout=time_left(work)) for s in each]
         answers: list[Rows] = [[] for _ in units]
         queue = iter(range(len(units)))
 
         async def run(transaction: Transaction) -> None:
             for number in queue:
-                if timeout is not None and time.perf_counter() - work.started > timeout:
-                    raise QueryTimeout(f"not done after {timeout} s", "57014")
+                check_time(work.query, work.started)
                 statement, params = self.points_statement(work, units[number])
                 answers[number] = await transaction.fetch(statement, params)
 
@@ -415,9 +415,9 @@ class Fetcher:
         """Return the points of rows and blocks; ``options`` are those of cold_of."""
         how = cold.cold_of(work, span, columns, ids, names, **options)
         code_of = {series_id: code for code, series_id in enumerate(ids)}
-        has_blocks = any(row[1] is None for row in rows)
-        count = _OFF_LOOP if has_blocks else 0
-        merged: Merged = await self.compute(count, merge_cold, how, rows, code_of, self.run)
+        count = _OFF_LOOP if any(row[1] is None for row in rows) else 0  # it has blocks
+        run = in_time(work.query, work.started, self.run)
+        merged: Merged = await self.compute(count, merge_cold, how, rows, code_of, run)
         return merged
 
     async def compute(self, rows: int, function: Callable[..., Any], *args: Any) -> Any:

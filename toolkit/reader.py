@@ -30,7 +30,15 @@ from toolkit.shortcuts import Shortcuts
 from toolkit.strategy import Density, Kept, Plan, choose, compose
 from toolkit.strategy.params import range_params
 from toolkit.timegrid import Step
-from toolkit.work import Found, Targets, Work, time_left, types_of, with_time_left
+from toolkit.work import (
+    Found,
+    Targets,
+    Work,
+    check_time,
+    time_left,
+    types_of,
+    with_time_left,
+)
 
 _PRICES = Prices()
 _MOST_CONFIRMED = 1_000
@@ -118,6 +126,7 @@ class Reader:
             found = await self.fetcher.fetch(work)
         else:
             found = await self._cache.fetch(work, self.fetcher, is_missing=is_missing)
+        check_time(work.query, work.started)
         await self._confirm(work, found)
         if not found.is_fetched and self._shortcuts is not None:
             self._shortcuts.learn(work)

@@ -159,7 +159,8 @@ class Store:
         shape of the dataset's chart column. ``where`` tests points before they are
         aggregated: ``{"price": (">", 90), "side": "buy"}``. ``limit`` counts rows of the
         answer. ``strategy`` (direct, aggregated, downsampled) forces a road; the values are the
-        same on each. After ``timeout`` seconds the statement is cancelled on the server.
+        same on each. After ``timeout`` seconds a statement is cancelled on the server, and no
+        other block decoded.
 
         The answer may come from what the store remembers (not with ``cache=False``), no older
         than ``freshness`` says: ``"session"``, the default, sees every write made through this

@@ -64,7 +64,7 @@ class Streamer:
             reader = Reader(inside, directory, self._limits, prices=self._prices, run=self._run)
             for series in found:
                 asked = replace(query.asked, series=(series.name,), labels=None)
-                mine = replace(query, asked=asked)
+                mine = replace(query, asked=asked, timeout=None)  # the transaction has it: for each
                 if query.asked.grid is None:
                     pieces = self._points(transaction, reader, mine, rows)
                 else:

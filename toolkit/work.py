@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from toolkit.cache import Key
 from toolkit.catalog import Entry
 from toolkit.dataset import Dataset
 from toolkit.drivers import Params, Rows
+from toolkit.errors import QueryTimeout
+from toolkit.merging import Run
 from toolkit.query import Query
 from toolkit.reduce import Table
 from toolkit.strategy import Plan, compose
@@ -87,6 +90,31 @@ def with_time_left(query: Query, started: float) -> Query:
 def time_left(work: Work) -> float | None:
     """Return what is left of a work's deadline; None if it has none."""
     return with_time_left(work.query, work.started).timeout
+
+
+def check_time(query: Query, started: float) -> None:
+    """Raise where the deadline of what began then has passed."""
+    if query.timeout is not None and time.perf_counter() - started > query.timeout:
+        raise QueryTimeout(
+            "the time of the read was over before its answer was made; give it a longer timeout, "
+            "or ask for a shorter range, fewer columns or a coarser step",
+            "57014",
+        )
+
+
+def in_time(query: Query, started: float, run: Run) -> Run:
+    """Return what runs jobs as ``run`` does, but begins none after the deadline."""
+    if query.timeout is None:
+        return run
+
+    def begin(job: Callable[[], None]) -> None:
+        check_time(query, started)
+        job()
+
+    def run_in_time(jobs: Sequence[Callable[[], None]]) -> object:
+        return run([partial(begin, job) for job in jobs])
+
+    return run_in_time
 
 
 def from_now(work: Work) -> Work:
