@@ -119,6 +119,15 @@ def _check_plausible(batch: Batch, plausible: Span) -> None:
         )
 
 
+def key_exists(series: str, ts: int, seq: int | None, nothing: str = "nothing") -> InputError:
+    """Return the error of a point that must be new and is not; ``nothing`` of what was stored."""
+    place = iso(ts) if seq is None else f"{iso(ts)}, seq {seq}"
+    return InputError(
+        f"mode 'insert': series {series!r} has a point at {place} already; {nothing} was stored "
+        "(mode 'upsert' replaces what is there, 'ignore' keeps it)"
+    )
+
+
 def is_iterator(frames: object) -> bool:
     """Tell frames that come one after the other from a frame."""
     return isinstance(frames, Iterator | AsyncIterator)

@@ -18,6 +18,7 @@ from toolkit.drivers import Driver, Rows, Transaction
 from toolkit.drivers.inside import InsideDriver
 from toolkit.errors import CorruptBlock
 from toolkit.ingest.frames import Batch
+from toolkit.intake import key_exists
 from toolkit.merging import Run
 from toolkit.reduce import Table
 from toolkit.statements import compose, name
@@ -51,8 +52,8 @@ async def thaw(
     """Make rows of the points in blocks that an arranged batch is about to change.
 
     So it finds them where it looks for them, and nobody's other columns are lost. Returns the
-    batch without the points that are there already, bit for bit as given, unless they
-    ``must_be_new``. The change log hears of neither.
+    batch without the points that are there already, bit for bit as given; where they
+    ``must_be_new`` one that is there is an InputError. The change log hears of none.
     """
     edge = await cold_to(transaction, entry)
     if edge is None or not len(batch) or int(batch.ts.min()) >= edge:
@@ -74,7 +75,11 @@ async def thaw(
             table = await points_of_one(inside, entry, series, span, run)
             mine = batch.take(slice(low, high))
             at, has_one = _found(table, mine)
-            same = has_one & _are_equal(table, at, mine) & (not must_be_new)
+            if must_be_new and has_one.any():
+                row = int(np.argmax(has_one))
+                seq = None if mine.seq is None else int(mine.seq[row])
+                raise key_exists(series.name, int(mine.ts[row]), seq)
+            same = has_one & _are_equal(table, at, mine)
             is_same[low:high] = same
             old = _batch_of(entry, series, table.take(at[has_one & ~same]))
             await _put(transaction, entry, old, np.array([series.id], np.int32))

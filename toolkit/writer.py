@@ -30,6 +30,7 @@ from toolkit.intake import (
     WriteReport,
     ids_of,
     is_iterator,
+    key_exists,
     make_series,
     read_frame,
     store_each,
@@ -37,7 +38,7 @@ from toolkit.intake import (
 from toolkit.merging import Run, run_here
 from toolkit.partitions import Partitioning
 from toolkit.statements import compose
-from toolkit.timegrid import Span, to_datetime
+from toolkit.timegrid import Span, to_datetime, to_us
 
 MODES = ("upsert", "insert", "ignore")
 SMALL = 2_000  # rows; a batch up to here travels as arrays, a larger one through a stage
@@ -132,10 +133,7 @@ class Writer:
                 return counts
             except DatabaseError as error:
                 if error.sqlstate == "23505":
-                    raise InputError(
-                        f"mode 'insert': {error}; nothing was stored "
-                        "(mode 'upsert' replaces, 'ignore' keeps what is there)"
-                    ) from error
+                    raise (await self._known_key(entry, batch, ids) or error) from None
                 if error.sqlstate == "23514" and error.constraint is None:
                     self._partitioning.forget(entry)  # somebody dropped one since we looked
                 elif error.sqlstate not in ("40001", "40P01"):
@@ -237,6 +235,20 @@ class Writer:
         )
         inserted = min(len(batch) - matched, touched)
         return inserted, touched - inserted
+
+    async def _known_key(
+        self, entry: Entry, batch: Batch, ids: npt.NDArray[np.int32]
+    ) -> InputError | None:
+        """Return the error that names a key of a batch that is there; None: it is no more."""
+        statement = self._text(entry, "find_matched", True)
+        for start in range(0, len(batch), SMALL):
+            some = batch.take(slice(start, start + SMALL))
+            found = await self._driver.fetch(statement, bounds(some) | arrays(some, ids))
+            if found:
+                series, ts, *seq = found[0]
+                code = int(batch.series[ids[batch.series] == series][0])
+                return key_exists(batch.names[code], to_us(ts), seq[0] if seq else None)
+        return None
 
     async def _matched(
         self, transaction: Transaction, entry: Entry, params: Params, is_small: bool

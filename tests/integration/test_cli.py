@@ -94,7 +94,8 @@ def test_file_is_loaded_read_and_loaded_again(run: Run, bars: Any, database: Dat
     report = json.loads(run(*load, "--json").stdout)["report"]
     assert (report["received"], report["unchanged"], report["chunks"]) == (3_000, 3_000, 1)
     assert "3,000 the key exists" in run(*load, "--mode", "ignore").stdout
-    assert "duplicate key" in run(*load, "--mode", "insert", code=1).stderr
+    said = run(*load, "--mode", "insert", code=1).stderr
+    assert "series 'BTC-USD' has a point at 2024-01-01T00:00Z already" in said
     assert rows_of(database) == 3_000
     day = run("query", "candles", "BTC-USD", "2024-01-01", "2024-01-02", "--step", "1d", "--json")
     (row,) = answer(day)["rows"]
