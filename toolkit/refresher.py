@@ -18,7 +18,7 @@ from toolkit.drivers import BULK_TIMEOUT, OUT_OF_RANGE, Driver, Params, Rows, Tr
 from toolkit.errors import CorruptBlock, DatabaseError
 from toolkit.merging import Run, run_here
 from toolkit.recount import recount
-from toolkit.statements import NOTHING, compose, name
+from toolkit.statements import NOTHING, compose, name, part
 from toolkit.strategy.states import merged_state, state_of_points
 from toolkit.timegrid import to_datetime
 
@@ -199,12 +199,8 @@ class Refresher:
         damaged: dict[str, CorruptBlock],
     ) -> tuple[int, int, int]:
         """Count what the database cannot: buckets of which blocks hold points."""
-        statement = compose(
-            "refresh/plan_cold",
-            log=name(entry.schema, f"{entry.dataset.name}_log"),
-            rollup=name(entry.schema, "rollup"),
-            cold=_cold(entry, before=True),
-        )
+        cold = _cold(entry, before=True)
+        statement = compose("refresh/plan_cold", changed=_changed(entry), cold=cold)
         changed = [(r[0], r[1]) for r in await transaction.fetch(statement, params)]
         return await recount(
             self._driver, self._directory, transaction, entry, rollup, changed, self._run, damaged
@@ -274,8 +270,7 @@ class Refresher:
 
             return compose(
                 "refresh/recompute_slice",
-                log=name(entry.schema, f"{dataset.name}_log"),
-                rollup=name(entry.schema, "rollup"),
+                changed=_changed(entry),
                 relation=name(entry.schema, rollup.relation),
                 source=name(entry.schema, source),
                 states=Composed([SQL(", ") + s for s in states]),
@@ -292,6 +287,11 @@ class Refresher:
         key = ("recompute", rollup.relation, finer is None, is_total)
         text: bytes = entry.once(key, make)
         return text
+
+
+def _changed(entry: Entry) -> Composed:
+    log, rollup = name(entry.schema, f"{entry.dataset.name}_log"), name(entry.schema, "rollup")
+    return part("refresh/list_changed", log=log, rollup=rollup)
 
 
 def _cold(entry: Entry, *, before: bool) -> Composed:

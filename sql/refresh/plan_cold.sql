@@ -3,18 +3,6 @@
 -- Params: rollup, after_series, after_lo, last_series, last_lo, width, origin.
 -- Columns: series id, ranges as a multirange.
 SELECT w.series_id, w.ranges * {cold}
-FROM (
-    SELECT l.series_id, range_agg(tstzrange(
-        date_bin(%(width)s, l.lo, %(origin)s),
-        date_bin(%(width)s, l.hi + %(width)s - interval '1 microsecond', %(origin)s))) AS ranges
-    FROM {log} AS l, {rollup} AS r
-    WHERE r.id = %(rollup)s
-      AND (l.series_id, l.lo) > (%(after_series)s, %(after_lo)s)
-      AND (l.series_id, l.lo) <= (%(last_series)s, %(last_lo)s)
-      AND l.xid >= pg_snapshot_xmin(r.cursor)
-      AND NOT pg_visible_in_snapshot(l.xid, r.cursor)
-      AND pg_visible_in_snapshot(l.xid, r.pass_to)
-    GROUP BY l.series_id
-) AS w
+FROM ({changed}) AS w
 WHERE w.ranges && {cold}
 ORDER BY w.series_id

@@ -4,19 +4,7 @@
 -- Params: rollup, after_series, after_lo, last_series, last_lo, low, high, width, origin.
 -- Columns: buckets computed, written, removed; whether there are some of which blocks may hold
 --   points.
-WITH work AS (
-    SELECT l.series_id, range_agg(tstzrange(
-        date_bin(%(width)s, l.lo, %(origin)s),
-        date_bin(%(width)s, l.hi + %(width)s - interval '1 microsecond', %(origin)s))) AS ranges
-    FROM {log} AS l, {rollup} AS r
-    WHERE r.id = %(rollup)s
-      AND (l.series_id, l.lo) > (%(after_series)s, %(after_lo)s)
-      AND (l.series_id, l.lo) <= (%(last_series)s, %(last_lo)s)
-      AND l.xid >= pg_snapshot_xmin(r.cursor)
-      AND NOT pg_visible_in_snapshot(l.xid, r.cursor)
-      AND pg_visible_in_snapshot(l.xid, r.pass_to)
-    GROUP BY l.series_id
-), spans AS MATERIALIZED (
+WITH work AS ({changed}), spans AS MATERIALIZED (
     SELECT w.series_id, lower(u.span) AS low, upper(u.span) AS high
     FROM work AS w CROSS JOIN LATERAL unnest(w.ranges{hot}) AS u (span)
 ), fresh AS MATERIALIZED (
