@@ -346,7 +346,7 @@ class AsyncStore:
         return await self._roads.label(dataset, series, labels)
 
     async def partitions(self, dataset: str) -> list[Partition]:
-        """Return the time ranges that a dataset's rows are stored in, oldest first."""
+        """Return the time ranges that a dataset is stored in, oldest first; counts its blocks."""
         return await self._roads.partitions(dataset)
 
     async def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
@@ -356,6 +356,10 @@ class AsyncStore:
         strongest lock on the dataset for a moment.
         """
         return await self._roads.drop_partitions(dataset, start, end)
+
+    async def set_compress_after(self, dataset: str, age: str) -> str:
+        """Have :meth:`compress` take points older than ``age`` (``30d``); empty: none by itself."""
+        return await self._roads.set_compress_after(dataset, age)
 
     async def describe(self, dataset: str) -> DatasetStats:
         """Return the server's figures of a dataset: series, rows, bytes, what is unfollowed."""

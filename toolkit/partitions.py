@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -25,12 +25,18 @@ _BOUND = re.compile(r"FROM \('([^']+)'\) TO \('([^']+)'\)")
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One time range of a dataset's rows; ``rows`` is the server's last count."""
+    """One time range of a dataset; ``rows`` is the server's last count, in ``bytes``.
+
+    Where it was asked for, there are ``blocks`` with ``block_points`` in ``block_bytes``, too.
+    """
 
     name: str
     span: Span
-    bytes: int
-    rows: int
+    bytes: int = 0
+    rows: int = 0
+    blocks: int = 0
+    block_points: int = 0
+    block_bytes: int = 0
 
     @classmethod
     def from_row(cls, row: tuple[str, str, int, int]) -> Partition:
@@ -49,6 +55,9 @@ class Partitioning(Protocol):
 
     async def ranges(self, entry: Entry) -> list[Partition]:
         """Return the ranges there are, oldest first."""
+
+    async def described(self, entry: Entry) -> list[Partition]:
+        """Return the ranges with what blocks hold of each, oldest first; counts the blocks."""
 
     async def drop(self, entry: Entry, span: Span) -> list[Partition]:
         """Drop the ranges that lie wholly inside ``span``, and return them."""
@@ -124,6 +133,16 @@ class NativePartitioning:
         parent = name(entry.schema, entry.dataset.name).as_string(None)
         rows = await self._driver.fetch(compose("partition/list_partitions"), {"parent": parent})
         return [Partition.from_row((r[0], r[1], r[2], r[3])) for r in rows]
+
+    async def described(self, entry: Entry) -> list[Partition]:
+        found = {p.span: p for p in await self.ranges(entry)}
+        blocks = name(entry.schema, blocks_table(entry.dataset.name))
+        statement = compose("partition/list_blocks", blocks=blocks)
+        rows = await self._driver.fetch(statement, {"parent": blocks.as_string(None)})
+        for table, bound, size, count, points in rows:
+            known = found.get(span := _span(bound)) or Partition(table, span)
+            found[span] = replace(known, blocks=count, block_points=points, block_bytes=size)
+        return sorted(found.values(), key=lambda p: p.span.start)
 
     async def drop(self, entry: Entry, span: Span) -> list[Partition]:
         inside = [

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from toolkit import shelved
+from toolkit import ddl, shelved
 from toolkit.backfill import Backfiller, BackfillReport
 from toolkit.cached import Cache
 from toolkit.catalog import Catalog, Series
@@ -265,7 +265,8 @@ class Roads:
         if not age:
             raise QueryError(
                 f"compress: dataset {dataset!r} has no compress_after; give before (toolkit "
-                "compress: --before or --after), or set one with op.set_compress_after"
+                f"compress: --before or --after), or set one: toolkit datasets set {dataset} "
+                "--compress-after 30d"
             )
         return datetime.now(UTC) - timedelta(microseconds=Step.parse(age).approximate_us)
 
@@ -302,7 +303,17 @@ class Roads:
 
     async def partitions(self, dataset: str) -> list[Partition]:
         entry = await self.directory.entry(dataset)
-        return await self.partitioning.ranges(entry)
+        return await self.partitioning.described(entry)
+
+    async def set_compress_after(self, dataset: str, age: str) -> str:
+        entry = await self.directory.entry(dataset)
+        wanted = replace(entry.dataset, compress_after=str(Step.parse(age)) if age else "")
+        said = ddl.set_compress_after(dataset, entry.schema, wanted.compress_after)
+        async with self.driver.transaction() as transaction:
+            for statement in said:
+                await transaction.execute(statement.encode())
+        await self.directory.load()
+        return wanted.compress_after
 
     async def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
         entry = await self.directory.entry(dataset)

@@ -404,7 +404,7 @@ class Store:
         return drive(self._roads.label(dataset, series, labels))
 
     def partitions(self, dataset: str) -> list[Partition]:
-        """Return the time ranges that a dataset's rows are stored in, oldest first."""
+        """Return the time ranges that a dataset is stored in, oldest first; counts its blocks."""
         return drive(self._roads.partitions(dataset))
 
     def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
@@ -414,6 +414,10 @@ class Store:
         strongest lock on the dataset for a moment.
         """
         return drive(self._roads.drop_partitions(dataset, start, end))
+
+    def set_compress_after(self, dataset: str, age: str) -> str:
+        """Have :meth:`compress` take points older than ``age`` (``30d``); empty: none by itself."""
+        return drive(self._roads.set_compress_after(dataset, age))
 
     def describe(self, dataset: str) -> DatasetStats:
         """Return the server's figures of a dataset: series, rows, bytes, what is unfollowed."""

@@ -107,6 +107,31 @@ def test_an_age_is_asked_for_where_the_dataset_has_none(run: Run, rows: int) -> 
     assert "--before or --after" in said
 
 
+def test_the_age_is_set_and_shown(run: Run, rows: int) -> None:
+    assert "; not compressed by itself" in run("datasets", "show", "candles").stdout
+    shown = run("datasets", "set", "candles", "--compress-after", "30d").stdout
+    assert shown == "dataset 'candles': compressed when older than 30d\n"
+    assert "; compressed when older than 30d" in run("datasets", "show", "candles").stdout
+    assert json.loads(run("compress", "candles", "--json").stdout)["report"]["points"] == rows
+    said = run("datasets", "set", "candles", "--compress-after", "never", "--json").stdout
+    assert json.loads(said) == {"dataset": "candles", "compress_after": ""}
+    said = run("datasets", "set", "candles", "--compress-after", "soon", code=2).stderr
+    assert "unknown step 'soon'" in said
+
+
+def test_partitions_are_listed_with_what_they_hold(run: Run, rows: int) -> None:
+    done = json.loads(run("compress", "candles", "--before", MIDDLE, "--json").stdout)["report"]
+    shown = run("datasets", "partitions", "candles").stdout.splitlines()
+    first, second = [line for line in shown if "2024" in line]
+    assert first.split()[:4] == ["2024-01-01", "00:00:00Z", "2024-02-01", "00:00:00Z"]
+    packed, still = json.loads(run("datasets", "partitions", "candles", "--json").stdout)
+    assert (packed["start"], packed["end"]) == ("2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z")
+    assert (packed["blocks"], packed["block_points"]) == (done["blocks"], done["points"])
+    assert (still["blocks"], still["block_points"], still["block_bytes"]) == (0, 0, 0)
+    assert f"{done['points']:,}" in first
+    assert second.split()[-2:] == ["0", "B"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -281,6 +281,47 @@ def test_a_dataset_says_what_is_old(
         op.set_compress_after("nosuch", "30d")  # type: ignore[attr-defined]  # ours
 
 
+def test_an_age_is_set_by_hand_as_a_migration_sets_it(
+    store: Any, database: Database, sql: psycopg.Connection
+) -> None:
+    for age in ("30d", ""):
+        with migrate.connected(database.dsn) as connection:
+            with Operations.context(MigrationContext.configure(connection)) as op:
+                op.set_compress_after("metrics", age)  # type: ignore[attr-defined]  # ours
+            connection.commit()
+        text = "SELECT spec::text FROM dataset WHERE name = 'metrics'"
+        (by_migration,) = sql.execute(text).fetchall()
+        assert store.set_compress_after("metrics", "7d") == "7d"
+        assert {d.name: d for d in store.datasets()}["metrics"].compress_after == "7d"
+        assert store.set_compress_after("metrics", age) == age
+        assert sql.execute(text).fetchall() == [by_migration]
+    with pytest.raises(QueryError, match="unknown step 'soon'"):
+        store.set_compress_after("metrics", "soon")
+    with pytest.raises(UnknownName, match="did you mean 'metrics'"):
+        store.set_compress_after("metric", "7d")
+
+
+def test_partitions_say_what_of_them_is_rows_and_blocks(
+    store: Any, database: Database, sql: psycopg.Connection
+) -> None:
+    fill(store, database, CANDLES)
+    sql.execute("ANALYZE candles")
+    january, february = store.partitions("candles")
+    assert january.span.end == february.span.start
+    assert min(january.rows, february.rows) > 0  # the server counts, and not at once
+    assert (january.blocks, january.block_points, january.block_bytes) == (0, 0, 0)
+    report = store.compress("candles", before=MIDDLE)
+    packed, still = store.partitions("candles")
+    assert (packed.blocks, packed.block_points) == (report.blocks, report.points)
+    assert 0 < packed.block_bytes < january.bytes
+    assert packed.bytes < january.bytes
+    assert (still.span, still.blocks, still.block_points) == (february.span, 0, 0)
+    # where there are blocks only, they are not left out
+    sql.execute("DROP TABLE candles_p20240101")
+    only, _ = store.partitions("candles")
+    assert (only.span, only.rows, only.blocks) == (january.span, 0, report.blocks)
+
+
 @pytest.mark.parametrize("age", ["30", "30 days", "0d", "-1d", "200y"])
 def test_an_age_is_a_step(age: str) -> None:
     with pytest.raises(SchemaError, match=r"dataset 'metrics': compress_after: .*step"):

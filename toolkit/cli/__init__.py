@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "datasets": (
         "toolkit.cli.schema:datasets",
-        "List the datasets, show one, or propose one for a file.",
+        "List the datasets, show or change one, or propose one for a file.",
     ),
     "series": ("toolkit.cli.reading:series", "List the series of a dataset."),
     "label": ("toolkit.cli.reading:label", "Give a series labels, or take some away."),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from toolkit.migrate import Status
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_OF_BLOCKS = ("blocks", "block_points", "block_bytes")
 _wait = click.option(
     "--wait",
     type=Seconds(),
@@ -178,7 +179,7 @@ def _show(status: Status, schema: str, as_json: bool) -> None:
 @_json
 @click.pass_context
 def datasets(context: click.Context, as_json: bool) -> None:
-    """List the datasets, show one, or propose one for a file."""
+    """List the datasets, show or change one, or propose one for a file."""
     if context.invoked_subcommand is not None:
         return
     from toolkit.cli.render import echo_json, echo_table
@@ -199,7 +200,7 @@ def datasets(context: click.Context, as_json: bool) -> None:
 def show(choice: Choice, name: str, as_json: bool) -> None:
     """Show a dataset.
 
-    Its columns, the columns of its bars, its ladder and its partitions.
+    Its columns, the columns of its bars, its ladder, how it is partitioned and compressed.
     """
     from toolkit.cli.render import echo_json, echo_table
 
@@ -214,8 +215,82 @@ def show(choice: Choice, name: str, as_json: bool) -> None:
     click.echo(
         f"key (series, ts{', seq' if dataset.has_seq else ''}); ladder "
         f"{', '.join(dataset.ladder) or 'none'}; partitions of {dataset.partition}; "
-        f"drawn by {dataset.chart or 'nothing'}; changes logged by {dataset.changelog}"
+        f"drawn by {dataset.chart or 'nothing'}; changes logged by {dataset.changelog}; "
+        f"{_compressed(dataset.compress_after)}"
     )
+
+
+def _compressed(age: str) -> str:
+    return f"compressed when older than {age}" if age else "not compressed by itself"
+
+
+@datasets.command("set")
+@click.argument("name")
+@click.option(
+    "--compress-after",
+    "age",
+    required=True,
+    metavar="AGE",
+    help="From what age on `toolkit compress` takes points: 30d, 12h, 3M; never: none by itself.",
+)
+@_json
+@click.pass_obj
+def set_(choice: Choice, name: str, age: str, as_json: bool) -> None:
+    """Change a dataset's policy.
+
+    As op.set_compress_after does in a migration. `toolkit datasets show` shows it.
+    """
+    from toolkit.cli.render import echo_json
+
+    with choice.store() as store:
+        age = store.set_compress_after(name, "" if age == "never" else age)
+    if as_json:
+        echo_json({"dataset": name, "compress_after": age})
+    else:
+        click.echo(f"dataset {name!r}: {_compressed(age)}")
+
+
+@datasets.command()
+@click.argument("name")
+@_json
+@click.pass_obj
+def partitions(choice: Choice, name: str, as_json: bool) -> None:
+    """List a dataset's partitions.
+
+    Oldest first, with what rows and what blocks take of each. Rows are the server's estimate.
+    """
+    from toolkit.cli.render import echo_json, echo_table, sized
+    from toolkit.timegrid import to_datetime
+
+    with choice.store() as store:
+        found = store.partitions(name)
+    if as_json:
+        echo_json(
+            [
+                {
+                    "name": p.name,
+                    "start": to_datetime(p.span.start),
+                    "end": to_datetime(p.span.end),
+                    **{n: getattr(p, n) for n in ("rows", "bytes", *_OF_BLOCKS)},
+                }
+                for p in found
+            ]
+        )
+        return
+    headers = ("from", "to", "rows", "size", "in blocks", "blocks", "their size")
+    rows = [
+        (
+            to_datetime(p.span.start),
+            to_datetime(p.span.end),
+            p.rows,
+            sized(p.bytes),
+            p.block_points,
+            p.blocks,
+            sized(p.block_bytes),
+        )
+        for p in found
+    ]
+    echo_table(headers, rows, numbers=headers[2:])
 
 
 @datasets.command()
