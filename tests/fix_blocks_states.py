@@ -51,9 +51,9 @@ def pack(store: Any, dataset: Dataset, points: Points, act: str, part: int) -> i
     if act.startswith("decompress"):
         report = store.decompress(dataset.name, names, start, end)
     elif act == "recompress":
-        report = store.recompress(dataset.name, names, start=start, before=end)
+        report = store.recompress(dataset.name, names, start=start, end=end)
     else:
-        report = store.compress(dataset.name, names, start=start, before=end)
+        report = store.compress(dataset.name, names, start=start, end=end)
     assert not report.busy
     moved: int = report.points
     return moved

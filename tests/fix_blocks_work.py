@@ -106,7 +106,7 @@ def packs(store: Any, chance: random.Random, done: Done) -> Callable[[], None]:
                 report = store.decompress("candles", series, moment(low), moment(high))
             else:
                 how = {"start": moment(low)} if chance.random() < 0.5 else {}
-                report = getattr(store, what)("candles", series, before=moment(high), **how)
+                report = getattr(store, what)("candles", series, end=moment(high), **how)
         except Busy:
             done.add("busy")
             return
@@ -258,9 +258,9 @@ def finish(store: toolkit.Store) -> None:
     """Compress all there is; raises Wrong if that leaves anything to do."""
     whole = moment(SPAN[1] + 4 * WEEK)
     for _ in range(10):  # the backend of who was killed may hold a lock for a moment
-        report = store.compress("candles", before=whole)
+        report = store.compress("candles", end=whole)
         if not (report.busy or report.waiting):
             break
-    again = store.compress("candles", before=whole)
+    again = store.compress("candles", end=whole)
     if again.points or again.blocks or again.busy or again.waiting:
         raise Wrong(f"there was something left to do: {again} after {report}")

@@ -240,36 +240,34 @@ class AsyncStore:
         self,
         dataset: str,
         series: str | Iterable[str] | None = None,
-        *,
-        before: object = None,
         start: object = None,
+        end: object = None,
+        *,
         dry_run: bool = False,
         on_progress: PackProgress = lambda report, total: None,
     ) -> PackReport:
-        """Move points of ``[start, before)`` from rows to blocks; answers stay what they are.
+        """Move points of ``[start, end)`` from rows to blocks; answers stay what they are.
 
         A span of some thousand points is a transaction; killed at any time, the next call goes
         on. Points written later into that time are rows again, and count; they are folded into
         their blocks. Rollups are refreshed first. Takes no lock that readers notice; who writes
-        to the same points waits for milliseconds. Without ``before`` the dataset's own
+        to the same points waits for milliseconds. Without ``end`` the dataset's own
         ``compress_after`` says what is old. With ``dry_run`` nothing is changed: the report says
         what there is to do, and from a sample of spans, which is encoded, what it would save.
         """
-        return await self._roads.compress(
-            dataset, series, start, before, dry_run, False, on_progress
-        )
+        return await self._roads.compress(dataset, series, start, end, dry_run, False, on_progress)
 
     async def recompress(
         self,
         dataset: str,
         series: str | Iterable[str] | None = None,
-        *,
         start: object = None,
-        before: object = None,
+        end: object = None,
+        *,
         on_progress: PackProgress = lambda report, total: None,
     ) -> PackReport:
         """Fold points that were written into compressed time into its blocks."""
-        return await self._roads.compress(dataset, series, start, before, False, True, on_progress)
+        return await self._roads.compress(dataset, series, start, end, False, True, on_progress)
 
     async def decompress(
         self,

@@ -232,14 +232,14 @@ class Roads:
         dataset: str,
         series: Any,
         start: object,
-        before: object,
+        end: object,
         is_dry: bool,
         only_late: bool,
         on_progress: PackProgress,
     ) -> PackReport:
-        if before is None and not only_late:
-            before = await self._old_before(dataset)
-        query = build_query(dataset, series, *_ends(start, before))
+        if end is None and not only_late:
+            end = await self._old_before(dataset)
+        query = build_query(dataset, series, *_ends(start, end))
         damaged: tuple[CorruptBlock, ...] = ()
         if not is_dry:  # what a rollup has yet to follow would have to wait
             damaged = (await self.refresher.refresh(dataset)).damaged
@@ -264,8 +264,8 @@ class Roads:
         age = (await self.directory.entry(dataset)).dataset.compress_after
         if not age:
             raise QueryError(
-                f"compress: dataset {dataset!r} has no compress_after; give before (toolkit "
-                f"compress: --before or --after), or set one: toolkit datasets set {dataset} "
+                f"compress: dataset {dataset!r} has no compress_after; give end (toolkit "
+                f"compress: --to or --after), or set one: toolkit datasets set {dataset} "
                 "--compress-after 30d"
             )
         return datetime.now(UTC) - timedelta(microseconds=Step.parse(age).approximate_us)

@@ -200,7 +200,7 @@ def test_whatever_is_stored_in_whatever_way_reads_as_the_model_says(
         for number in range(data.draw(st.integers(1, 6), "acts")):
             act, store = data.draw(acts), stores[number % 2]
             if act == "compress":
-                store.compress(dataset.name, list({k[0] for k in points}), before=ALWAYS[1])
+                store.compress(dataset.name, list({k[0] for k in points}), end=ALWAYS[1])
                 continue
             if act == "refresh":
                 store.refresh(dataset.name)

@@ -66,9 +66,9 @@ def check_all(store: Any, ts: Any = STILL, volume: Any = VOLUME) -> None:
 
 def moves(store: toolkit.Store) -> list[Callable[[], Any]]:
     return [
-        lambda: store.compress("candles", before=END),
+        lambda: store.compress("candles", end=END),
         lambda: store.decompress("candles"),
-        lambda: store.compress("candles", before=moment(T0 + 10 * WEEK // 7)),
+        lambda: store.compress("candles", end=moment(T0 + 10 * WEEK // 7)),
     ]
 
 
@@ -76,7 +76,7 @@ def moves(store: toolkit.Store) -> list[Callable[[], Any]]:
 def test_a_stream_goes_on_in_its_snapshot_while_points_move_and_space_is_given_back(
     still: toolkit.Store, database: Database, colour: str
 ) -> None:
-    still.compress("candles", before=END)  # who makes a partition waits for transactions to end
+    still.compress("candles", end=END)  # who makes a partition waits for transactions to end
     still.decompress("candles")
     with open_store(colour, database.dsn) as store:
         for move in moves(still):
@@ -149,7 +149,7 @@ def test_a_dropped_partition_is_there_whole_or_not_at_all_for_who_reads_and_who_
 def test_truncating_rows_by_hand_leaves_what_blocks_hold(
     still: toolkit.Store, database: Database, sql: psycopg.Connection[Any]
 ) -> None:
-    still.compress("candles", before=END)
+    still.compress("candles", end=END)
     with open_store("blocking", cached(database.dsn)) as remembering:
         check_all(remembering)
         some = STILL[::50]
@@ -168,10 +168,10 @@ def test_truncating_rows_by_hand_leaves_what_blocks_hold(
 
 
 def test_compress_up_to_the_middle_of_a_block_folds_in_what_is_late(still: toolkit.Store) -> None:
-    still.compress("candles", before=END)
+    still.compress("candles", end=END)
     still.write("candles", frame(STILL[::7] + 60_000_000, 5.0), series="still")
     for before in (T0 + WEEK // 2 + 17, T0 + WEEK + 5, SPAN[1]):
-        still.compress("candles", start=moment(T0 + 86_400_000_000 + 3), before=moment(before))
+        still.compress("candles", start=moment(T0 + 86_400_000_000 + 3), end=moment(before))
     ts = np.concatenate([STILL, STILL[::7] + 60_000_000])
     order = np.argsort(ts)
     check_all(still, ts[order], np.concatenate([VOLUME, np.full(len(STILL[::7]), 5.0)])[order])
@@ -181,7 +181,7 @@ def test_compress_up_to_the_middle_of_a_block_folds_in_what_is_late(still: toolk
 def test_an_empty_range_of_compressed_time_is_empty(
     still: toolkit.Store, database: Database, colour: str
 ) -> None:
-    still.compress("candles", before=END)
+    still.compress("candles", end=END)
     at = moment(T0 + WEEK)
     with open_store(colour, database.dsn) as store:
         for step in (None, "1h"):
@@ -193,7 +193,7 @@ def test_an_empty_range_of_compressed_time_is_empty(
 def test_insert_refuses_a_key_in_a_block_whatever_its_values(
     still: toolkit.Store, database: Database, colour: str, volume: Any
 ) -> None:
-    still.compress("candles", before=END)
+    still.compress("candles", end=END)
     with open_store(colour, database.dsn) as store:
         for place in (slice(0, 1), slice(7, 3_000)):
             values = np.broadcast_to(np.asarray(volume, float), len(STILL))[place]
@@ -206,7 +206,7 @@ def test_a_block_that_others_make_larger_while_rows_are_made_of_it(
     still: toolkit.Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decompressing goes by a list of blocks that may be old when their turn comes."""
-    still.compress("candles", before=END)
+    still.compress("candles", end=END)
     changed = threading.Event()
 
     def progress(report: Any, total: int) -> None:
@@ -218,7 +218,7 @@ def test_a_block_that_others_make_larger_while_rows_are_made_of_it(
             late = STILL[900:2_000:3] + 60_000_000
             other.decompress("candles", "still", moment(T0 + 3 * WEEK // 2))
             other.write("candles", frame(late, 1.0), series="still")
-            other.compress("candles", before=END)
+            other.compress("candles", end=END)
             other.write("candles", frame(STILL[900:2_000], 1.0), series="still")
             other.delete(
                 "candles", "still", moment(int(late[0])), moment(int(late[-1]) + 1_000_000)

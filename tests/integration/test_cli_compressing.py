@@ -43,7 +43,7 @@ def rows(blocking: toolkit.Store, database: Database, sql: psycopg.Connection) -
 
 
 def test_there_and_back(run: Run, rows: int, sql: psycopg.Connection) -> None:
-    said = json.loads(run("compress", "candles", "--before", CLOSED, "--json").stdout)
+    said = json.loads(run("compress", "candles", "--to", CLOSED, "--json").stdout)
     assert said["dry_run"] is False
     assert said["report"]["points"] == rows
     assert said["report"]["blocks"] == blocks_of(sql, "candles")
@@ -64,12 +64,12 @@ def test_there_and_back(run: Run, rows: int, sql: psycopg.Connection) -> None:
 def test_a_dry_run_says_what_it_would_save_and_from_what_it_knows(
     run: Run, rows: int, sql: psycopg.Connection
 ) -> None:
-    shown = run("compress", "candles", "B", "--before", MIDDLE, "--dry-run").stdout
+    shown = run("compress", "candles", "B", "--to", MIDDLE, "--dry-run").stdout
     assert "bytes of rows now" in shown
     assert "bytes of blocks then" in shown
     assert "smaller by" in shown
     assert "expected from a sample: 346 of 346 points were encoded; nothing was changed" in shown
-    said = json.loads(run("compress", "candles", "--before", CLOSED, "--dry-run", "--json").stdout)
+    said = json.loads(run("compress", "candles", "--to", CLOSED, "--dry-run", "--json").stdout)
     assert said["dry_run"] is True
     assert (said["report"]["points"], said["report"]["blocks"]) == (rows, 0)
     assert 0 < said["report"]["block_bytes"] < said["report"]["row_bytes"]
@@ -79,7 +79,7 @@ def test_a_dry_run_says_what_it_would_save_and_from_what_it_knows(
 def test_late_points_are_folded(
     run: Run, rows: int, blocking: toolkit.Store, sql: psycopg.Connection
 ) -> None:
-    run("compress", "candles", "--before", CLOSED)
+    run("compress", "candles", "--to", CLOSED)
     blocking.write("candles", frame(CANDLES, 30, 8), series="A")
     assert rows_of(sql, "candles") == 30
     assert "0 points recompressed" in run("recompress", "candles", "--from", END).stdout
@@ -91,7 +91,7 @@ def test_late_points_are_folded(
 
 def test_decompress_asks(run: Run, rows: int, sql: psycopg.Connection) -> None:
     assert "0 points decompressed" in run("decompress", "candles").stdout  # nothing to ask
-    run("compress", "candles", "--before", CLOSED)
+    run("compress", "candles", "--to", CLOSED)
     blocks = blocks_of(sql, "candles")
     said = run("decompress", "candles", "B", input="n\n", code=1).stderr
     assert f"Make rows of the blocks of 1 series? Dataset 'candles' has {rows:,} points in" in said
@@ -104,7 +104,7 @@ def test_decompress_asks(run: Run, rows: int, sql: psycopg.Connection) -> None:
 def test_an_age_is_asked_for_where_the_dataset_has_none(run: Run, rows: int) -> None:
     said = run("compress", "candles", code=2).stderr
     assert "dataset 'candles' has no compress_after" in said
-    assert "--before or --after" in said
+    assert "--to or --after" in said
 
 
 def test_the_age_is_set_and_shown(run: Run, rows: int) -> None:
@@ -120,7 +120,7 @@ def test_the_age_is_set_and_shown(run: Run, rows: int) -> None:
 
 
 def test_partitions_are_listed_with_what_they_hold(run: Run, rows: int) -> None:
-    done = json.loads(run("compress", "candles", "--before", MIDDLE, "--json").stdout)["report"]
+    done = json.loads(run("compress", "candles", "--to", MIDDLE, "--json").stdout)["report"]
     shown = run("datasets", "partitions", "candles").stdout.splitlines()
     first, second = [line for line in shown if "2024" in line]
     assert first.split()[:4] == ["2024-01-01", "00:00:00Z", "2024-02-01", "00:00:00Z"]
@@ -135,14 +135,14 @@ def test_partitions_are_listed_with_what_they_hold(run: Run, rows: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["compress", "candles", "--before", "now", "--after", "3d"], "not both"),
+        (["compress", "candles", "--to", "now", "--after", "3d"], "not both"),
         (["compress", "candles", "--after", "soon"], "--after: unknown step 'soon'"),
-        (["compress", "candle", "--before", "now"], "did you mean 'candles'"),
-        (["compress", "candles", "nosuch", "--before", "now"], "unknown series 'nosuch'"),
+        (["compress", "candle", "--to", "now"], "did you mean 'candles'"),
+        (["compress", "candles", "nosuch", "--to", "now"], "unknown series 'nosuch'"),
         (["recompress", "candles", "--from", "now", "--to", "now-3d"], "is before start"),
         (["decompress", "candle", "--yes"], "did you mean 'candles'"),
         (["decompress", "candles", "nosuch", "--yes"], "unknown series 'nosuch'"),
-        (["verify", "candles", "--from", "x"], "START: 'x' is not a time"),
+        (["verify", "candles", "--from", "x"], "--from: 'x' is not a time"),
         (["verify", "candle"], "did you mean 'candles'"),
     ],
 )
@@ -153,17 +153,17 @@ def test_what_cannot_be_is_a_sentence_and_exit_code_2(
 
 
 def test_all_that_is_left_is_busy(run: Run, rows: int, sql: psycopg.Connection) -> None:
-    run("compress", "candles", "A", "--before", CLOSED)
+    run("compress", "candles", "A", "--to", CLOSED)
     with sql.transaction():
         sql.execute("SELECT FROM candles FOR UPDATE")
-        result = run("compress", "candles", "--before", MIDDLE, "--json", code=4)
+        result = run("compress", "candles", "--to", MIDDLE, "--json", code=4)
     assert json.loads(result.stdout)["report"]["busy"] == 1
     assert "somebody else held 1 of the spans, nothing was done; run it again" in result.stderr
     with sql.transaction():
         sql.execute("SELECT FROM candles WHERE ts >= %s FOR UPDATE", [MIDDLE])
-        result = run("compress", "candles", "--before", CLOSED)
+        result = run("compress", "candles", "--to", CLOSED)
     assert "somebody else held 1 of the spans; run it again for the rest" in result.stderr
-    run("compress", "candles", "--before", CLOSED)
+    run("compress", "candles", "--to", CLOSED)
     assert rows_of(sql, "candles") == 0
 
 
@@ -174,7 +174,7 @@ def test_an_interruption_says_what_is_done(
         blocking.write("candles", frame(CANDLES, 5, n), series=f"held-{n}")
     blocking.refresh("candles")
     code = "from toolkit.cli import main; main(prog_name='toolkit')"
-    command = [sys.executable, "-c", code, "compress", "candles", "--before", CLOSED]
+    command = [sys.executable, "-c", code, "compress", "candles", "--to", CLOSED]
     paths = os.pathsep.join(map(str, (PROJECT, PROJECT / "routing", PROJECT / "maintenance")))
     with sql.transaction():
         sql.execute(
@@ -200,13 +200,13 @@ def test_an_interruption_says_what_is_done(
     assert "are done and stay so, nothing is half done; the same command goes on" in said
     left = rows_of(sql, "candles")
     assert 0 < left < rows
-    assert blocking.compress("candles", before=CLOSED).points == left
+    assert blocking.compress("candles", end=CLOSED).points == left
 
 
 def test_verify_says_what_is_damaged_and_exits_1(
     run: Run, rows: int, sql: psycopg.Connection
 ) -> None:
-    run("compress", "candles", "--before", CLOSED)
+    run("compress", "candles", "--to", CLOSED)
     assert "none damaged" in run("verify", "candles").stdout
     sql.execute(
         "UPDATE candles_blocks AS b SET open = set_byte(open, 30, get_byte(open, 30) # 4) "

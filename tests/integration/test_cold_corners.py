@@ -53,7 +53,7 @@ def test_a_column_may_be_called_what_our_statements_call_things(
         return [*found, snapshot(blocking.latest("odd", n=3)), snapshot(stream)]
 
     before = all_of_it()
-    blocking.compress("odd", before=LATER)
+    blocking.compress("odd", end=LATER)
     assert all_of_it() == before
 
 
@@ -64,7 +64,7 @@ def test_a_damaged_block_that_is_deleted_leaves_no_bar_behind(
     ts = START + np.timedelta64(40, "s") + np.arange(400) * np.timedelta64(1_700, "ms")
     points = {"ts": ts, "seq": np.arange(400), "level": np.arange(400.0)}
     blocking.write("readings", points, series="A")
-    blocking.compress("readings", before=LATER)
+    blocking.compress("readings", end=LATER)
     for lo, hi in sql.execute("SELECT lo, hi FROM readings_blocks ORDER BY lo").fetchall():
         sql.execute("UPDATE readings_blocks SET level = '\\x00' WHERE lo = %s", (lo,))
         assert blocking.delete("readings", "A", lo, hi) > 0
@@ -115,7 +115,7 @@ def test_a_header_used_alone_is_held_against_its_row(
     for module in (cutting, whole):
         monkeypatch.setattr(module, "TARGET", 3_000)
     blocking.write("candles", {"ts": _minutes(20_000), "close": np.arange(20_000.0)}, series="A")
-    blocking.compress("candles", before=LATER)
+    blocking.compress("candles", end=LATER)
 
     def ask() -> Any:
         span = ("2024-01-10Z", "2024-02-20Z")

@@ -93,7 +93,7 @@ def test_a_store_that_knew_of_no_blocks_answers_the_same(
 ) -> None:
     before = ROADS[road](filled)
     with other_store() as other:
-        other.compress("candles", before=MARCH)
+        other.compress("candles", end=MARCH)
     _same(ROADS[road](filled), before)
 
 
@@ -102,12 +102,12 @@ def test_a_store_that_knew_of_fewer_blocks_answers_the_same_after_late_points(
     filled: Any, other_store: Callable[[], AbstractContextManager[Any]], road: str
 ) -> None:
     with other_store() as other:
-        other.compress("candles", before=FEBRUARY)
+        other.compress("candles", end=FEBRUARY)
         ROADS[road](filled)
         _late(other)
         truth = ROADS[road](filled)
-        other.compress("candles", "B", before=MARCH)  # says until when, and moves B
-        other.compress("candles", "A", before=MARCH)
+        other.compress("candles", "B", end=MARCH)  # says until when, and moves B
+        other.compress("candles", "A", end=MARCH)
     _same(ROADS[road](filled), truth)
 
 
@@ -123,7 +123,7 @@ def test_small_blocks_with_late_points_on_top_give_the_same(
     monkeypatch.setattr(cutting, "TARGET", 1_000)
     with other_store() as other:
         other.delete("candles", "A", "2021-01-15T10:00Z", "2021-01-15T10:01Z")
-        other.compress("candles", before=MARCH)
+        other.compress("candles", end=MARCH)
         other.write("candles", {"ts": ["2021-01-15T10:00Z"], "close": [1e6]}, series="A")
     if road not in ("latest", "latest bars"):
         found = ROADS[road](filled)

@@ -40,7 +40,7 @@ def parts(store: Any, sql: psycopg.Connection) -> dict[str, bytes]:
     """The bytes of A's second block, which is damaged after late points came over it."""
     for name in "AB":
         store.write("metrics", {"ts": minutes(0, 600), "value": np.arange(600.0)}, series=name)
-    store.compress("metrics", before=CLOSED)
+    store.compress("metrics", end=CLOSED)
     text = (
         "SELECT b.value FROM metrics_blocks AS b JOIN series AS s ON s.id = b.series_id "
         "WHERE s.name = 'A' ORDER BY b.lo OFFSET 1 LIMIT 1"
@@ -113,10 +113,10 @@ def test_compress_names_it_when_all_others_are_done(
     store: Any, parts: dict[str, bytes], sql: psycopg.Connection
 ) -> None:
     with pytest.raises(CorruptBlock, match="series 'A'"):
-        store.compress("metrics", before=CLOSED)
+        store.compress("metrics", end=CLOSED)
     left = sql.execute("SELECT DISTINCT series_id FROM metrics").fetchall()
     assert len(left) == 1  # those of A wait for the rollups
-    assert store.compress("metrics", "B", before=CLOSED).points == 0  # B is no reason to complain
+    assert store.compress("metrics", "B", end=CLOSED).points == 0  # B is no reason to complain
 
 
 def test_the_command_names_it_and_exits_1(

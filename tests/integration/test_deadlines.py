@@ -42,7 +42,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str, float], list[st
 def cold_store(store: Any, database: Database, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(cutting, "TARGET", 500)
     fill(store, database, CANDLES)
-    assert store.compress("candles", before=CLOSED).blocks > BLOCKS
+    assert store.compress("candles", end=CLOSED).blocks > BLOCKS
     return store
 
 
@@ -99,7 +99,7 @@ def test_what_came_in_time_is_remembered_and_answers_the_next(
     monkeypatch.setattr(cutting, "TARGET", 500)
     with open_store(colour, cached(database.dsn, memory=2**26)) as store:
         fill(store, database, CANDLES)
-        store.compress("candles", before=CLOSED)
+        store.compress("candles", end=CLOSED)
         expected = snapshot(store.read("candles", "A", START, END, cache=False))
         decoded = slow(merging, "decode_block", 1.0)
         with pytest.raises(QueryTimeout):

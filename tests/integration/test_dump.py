@@ -42,13 +42,13 @@ def as_rows(store: toolkit.Store) -> None:
 def as_blocks(store: toolkit.Store) -> None:
     """All of them lie in blocks; what is written later lies on top as rows."""
     for dataset in store.datasets():
-        assert store.compress(dataset.name, before="2100-01-01Z").points
+        assert store.compress(dataset.name, end="2100-01-01Z").points
 
 
 def half_and_half(store: toolkit.Store) -> None:
     """Those before a new year lie in blocks."""
     for dataset in store.datasets():
-        assert store.compress(dataset.name, before="2024-01-01Z").points
+        assert store.compress(dataset.name, end="2024-01-01Z").points
 
 
 SPAN_STATES: dict[str, Callable[[toolkit.Store], None]] = {

@@ -24,7 +24,7 @@ def test_a_delete_decodes_off_the_event_loop(
     monkeypatch.setattr(cutting, "TARGET", 500)
     with open_store("asyncio", database.dsn) as store:
         fill(store, database, CANDLES)
-        store.compress("candles", before=CLOSED)
+        store.compress("candles", end=CLOSED)
         threads: dict[str, set[str]] = {}
 
         def seen(what: str) -> Callable[..., Any]:
@@ -55,7 +55,7 @@ def test_insert_names_the_first_key_that_is_there(
     there = {"ts": ts[30:40], "seq": [7] * 9 + [8], "price": [1.0] * 10}
     store.write("trades", there, series="o'dd")
     if place == "blocks":
-        store.compress("trades", before=CLOSED)
+        store.compress("trades", end=CLOSED)
     rows = rows_of(sql, "trades")
     said = r"mode 'insert': series \"o'dd\" has a point at 2024-01-20T00:00:30Z, seq 7 already"
     with pytest.raises(InputError, match=said) as failed:

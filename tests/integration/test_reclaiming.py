@@ -41,7 +41,7 @@ def test_an_interrupted_reindex_leaves_nothing_behind_for_ever(
             sql.execute("REINDEX TABLE CONCURRENTLY candles_p20240201")
         sql.execute("RESET statement_timeout")
     assert _invalid(sql)
-    filled.compress("candles", before=MARCH)
+    filled.compress("candles", end=MARCH)
     assert not _invalid(sql)
     assert len(filled.read("candles", "A", *MONTH)) == 29 * 1_440
 
@@ -52,12 +52,12 @@ def test_space_is_given_back_later_where_an_old_snapshot_needs_it(
     with psycopg.connect(database.dsn) as reader:
         reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         before = reader.execute("SELECT count(*), sum(close) FROM toolkit.candles").fetchone()
-        reported = filled.compress("candles", before=MARCH)
+        reported = filled.compress("candles", end=MARCH)
         assert reported.points == 29 * 1_440
         # what the snapshot saw it still sees
         count = "SELECT count(*), sum(close) FROM toolkit.candles"
         assert reader.execute(count).fetchone() == before
-    again = filled.compress("candles", before=MARCH)
+    again = filled.compress("candles", end=MARCH)
     assert again.points == 0
     assert reported.row_bytes + again.row_bytes > 2_000_000
 
@@ -69,7 +69,7 @@ def test_points_move_only_when_every_plan_knows_their_partition(
     sql.execute("SELECT ensure_partitions('candles_blocks', '2024-02-01Z', '2024-02-02Z')")
     with psycopg.connect(database.dsn) as reader, ThreadPoolExecutor(1) as other:
         reader.execute("SELECT count(*) FROM toolkit.candles_blocks")
-        moving = other.submit(filled.compress, "candles", before=MARCH)
+        moving = other.submit(filled.compress, "candles", end=MARCH)
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:
             assert not moving.done()

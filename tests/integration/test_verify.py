@@ -39,7 +39,7 @@ def fill(store: Any, *series: str) -> None:
         ts = [FIRST + timedelta(minutes=7 * n) for n in range(16)]
         value = np.random.default_rng(number).integers(0, 900, 16) * 0.25
         store.write("metrics", {"ts": ts, "value": value}, series=name)
-    assert store.compress("metrics", before="2024-04-01Z").blocks == len(series)
+    assert store.compress("metrics", end="2024-04-01Z").blocks == len(series)
     for name in series:
         late = FIRST + timedelta(minutes=30)
         store.write("metrics", {"ts": [late], "value": [1.0]}, series=name)
@@ -170,7 +170,7 @@ def test_columns_of_one_block_that_are_swapped_are_seen(
     prices = {n: np.random.default_rng(n).normal(size=50) for n in range(2)}
     frame = {"ts": ts, "open": prices[0], "close": prices[1], "high": prices[0] + 3}
     store.write("candles", {**frame, "low": prices[0], "volume": prices[1]}, series="A")
-    store.compress("candles", before="2024-04-01Z")
+    store.compress("candles", end="2024-04-01Z")
     sql.execute("UPDATE candles_blocks SET open = close, close = open")
     with pytest.raises(CorruptBlock, match="column 'open': the checksum does not match"):
         store.read("candles", "A", *DAY)
@@ -270,7 +270,7 @@ def test_what_the_server_cannot_read_itself_is_found(
     for name in "ABC":
         ts = np.datetime64("2024-03-04", "us") + np.arange(3_000) * np.timedelta64(1, "s")
         store.write("metrics", {"ts": ts, "value": random.normal(size=3_000)}, series=name)
-    store.compress("metrics", before="2024-04-01Z")
+    store.compress("metrics", end="2024-04-01Z")
     (partition,) = sql.execute(
         "SELECT tableoid::regclass::text FROM metrics_blocks LIMIT 1"
     ).fetchall()
@@ -330,7 +330,7 @@ def test_a_damaged_block_is_deleted_and_its_span_loaded_again(
     )
     store.write("metrics", frame, series="A")
     assert {how: ask(store, how, "A") for how in READS} == expected
-    store.compress("metrics", before="2024-04-01Z")
+    store.compress("metrics", end="2024-04-01Z")
     assert store.verify("metrics").damaged == ()
     assert {how: ask(store, how, "A") for how in READS} == expected
 
@@ -344,7 +344,7 @@ def test_a_block_of_which_only_the_row_is_wrong_comes_back_by_decompressing(
     assert damage.is_readable
     assert "toolkit decompress makes rows of them" in damage.remedy
     store.decompress("metrics", "A")
-    store.compress("metrics", before="2024-04-01Z")
+    store.compress("metrics", end="2024-04-01Z")
     assert store.verify("metrics").damaged == ()
     assert {how: ask(store, how, "A") for how in READS} == expected
 
@@ -360,8 +360,8 @@ def test_blocks_that_come_and_go_meanwhile_are_not_taken_for_damaged(
     def churn(other: Any) -> int:
         points = 0
         while not is_over.is_set():
-            points += other.compress("readings", before=MIDDLE).points
-            points += other.compress("readings", before=CLOSED).points
+            points += other.compress("readings", end=MIDDLE).points
+            points += other.compress("readings", end=CLOSED).points
             points += other.decompress("readings", None, "2024-01-23Z", "2024-01-28Z").points
             other.write("readings", frame(READINGS, 900, points), series="A")
             points += other.recompress("readings").points

@@ -25,7 +25,7 @@ def store(database: Database) -> Iterator[toolkit.Store]:
     with toolkit.connect(database.dsn) as store:
         for name in NAMES:
             store.write("candles", {"ts": ts, "close": close}, series=name, time_unit="us")
-        store.compress("candles", before="2021-12-01Z")
+        store.compress("candles", end="2021-12-01Z")
         yield store
 
 

@@ -51,7 +51,7 @@ def size(ground: Ground) -> Result:
     rows = stored(ground, REAL.name)
     ground.execute("REINDEX TABLE {table}", REAL.name)
     peers = {ROW_TABLE: rows, FRESH_KEY: stored(ground, REAL.name)}
-    report = ground.store.compress(REAL.name, before=FAR)
+    report = ground.store.compress(REAL.name, end=FAR)
     assert report.points == len(frame) * len(names), report
     ground.execute("VACUUM (ANALYZE) {table}", f"{REAL.name}_blocks")
     what = f"bytes a point in blocks, {len(frame):,} {kind}, {len(names)} times"

@@ -33,7 +33,7 @@ def blocks_memory(ground: Ground) -> Result:
     """Stream the same out of blocks."""
     if ground.is_full:
         _make_long(ground)
-        ground.store.compress(LONG.name, before=FAR)
+        ground.store.compress(LONG.name, end=FAR)
         return _streamed(ground, "blocks_memory", LONG.name, _FULL_ROWS, _LONG_MINUTES)
     fill_cold(ground)
     return _streamed(ground, "blocks_memory", COLD.name, *_some(ground))

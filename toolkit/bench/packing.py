@@ -84,7 +84,7 @@ def compress(ground: Ground) -> Result:
         ground.store.refresh(PACKED.name)
 
     def pack(turn: int) -> None:
-        report = ground.store.compress(PACKED.name, names(turn), before=FAR)
+        report = ground.store.compress(PACKED.name, names(turn), end=FAR)
         assert report.points == rows, report
 
     found = by_turns([Contender(COMPRESS, pack, fill)], ground.sizes.write_turns)
@@ -180,7 +180,7 @@ def main() -> None:
         store.series(PACKED.name)
         print("ready", flush=True)
         sys.stdin.readline()
-        report = store.compress(PACKED.name, task["names"], before=FAR)
+        report = store.compress(PACKED.name, task["names"], end=FAR)
     print(json.dumps({"points": report.points, "seconds": report.seconds}))
 
 

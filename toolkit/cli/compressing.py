@@ -31,10 +31,9 @@ _to = click.option("--to", "end", metavar="END", help="Only before then.")
 @click.command()
 @_dataset
 @_series
-@click.option(
-    "--before", metavar="WHEN", help="Points before then. Default: the dataset's own age."
-)
-@click.option("--after", metavar="AGE", help="Points older than that, for instance 30d.")
+@_from
+@click.option("--to", "end", metavar="END", help="Only before then. Default: the dataset's age.")
+@click.option("--after", metavar="AGE", help="Instead: only what is older, for instance 30d.")
 @_tz
 @click.option("--dry-run", is_flag=True, help="Say what it would save; change nothing.")
 @_json
@@ -43,7 +42,8 @@ def compress(
     choice: Choice,
     dataset: str,
     series: tuple[str, ...],
-    before: str | None,
+    start: str | None,
+    end: str | None,
     after: str | None,
     tz: str,
     dry_run: bool,
@@ -54,17 +54,17 @@ def compress(
     Of all series, or of those named. Answers stay what they are. Each span is a transaction:
     what was interrupted goes on with the next run. Exits 4 if all that was left was busy.
     """
-    if before is not None and after is not None:
-        raise click.UsageError("give --before or --after, not both")
+    if end is not None and after is not None:
+        raise click.UsageError("give --to or --after, not both")
     if after is not None:
         try:
             Step.parse(after)
         except QueryError as error:
             raise click.UsageError(f"--after: {error}") from None
-    (instant,) = _times(tz, before=before if after is None else f"now-{after}")
+    low, high = _times(tz, start=start, end=end if after is None else f"now-{after}")
     with choice.store() as store, _bar("compressing", dataset) as hear:
         report = store.compress(
-            dataset, list(series) or None, before=instant, dry_run=dry_run, on_progress=hear
+            dataset, list(series) or None, low, high, dry_run=dry_run, on_progress=hear
         )
     _show_packed(report, "compressed", as_json, is_dry=dry_run)
 
@@ -94,7 +94,7 @@ def recompress(
     low, high = _times(tz, start=start, end=end)
     with choice.store() as store, _bar("recompressing", dataset) as hear:
         names = list(series) or None
-        report = store.recompress(dataset, names, start=low, before=high, on_progress=hear)
+        report = store.recompress(dataset, names, low, high, on_progress=hear)
     _show_packed(report, "recompressed", as_json)
 
 
@@ -167,12 +167,15 @@ def verify(
     context.exit(FAILED if report.damaged else 0)
 
 
+_TYPED = {"start": "--from", "end": "--to"}
+
+
 def _times(tz: str, **texts: str | None) -> list[datetime | None]:
     from toolkit.cli.moments import read_time
 
     now = datetime.now(UTC)
     return [
-        None if text is None else read_time(text, tz, now=now, what=what.upper())
+        None if text is None else read_time(text, tz, now=now, what=_TYPED[what])
         for what, text in texts.items()
     ]
 
