@@ -276,10 +276,14 @@ class AsyncStore:
         start: object = None,
         end: object = None,
         *,
+        dry_run: bool = False,
         on_progress: PackProgress = lambda report, total: None,
     ) -> PackReport:
-        """Make rows again of the blocks that reach into ``[start, end)``: compress undone."""
-        return await self._roads.decompress(dataset, series, start, end, on_progress)
+        """Make rows again of the blocks that reach into ``[start, end)``: compress undone.
+
+        With ``dry_run`` nothing is changed: the report says what these blocks hold.
+        """
+        return await self._roads.decompress(dataset, series, start, end, dry_run, on_progress)
 
     async def verify(
         self,

@@ -38,10 +38,11 @@ class PackReport:
     """What a compression did, or (a dry run) would do.
 
     ``points`` moved from rows to ``blocks``, whose bytes are ``block_bytes``; ``row_bytes`` are
-    those of the partitions' rows and indexes that were given back. ``waiting`` counts series and
-    partitions of which a rollup has yet to follow changes, ``busy`` spans that somebody else held:
-    both are for the next run. In a dry run ``row_bytes`` and ``block_bytes`` are expected: from
-    the partitions' mean, and from ``sampled`` points that were encoded.
+    those of the partitions' rows and indexes that were given back. ``waiting`` counts series, each
+    once a partition, of which a rollup has yet to follow changes there, ``busy`` spans that
+    somebody else held: both are for the next run. In a dry run ``row_bytes`` and ``block_bytes``
+    are expected: from the partitions' mean, free space included, and from ``sampled`` points that
+    were encoded. ``seconds`` are those of all of the call, the refresh before it too.
     """
 
     dataset: str
@@ -273,6 +274,7 @@ class Packer:
         names: tuple[str, ...] | None,
         span: Span,
         *,
+        is_dry: bool = False,
         on_progress: Progress = lambda report, total: None,
     ) -> PackReport:
         """Make rows again of the blocks that reach into ``span``, one a transaction."""
@@ -285,11 +287,13 @@ class Packer:
         rows = await self._driver.fetch(self._text(entry, "list_blocks"), params)
         by_id = await self._directory.series_by_id(entry, sorted({row[0] for row in rows}))
         tally = _Tally(PackReport(dataset), sum(row[3] for row in rows), on_progress)
-        for series_id, lo, hi, _, size in rows:
-            block = Span.between(lo, hi)
-            points = await self._unpack(entry, by_id[series_id], block)
+        for series_id, lo, hi, count, size in rows:
+            block, points = Span.between(lo, hi), count
+            if not is_dry:
+                points = await self._unpack(entry, by_id[series_id], block)
             tally.add(points=points, spans=1, blocks=1, block_bytes=size)
-        await reclaim_blocks(self._driver, entry, [Span.between(r[1], r[2]) for r in rows])
+        if not is_dry:
+            await reclaim_blocks(self._driver, entry, [Span.between(r[1], r[2]) for r in rows])
         return replace(tally.report, seconds=time.perf_counter() - started)
 
     async def _unpack(self, entry: Entry, series: Series, span: Span) -> int:

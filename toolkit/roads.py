@@ -237,6 +237,7 @@ class Roads:
         only_late: bool,
         on_progress: PackProgress,
     ) -> PackReport:
+        started = time.perf_counter()
         if end is None and not only_late:
             end = await self._old_before(dataset)
         query = build_query(dataset, series, *_ends(start, end))
@@ -256,7 +257,7 @@ class Roads:
             is_meant = query.asked.series is None or error.series in query.asked.series
             if is_meant and not error.span.clip(query.span).is_empty:
                 raise error
-        return report
+        return replace(report, seconds=time.perf_counter() - started)
 
     async def _old_before(self, dataset: str) -> datetime:
         """Return before when points are old by the dataset's own policy, as it is now."""
@@ -271,11 +272,19 @@ class Roads:
         return datetime.now(UTC) - timedelta(microseconds=Step.parse(age).approximate_us)
 
     async def decompress(
-        self, dataset: str, series: Any, start: object, end: object, on_progress: PackProgress
+        self,
+        dataset: str,
+        series: Any,
+        start: object,
+        end: object,
+        is_dry: bool,
+        on_progress: PackProgress,
     ) -> PackReport:
         query = build_query(dataset, series, *_ends(start, end))
         names, span = query.asked.series, query.span
-        return await self.packer.decompress(dataset, names, span, on_progress=on_progress)
+        return await self.packer.decompress(
+            dataset, names, span, is_dry=is_dry, on_progress=on_progress
+        )
 
     async def verify(
         self, dataset: str, series: Any, start: object, end: object, on_progress: VerifyProgress

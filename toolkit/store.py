@@ -338,10 +338,14 @@ class Store:
         start: object = None,
         end: object = None,
         *,
+        dry_run: bool = False,
         on_progress: PackProgress = lambda report, total: None,
     ) -> PackReport:
-        """Make rows again of the blocks that reach into ``[start, end)``: compress undone."""
-        return drive(self._roads.decompress(dataset, series, start, end, on_progress))
+        """Make rows again of the blocks that reach into ``[start, end)``: compress undone.
+
+        With ``dry_run`` nothing is changed: the report says what these blocks hold.
+        """
+        return drive(self._roads.decompress(dataset, series, start, end, dry_run, on_progress))
 
     def verify(
         self,

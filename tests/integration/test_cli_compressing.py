@@ -48,7 +48,8 @@ def test_there_and_back(run: Run, rows: int, sql: psycopg.Connection) -> None:
     assert said["report"]["points"] == rows
     assert said["report"]["blocks"] == blocks_of(sql, "candles")
     shown = run("compress", "candles", "--after", "30d").stdout
-    assert "0 points compressed in" in shown
+    assert shown.startswith("nothing to compress before 20")
+    assert shown.endswith(f"Z: {rows:,} points are in blocks\n")
     shown = run("stats", "candles").stdout
     assert "in blocks" in shown
     assert f"{rows:,}" in shown
@@ -68,7 +69,8 @@ def test_a_dry_run_says_what_it_would_save_and_from_what_it_knows(
     assert "bytes of rows now" in shown
     assert "bytes of blocks then" in shown
     assert "smaller by" in shown
-    assert "expected from a sample: 346 of 346 points were encoded; nothing was changed" in shown
+    assert "expected from a sample: 346 of 346 points were encoded; the bytes of rows" in shown
+    assert "the free space in them is among these; nothing was changed" in shown
     said = json.loads(run("compress", "candles", "--to", CLOSED, "--dry-run", "--json").stdout)
     assert said["dry_run"] is True
     assert (said["report"]["points"], said["report"]["blocks"]) == (rows, 0)
@@ -82,19 +84,30 @@ def test_late_points_are_folded(
     run("compress", "candles", "--to", CLOSED)
     blocking.write("candles", frame(CANDLES, 30, 8), series="A")
     assert rows_of(sql, "candles") == 30
-    assert "0 points recompressed" in run("recompress", "candles", "--from", END).stdout
-    assert "0 points recompressed" in run("recompress", "candles", "B").stdout
+    nothing = "nothing to recompress: no point was written there since it was compressed\n"
+    assert run("recompress", "candles", "--from", END).stdout == nothing
+    assert run("recompress", "candles", "B").stdout == nothing
     shown = run("recompress", "candles", "A", "--to", END).stdout
     assert "30 points recompressed in" in shown
     assert rows_of(sql, "candles") == 0
 
 
 def test_decompress_asks(run: Run, rows: int, sql: psycopg.Connection) -> None:
-    assert "0 points decompressed" in run("decompress", "candles").stdout  # nothing to ask
+    nothing = "nothing to decompress: there is no block there\n"
+    assert run("decompress", "candles").stdout == nothing  # nothing to ask
     run("compress", "candles", "--to", CLOSED)
     blocks = blocks_of(sql, "candles")
-    said = run("decompress", "candles", "B", input="n\n", code=1).stderr
-    assert f"Make rows of the blocks of 1 series? Dataset 'candles' has {rows:,} points in" in said
+    held = "SELECT count(*), sum(_rows) FROM candles_blocks AS b JOIN series AS s "
+    held += "ON s.id = b.series_id AND s.name = 'B'"
+    for more, where in (([], ""), (["--from", MIDDLE], f" WHERE b.hi > '{MIDDLE}'")):
+        count, points = sql.execute(held + where).fetchall()[0]  # type: ignore[call-overload]
+        said = run("decompress", "candles", "B", *more, input="n\n", code=1).stderr
+        assert f"Make rows of {points:,} points of dataset 'candles'" in said
+        assert f"that are in {count:,} blocks of " in said
+        shown = run("decompress", "candles", "B", *more, "--dry-run", "--json").stdout
+        report = json.loads(shown)["report"]
+        assert (report["points"], report["blocks"]) == (points, count)
+    assert "nothing was changed" in run("decompress", "candles", "--dry-run").stdout
     assert "give --yes where nobody can be asked" in run("decompress", "candles", code=1).stderr
     assert blocks_of(sql, "candles") == blocks
     run("decompress", "candles", "B", "--from", MIDDLE, input="y\n")
@@ -105,6 +118,21 @@ def test_an_age_is_asked_for_where_the_dataset_has_none(run: Run, rows: int) -> 
     said = run("compress", "candles", code=2).stderr
     assert "dataset 'candles' has no compress_after" in said
     assert "--to or --after" in said
+
+
+def test_what_cannot_be_compressed_yet_is_said(
+    run: Run, rows: int, sql: psycopg.Connection
+) -> None:
+    sql.execute("ANALYZE candles")
+    shown = run("compress", "candles", "--to", "2024-01-02").stdout
+    assert "nothing to compress before 2024-01-02T00:00Z: there are no points; the oldest" in shown
+    assert shown.endswith(
+        "are in the partition that ends 2024-02-01T00:00Z: --to 2024-02-01T00:00Z takes them\n"
+    )
+    run("compress", "candles", "--to", MIDDLE)
+    shown = run("compress", "candles", "--to", MIDDLE, "--dry-run").stdout
+    assert "points are in blocks; the oldest rows, some " in shown
+    assert shown.endswith("--to 2024-03-01T00:00Z takes them\n")
 
 
 def test_the_age_is_set_and_shown(run: Run, rows: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -36,6 +37,7 @@ from toolkit import migrate
 from toolkit.cli.proposing import declaration_of
 from toolkit.dataset import CANDLES, METRICS, TRADES, Dataset
 from toolkit.errors import QueryError, SchemaError, UnknownName
+from toolkit.refresher import Refresher
 
 SPARSE = 54  # points of candles B after MIDDLE
 Open = Callable[[], AbstractContextManager[Any]]
@@ -326,6 +328,20 @@ def test_partitions_say_what_of_them_is_rows_and_blocks(
 def test_an_age_is_a_step(age: str) -> None:
     with pytest.raises(SchemaError, match=r"dataset 'metrics': compress_after: .*step"):
         replace(METRICS, compress_after=age)
+
+
+def test_the_seconds_of_a_compression_are_those_of_its_refresh_too(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refresh, late = time.perf_counter, Refresher.refresh, [0.0]
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        late[0] += 100.0
+        return await refresh(*args, **options)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: real() + late[0])
+    monkeypatch.setattr(Refresher, "refresh", slow)
+    assert 100 <= store.compress("metrics", end=CLOSED).seconds < 200
 
 
 # -- others at the same time, and interruptions -------------------------------------------------

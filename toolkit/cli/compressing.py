@@ -9,34 +9,36 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.choice import Choice
+from toolkit.cli.choice import Choice, dataset_of
 from toolkit.cli.failing import BUSY, FAILED, INTERRUPTED, Failure
 from toolkit.errors import QueryError
 from toolkit.timegrid import Step
 
 if TYPE_CHECKING:
     from toolkit.packer import PackReport
+    from toolkit.partitions import Partition
     from toolkit.verifier import VerifyReport
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_tz = click.option(
-    "--tz", default="UTC", show_default=True, help="Zone of times without an offset."
+_OPTIONS = (
+    click.argument("dataset"),
+    click.argument("series", nargs=-1, metavar="[SERIES]..."),
+    click.option("--from", "start", metavar="START", help="Only from then on."),
+    click.option("--to", "end", metavar="END", help="Only before then."),
+    click.option("--tz", default="UTC", show_default=True, help="Zone of times without an offset."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
 )
-_dataset = click.argument("dataset")
-_series = click.argument("series", nargs=-1, metavar="[SERIES]...")
-_from = click.option("--from", "start", metavar="START", help="Only from then on.")
-_to = click.option("--to", "end", metavar="END", help="Only before then.")
+
+
+def _range_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
 
 
 @click.command()
-@_dataset
-@_series
-@_from
-@click.option("--to", "end", metavar="END", help="Only before then. Default: the dataset's age.")
-@click.option("--after", metavar="AGE", help="Instead: only what is older, for instance 30d.")
-@_tz
+@_range_options
+@click.option("--after", metavar="AGE", help="Instead of --to: what is older, for instance 30d.")
 @click.option("--dry-run", is_flag=True, help="Say what it would save; change nothing.")
-@_json
 @click.pass_obj
 def compress(
     choice: Choice,
@@ -51,8 +53,9 @@ def compress(
 ) -> None:
     """Move old points from rows to blocks.
 
-    Of all series, or of those named. Answers stay what they are. Each span is a transaction:
-    what was interrupted goes on with the next run. Exits 4 if all that was left was busy.
+    Of all series, or of those named; without --to and --after what is older than the dataset's
+    compress_after. Answers stay what they are. Each span is a transaction: what was interrupted
+    goes on with the next run. Exits 4 if all that was left was busy.
     """
     if end is not None and after is not None:
         raise click.UsageError("give --to or --after, not both")
@@ -62,20 +65,21 @@ def compress(
         except QueryError as error:
             raise click.UsageError(f"--after: {error}") from None
     low, high = _times(tz, start=start, end=end if after is None else f"now-{after}")
-    with choice.store() as store, _bar("compressing", dataset) as hear:
-        report = store.compress(
-            dataset, list(series) or None, low, high, dry_run=dry_run, on_progress=hear
-        )
-    _show_packed(report, "compressed", as_json, is_dry=dry_run)
+    with choice.store() as store:
+        names = list(series) or None
+        with _bar("compressing", dataset) as hear:
+            report = store.compress(dataset, names, low, high, dry_run=dry_run, on_progress=hear)
+        nothing = ""
+        if not report.spans and not as_json:
+            age = dataset_of(store, dataset).compress_after
+            (until,) = [high] if high is not None else _times(tz, end=f"now-{age}")
+            assert until is not None
+            nothing = _why_nothing(store.partitions(dataset), until)
+    _show_packed(report, "compressed", as_json, nothing, is_dry=dry_run)
 
 
 @click.command()
-@_dataset
-@_series
-@_from
-@_to
-@_tz
-@_json
+@_range_options
 @click.pass_obj
 def recompress(
     choice: Choice,
@@ -95,17 +99,14 @@ def recompress(
     with choice.store() as store, _bar("recompressing", dataset) as hear:
         names = list(series) or None
         report = store.recompress(dataset, names, low, high, on_progress=hear)
-    _show_packed(report, "recompressed", as_json)
+    nothing = "nothing to recompress: no point was written there since it was compressed"
+    _show_packed(report, "recompressed", as_json, nothing)
 
 
 @click.command()
-@_dataset
-@_series
-@_from
-@_to
-@_tz
+@_range_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_json
+@click.option("--dry-run", is_flag=True, help="Say what is in blocks; change nothing.")
 @click.pass_obj
 def decompress(
     choice: Choice,
@@ -115,37 +116,34 @@ def decompress(
     end: str | None,
     tz: str,
     yes: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Make rows of blocks again.
 
     Of all series, or of those named; of every block that reaches into the range. Says how many
-    points are in blocks, and asks: as rows they take some twenty times the space.
+    points these blocks hold, and asks: as rows they take some twenty times the space.
     """
     from toolkit.cli.render import confirmed, sized
 
     low, high = _times(tz, start=start, end=end)
+    names = list(series) or None
     with choice.store() as store:
-        said = store.describe(dataset)
-        if said.blocks:
-            where = f"{len(set(series))} series" if series else "all series"
+        report = store.decompress(dataset, names, low, high, dry_run=True)
+        if report.blocks and not dry_run:
             confirmed(
-                f"Make rows of the blocks of {where}? Dataset {dataset!r} has "
-                f"{said.block_points:,} points in {sized(said.block_bytes)} of blocks.",
+                f"Make rows of {report.points:,} points of dataset {dataset!r} that are in "
+                f"{report.blocks:,} blocks of {sized(report.block_bytes)}?",
                 is_sure=yes,
             )
-        with _bar("decompressing", dataset) as hear:
-            report = store.decompress(dataset, list(series) or None, low, high, on_progress=hear)
-    _show_packed(report, "decompressed", as_json)
+            with _bar("decompressing", dataset) as hear:
+                report = store.decompress(dataset, names, low, high, on_progress=hear)
+    nothing = "nothing to decompress: there is no block there"
+    _show_packed(report, "decompressed", as_json, nothing, is_dry=dry_run)
 
 
 @click.command()
-@_dataset
-@_series
-@_from
-@_to
-@_tz
-@_json
+@_range_options
 @click.pass_context
 def verify(
     context: click.Context,
@@ -207,42 +205,64 @@ def _bar(act: str, dataset: str) -> Iterator[Callable[[Any, int], None]]:
             ) from None
 
 
-def _show_packed(report: PackReport, done: str, as_json: bool, *, is_dry: bool = False) -> None:
-    from toolkit.cli.render import echo_json, echo_table, sized
+def _why_nothing(partitions: Sequence[Partition], until: datetime) -> str:
+    """Say why there is nothing to compress up to an instant, and what there is later."""
+    from toolkit.timegrid import iso, to_us
+
+    edge = to_us(until)
+    packed = sum(p.block_points for p in partitions if p.span.start < edge)
+    said = f"nothing to compress before {iso(edge)}: "
+    said += f"{packed:,} points are in blocks" if packed else "there are no points"
+    later = next((p for p in partitions if p.rows and p.span.end > edge), None)
+    if later is not None:
+        upto = iso(later.span.end)
+        said += f"; the oldest rows, some {later.rows:,}, are in the partition that ends {upto}: "
+        said += f"--to {upto} takes them"
+    return said
+
+
+def _show_packed(
+    report: PackReport, done: str, as_json: bool, nothing: str, *, is_dry: bool = False
+) -> None:
+    from toolkit.cli.render import echo_json, echo_table, note, sized
 
     if as_json:
         echo_json({"dry_run": is_dry, "report": report})
+    elif not report.spans:
+        if not report.busy and not report.waiting:
+            click.echo(nothing)
     else:
         rows: list[Sequence[object]] = [("points", report.points), ("spans", report.spans)]
-        if not is_dry:
+        if report.blocks:
             rows.append(("blocks", report.blocks))
+        is_back = done == "decompressed"
         before, after = ("rows now", "blocks then") if is_dry else ("rows given back", "blocks")
-        if done != "decompressed":
+        if not is_back:
             rows.append((f"bytes of {before}", sized(report.row_bytes)))
-        rows.append((f"bytes of {after}", sized(report.block_bytes)))
+        rows.append((f"bytes of {'blocks' if is_back else after}", sized(report.block_bytes)))
         if report.row_bytes and report.block_bytes:
             rows.append(("smaller by", f"{report.row_bytes / report.block_bytes:.1f} ×"))
         echo_table((report.dataset, ""), rows, numbers=[""])
-        _say(report, done, is_dry)
+        if not is_dry:
+            click.echo(f"{report.points:,} points {done} in {report.seconds:.1f} s")
+        elif is_back:
+            click.echo("nothing was changed")
+        else:
+            click.echo(
+                f"expected from a sample: {report.sampled:,} of {report.points:,} points were "
+                "encoded; the bytes of rows are those of their files, and the free space in them "
+                "is among these; nothing was changed"
+            )
     if report.busy and not report.spans:
         said = f"somebody else held {report.busy:,} of the spans, nothing was done; run it again"
         raise Failure(said, BUSY)
-
-
-def _say(report: PackReport, done: str, is_dry: bool) -> None:
-    from toolkit.cli.render import note
-
-    if is_dry:
-        click.echo(
-            f"expected from a sample: {report.sampled:,} of {report.points:,} points were encoded; "
-            "nothing was changed"
-        )
-        return
-    click.echo(f"{report.points:,} points {done} in {report.seconds:.1f} s")
-    if report.waiting:
-        note(f"{report.waiting:,} series wait for a rollup to follow their changes; run it again")
     if report.busy:
         note(f"somebody else held {report.busy:,} of the spans; run it again for the rest")
+    if report.waiting and not is_dry:
+        note(
+            f"in {report.waiting:,} places (a series in a partition) rows wait for a rollup to "
+            "follow their changes; run it again"
+        )
 
 
 def _show_verified(report: VerifyReport, as_json: bool) -> None:
