@@ -16,10 +16,9 @@ from toolkit.ingest.frames import Batch, Numbering
 from toolkit.intake import (
     Intake,
     WriteReport,
-    is_iterator,
     make_series,
     read_frame,
-    store_each,
+    store_all,
 )
 from toolkit.merging import Run, run_here
 from toolkit.partitions import Partitioning
@@ -70,17 +69,15 @@ class Backfiller:
         """Store a frame, or each frame of an iterator, as blocks, and say what that did."""
         if policy not in POLICIES:
             raise QueryError(f"unknown policy {policy!r}; use one of {', '.join(POLICIES)}")
-        if not is_iterator(frames):
-            return await self._one(dataset, frames, intake, policy, None)
 
-        def store(frame: object, numbering: Numbering) -> Awaitable[BackfillReport]:
+        def store(frame: object, numbering: Numbering | None) -> Awaitable[BackfillReport]:
             return self._one(dataset, frame, intake, policy, numbering)
 
         def rest(error: ToolkitError) -> str:
             is_refused = isinstance(error, InputError)
             return "nothing of this one is" if is_refused else "whole spans of this one may be"
 
-        return await store_each(self._driver, frames, store, BackfillReport(), on_chunk, rest)
+        return await store_all(self._driver, frames, store, BackfillReport(), on_chunk, rest)
 
     async def _one(
         self,

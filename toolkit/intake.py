@@ -128,26 +128,24 @@ def key_exists(series: str, ts: int, seq: int | None, nothing: str = "nothing") 
     )
 
 
-def is_iterator(frames: object) -> bool:
-    """Tell frames that come one after the other from a frame."""
-    return isinstance(frames, Iterator | AsyncIterator)
-
-
-async def store_each(
+async def store_all(
     driver: Driver,
     frames: object,
-    store: Callable[[object, Numbering], Awaitable[Report]],
+    store: Callable[[object, Numbering | None], Awaitable[Report]],
     total: Report,
     on_chunk: Callable[[Report], None],
     rest: Callable[[ToolkitError], str],
 ) -> Report:
-    """Store each frame of an iterator, and return what that did in all, beginning with ``total``.
+    """Store a frame, or each of an iterator, and return what that did, added to ``total``.
 
-    Where one fails, PartialWrite says what is stored by then; of the failed one ``rest`` says it.
+    Where one of several fails, PartialWrite says what is stored by then; ``rest`` says what may
+    be of the one that failed.
     """
+    if not isinstance(frames, Iterator | AsyncIterator):
+        return await store(frames, None)
     numbering = cast(Numbering, {})
     try:
-        async for frame in _each_frame(driver, cast(Iterator[object], frames)):
+        async for frame in _each_frame(driver, frames):
             total += await store(frame, numbering)
             on_chunk(total)
     except ToolkitError as error:

@@ -174,12 +174,7 @@ class Roads:
     ) -> WriteReport:
         async with self._changing(dataset):
             report = await self.writer.write(dataset, frame, intake, mode, on_chunk)
-        self.counters.add(
-            writes=1,
-            rows_inserted=report.inserted,
-            rows_updated=report.updated,
-            rows_unchanged=report.unchanged,
-        )
+        self.counters.add(writes=1, **_counted(report))
         return report
 
     async def backfill(
@@ -192,12 +187,7 @@ class Roads:
     ) -> BackfillReport:
         async with self._changing(dataset):
             report = await self.backfiller.backfill(dataset, frames, intake, policy, on_chunk)
-        self.counters.add(
-            backfills=1,
-            rows_inserted=report.inserted,
-            rows_updated=report.updated,
-            rows_unchanged=report.unchanged,
-        )
+        self.counters.add(backfills=1, **_counted(report))
         return report
 
     @asynccontextmanager
@@ -368,6 +358,10 @@ class Roads:
     def stats(self) -> dict[str, float]:
         kept = self.cache.stats() if self.cache is not None else {}
         return {**self.counters.shown(), **kept, **self.decoders.stats(), **self.driver.stats()}
+
+
+def _counted(report: WriteReport) -> dict[str, int]:
+    return {f"rows_{n}": getattr(report, n) for n in ("inserted", "updated", "unchanged")}
 
 
 def _is_meant(name: str, pattern: str) -> bool:

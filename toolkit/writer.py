@@ -29,11 +29,10 @@ from toolkit.intake import (
     Intake,
     WriteReport,
     ids_of,
-    is_iterator,
     key_exists,
     make_series,
     read_frame,
-    store_each,
+    store_all,
 )
 from toolkit.merging import Run, run_here
 from toolkit.partitions import Partitioning
@@ -75,17 +74,15 @@ class Writer:
         if mode not in MODES:
             raise QueryError(f"unknown mode {mode!r}; use one of {', '.join(MODES)}")
         entry = await self._directory.entry(dataset)
-        if not is_iterator(frame):
-            return await self._write_one(entry, frame, intake, mode, None)
 
-        def store(chunk: object, numbering: Numbering) -> Awaitable[WriteReport]:
+        def store(chunk: object, numbering: Numbering | None) -> Awaitable[WriteReport]:
             return self._write_one(entry, chunk, intake, mode, numbering)
 
         def rest(error: ToolkitError) -> str:
             is_unknown = isinstance(error, OutcomeUnknown)
             return "this one may or may not be" if is_unknown else "nothing of this one is"
 
-        return await store_each(self._driver, frame, store, WriteReport(), on_chunk, rest)
+        return await store_all(self._driver, frame, store, WriteReport(), on_chunk, rest)
 
     async def _write_one(
         self, entry: Entry, frame: object, intake: Intake, mode: str, numbering: Numbering | None
