@@ -108,7 +108,7 @@ def test_datasets_of_before_there_were_blocks_get_theirs(empty_database: Databas
     migrate.upgrade(dsn)
     with toolkit.connect(dsn) as store:
         before = store.read("fills", "A", "2024-01-01Z", "2024-02-01Z")
-        assert store.compress("fills", before="2024-02-01Z").points == 1_000
+        assert store.compress("fills", end="2024-02-01Z").points == 1_000
         after = store.read("fills", "A", "2024-01-01Z", "2024-02-01Z")
         assert after.plan.sources == {"points": 0, "blocks": 1_000}
         assert after["close"].tolist() == before["close"].tolist() == list(range(1_000))
@@ -118,7 +118,7 @@ def test_datasets_of_before_there_were_blocks_get_theirs(empty_database: Databas
 def test_going_back_to_before_blocks_is_refused_while_they_hold_points(database: Database) -> None:
     with toolkit.connect(database.dsn) as store:
         store.write("trades", {"ts": ["2024-01-01Z"], "price": [1.0], "size": [1]}, series="X")
-        store.compress("trades", before="2024-02-01Z")
+        store.compress("trades", end="2024-02-01Z")
         there = describe(database.dsn)
         with pytest.raises(SchemaError, match=r"trades lie in blocks.*toolkit decompress"):
             migrate.downgrade(database.dsn, revision="0002")
