@@ -49,7 +49,7 @@ class Eraser:
             "origin": to_datetime(grid.origin),
         }
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
-            await moves.lock(transaction, ids.tolist())
+            await moves.lock(transaction, entry, ids.tolist(), span)
             count = await self._cut_out(transaction, entry, series, span)
             if entry.dataset.changelog == "writer":
                 statement = self._text(entry, "delete_range_logged")

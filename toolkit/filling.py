@@ -278,7 +278,7 @@ class Filling:
         ids = [job.piece.series.id for job in jobs]
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
             await moves.begin(transaction, _PATIENCE)
-            await moves.lock(transaction, ids)
+            await moves.lock_all(transaction, entry, _places(jobs))
             params = self._probe_params(ids, [job.span for job in jobs], [-1] * len(jobs))
             found = {row[0] for row in await transaction.fetch(self._probe(), params)}
             left = [job for number, job in enumerate(jobs, 1) if number in found]
@@ -306,7 +306,7 @@ class Filling:
         rows = []
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
             await moves.begin(transaction, _PATIENCE)
-            await moves.lock(transaction, [job.piece.series.id for job in jobs])
+            await moves.lock_all(transaction, entry, _places(jobs))
             for job in jobs:
                 where = (transaction, entry, job.piece.series, job.span, self._run)
                 if not job.is_news:
@@ -397,6 +397,10 @@ class Filling:
             **range_params(hull),
             **blocks_params(self._entry, hull),
         }
+
+
+def _places(jobs: Sequence[_Job]) -> list[tuple[int, Span]]:
+    return [(job.piece.series.id, job.span) for job in jobs]
 
 
 def _grouped(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:

@@ -1,7 +1,7 @@
 """Points on their way between rows and blocks: taken out of a span, and put back, in a transaction.
 
 What is taken is what the statement removed, so nothing that others write meanwhile is lost. Series
-are locked first: of one series one transaction at a time makes or changes blocks.
+are locked first: of one series in one partition one transaction at a time makes or changes blocks.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from toolkit.statements import NOTHING, compose
 from toolkit.strategy.compose import no_block, no_points, points_statement, stored_columns
 from toolkit.strategy.packing import packed, packing_of_points
 from toolkit.strategy.params import blocks_params, range_params
-from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
+from toolkit.timegrid import DAY, EARLIEST, LATEST, Grid, Span, Step, to_datetime
 
 _TURN = 0.01  # seconds between two looks
 _LONGEST = 300.0  # seconds to wait for others' transactions
-_ROOM = 1_953_194_604  # of our locks, among the advisory locks of a database
 _LOCKS = 64
 _ALL = Span(EARLIEST, LATEST)
+
+ROOM = 1_953_194_604
+"""Of our locks, among the advisory locks of a database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +104,45 @@ async def _wait_for_lockers(driver: Driver, entry: Entry) -> None:
             )
 
 
-async def lock(transaction: Transaction, ids: Iterable[int], *, shared: bool = False) -> None:
-    """Keep others from making or changing blocks of series until the transaction ends."""
+async def lock(
+    transaction: Transaction, entry: Entry, ids: Iterable[int], span: Span, *, shared: bool = False
+) -> None:
+    """Keep others from making or changing blocks of series in a span until the transaction ends.
+
+    It holds for the partitions that the span lies in, wholly: no block reaches out of one.
+    """
+    await lock_all(transaction, entry, [(i, span) for i in ids], shared=shared)
+
+
+async def lock_all(
+    transaction: Transaction,
+    entry: Entry,
+    wanted: Iterable[tuple[int, Span]],
+    *,
+    shared: bool = False,
+) -> None:
+    """Do so for several series, each with a span of its own."""
     statement = compose(
         "blocks/lock_series",
-        room=Literal(_ROOM),
+        room=Literal(ROOM),
         shared=SQL("_shared") if shared else NOTHING,
     )
-    await transaction.fetch(statement, {"locks": sorted({i % _LOCKS for i in ids})})
+    grid = entry.once("partitions", lambda: Grid(Step.parse(entry.dataset.partition)))
+    numbers = {n for series, span in wanted for n in locks_of(grid, series, span)}
+    await transaction.fetch(statement, {"locks": sorted(numbers)})
+
+
+def locks_of(grid: Grid, series: int, span: Span) -> set[int]:
+    """Return the locks of a series in the partitions that a span touches.
+
+    >>> week = Grid(Step.parse("1w"))
+    >>> sorted(locks_of(week, 7, Span(0, 1))), len(locks_of(week, 7, Span(EARLIEST, LATEST)))
+    ([4], 64)
+    """
+    if grid.count(span) >= _LOCKS:
+        return set(range(_LOCKS))
+    starts = grid.edges(span)[:-1] // DAY
+    return set(((starts + series) % _LOCKS).tolist())
 
 
 async def take(

@@ -238,7 +238,7 @@ class Packer:
             try:
                 async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
                     await moves.begin(transaction, _PATIENCE)
-                    await moves.lock(transaction, [series.id])
+                    await moves.lock(transaction, entry, [series.id], span)
                     taken = await moves.take(transaction, entry, series, span, self._run)
                     if any(b.start < span.start or b.end > span.end for b in taken.blocks):
                         raise Busy(f"somebody else has changed the blocks of {series.name!r}")
@@ -307,7 +307,7 @@ class Packer:
             try:
                 async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
                     await moves.begin(transaction, _PATIENCE)
-                    await moves.lock(transaction, [series.id])
+                    await moves.lock(transaction, entry, [series.id], span)
                     taken = await moves.take(transaction, entry, series, span, self._run)
                     if (hull := _hull(span, taken.blocks)) != span:
                         raise _Grown(hull)  # what was taken is there again

@@ -191,11 +191,11 @@ class Writer:
         who makes blocks meanwhile does no harm. All others keep them from it.
         """
         must_know = mode != "upsert" or batch.given is not None
-        is_cold = entry.is_cold(Span(int(batch.ts.min()), int(batch.ts.max()) + 1))
-        if not must_know and not is_cold:
+        span = Span(int(batch.ts.min()), int(batch.ts.max()) + 1)
+        if not must_know and not entry.is_cold(span):
             return batch
         used = ids[np.unique(batch.series)].tolist()
-        await moves.lock(transaction, used, shared=True)
+        await moves.lock(transaction, entry, used, span, shared=True)
         return await late.thaw(
             *(self._driver, transaction, entry, batch, ids, self._run),
             must_be_new=mode == "insert",

@@ -33,11 +33,12 @@ from fix_compressing import (
 from fix_servers import Database
 from fix_stores import COLOURS, cached, open_store
 
-from toolkit import migrate
+from toolkit import migrate, moves
 from toolkit.cli.proposing import declaration_of
 from toolkit.dataset import CANDLES, METRICS, TRADES, Dataset
 from toolkit.errors import QueryError, SchemaError, UnknownName
 from toolkit.refresher import Refresher
+from toolkit.timegrid import Grid, Span, Step, to_us
 
 SPARSE = 54  # points of candles B after MIDDLE
 Open = Callable[[], AbstractContextManager[Any]]
@@ -381,6 +382,25 @@ def test_a_busy_series_is_for_the_next_run(
     assert left == rows - report.points == SPARSE
     report = store.compress("candles", end=CLOSED)
     assert (report.points, report.busy) == (left, 0)
+
+
+def test_a_series_is_locked_in_one_partition_alone(
+    store: Any, database: Database, sql: psycopg.Connection
+) -> None:
+    fill(store, database, CANDLES)
+    before = answers(store, CANDLES)
+    a = next(s.id for s in store.series("candles") if s.name == "A")
+    january = Span(to_us(START), to_us(MIDDLE))
+    (lock,) = moves.locks_of(Grid(Step.parse(CANDLES.partition)), a, january)
+    with sql.transaction():
+        sql.execute("SELECT pg_advisory_xact_lock(%s, %s)", [moves.ROOM, lock])
+        report = store.compress("candles", ["A"], before=CLOSED)
+    assert report.busy == 2
+    left = sql.execute("SELECT max(ts) FROM candles WHERE series_id = %s", [a]).fetchone()
+    assert left == (datetime(2024, 1, 31, 23, 59, tzinfo=UTC),)
+    compare(answers(store, CANDLES), before)
+    assert store.compress("candles", before=CLOSED).busy == 0
+    compare(answers(store, CANDLES), before)
 
 
 def test_what_is_interrupted_stays_done_and_goes_on(
