@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
@@ -31,6 +32,7 @@ from toolkit.timegrid import PG_EPOCH, Instants, Span, to_datetime
 _log = logging.getLogger("toolkit.packer")
 _PATIENCE = 1.0  # seconds to wait for a lock: what is busy now is done the next time
 _TRIES = 3
+_TURN = 0.002  # seconds between two looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,21 @@ class _Grown(Exception):
 
 @dataclass(slots=True)
 class _Task:
-    """One series in one partition, as far as its time is closed."""
+    """One series in one partition, as far as its time is closed; ``points`` are those found."""
 
     series: Series
     region: Span
     is_closed: bool
+    points: int = 0
+
+
+@dataclass(slots=True)
+class _Share:
+    """One partition, and how many of its tasks are not done."""
+
+    partition: Partition
+    tasks: list[_Task]
+    left: int
 
 
 @dataclass(slots=True)
@@ -88,12 +100,40 @@ class _Tally:
     found: list[tuple[Series, Span]] = field(default_factory=list)
     damaged: list[CorruptBlock] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
+    flights: set[object] = field(default_factory=set)
 
     def add(self, **counts: int) -> None:
         with self.lock:
             values = {k: getattr(self.report, k) + v for k, v in counts.items()}
             report = self.report = replace(self.report, **values)
         self.on_progress(report, max(self.total, report.points))
+
+    def is_done(self, share: _Share) -> bool:
+        """Say that one more of the tasks is done, and whether that was the last."""
+        with self.lock:
+            share.left -= 1
+            return not share.left
+
+    @contextmanager
+    def flight(self) -> Iterator[None]:
+        """Let others know that a snapshot is held."""
+        me = object()
+        with self.lock:
+            self.flights.add(me)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.flights.remove(me)
+
+    async def landed(self, driver: Driver) -> None:
+        """Wait until none of the snapshots is held that are held now."""
+        with self.lock:
+            before = set(self.flights)
+        while before:
+            await driver.pause(_TURN)
+            with self.lock:
+                before &= self.flights
 
 
 class Packer:
@@ -136,20 +176,15 @@ class Packer:
             ids = [s.id for s in await self._directory.series(entry, names)]
         partitions = [p for p in await self._partitioning.ranges(entry) if _overlap(p.span, span)]
         tally = _Tally(PackReport(dataset), sum(p.rows for p in partitions), on_progress)
+        shares = []
         for partition in partitions:
             mine, waiting = await self._tasks(entry, ids, partition, span, with_waiting=is_dry)
             tally.add(waiting=waiting)
-            if mine and not is_dry:
-                await self._prepare(entry, partition, span)
-            before = tally.report.points
-            await self._each(entry, mine, tally, only_late=only_late, is_dry=is_dry)
-            if is_dry:
-                counted = tally.report.points - before
-                share = counted / max(partition.rows, counted, 1)
-                tally.add(row_bytes=round(partition.bytes * share))
-            elif partition.span.end <= span.end:
-                given = await reclaim(self._driver, entry, partition, has_moved=bool(mine))
-                tally.add(row_bytes=given)
+            shares.append(_Share(partition, mine, max(len(mine), 1)))
+        regions = [share.partition.span.clip(span) for share in shares if share.tasks]
+        if regions and not is_dry:
+            await self._prepare(entry, regions)
+        await self._each(entry, shares, span, tally, only_late=only_late, is_dry=is_dry)
         if tally.found:
             points, size = await sample(self._driver, entry, tally.found, self._run)
             expected = tally.report.points * size // max(points, 1)
@@ -185,34 +220,63 @@ class Packer:
         ]
         return tasks, sum(row[1] for row in rows)
 
-    async def _prepare(self, entry: Entry, partition: Partition, span: Span) -> None:
-        """Tell readers that there may be blocks, and make the partition for them."""
-        region = partition.span.clip(span)
-        params: Params = {"dataset_id": entry.id, "upto": to_datetime(region.end)}
+    async def _prepare(self, entry: Entry, regions: Sequence[Span]) -> None:
+        """Tell readers that there may be blocks, and make the partitions for them."""
+        upto = to_datetime(max(region.end for region in regions))
+        params: Params = {"dataset_id": entry.id, "upto": upto}
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
             await transaction.execute(self._text(entry, "announce_cold"), params)
-        await moves.make_room(self._driver, self._partitioning, entry, [region])
+        await moves.make_room(self._driver, self._partitioning, entry, regions)
 
     async def _each(
-        self, entry: Entry, tasks: Sequence[_Task], tally: _Tally, *, only_late: bool, is_dry: bool
+        self,
+        entry: Entry,
+        shares: Sequence[_Share],
+        span: Span,
+        tally: _Tally,
+        *,
+        only_late: bool,
+        is_dry: bool,
     ) -> None:
-        queue: Iterator[_Task] = iter(tasks)
+        """Do all tasks, some at a time, oldest first; and with its last one finish a partition."""
+        steps = [(share, task) for share in shares for task in share.tasks or (None,)]
+        queue = iter(steps)
 
         async def work() -> None:
-            for task in queue:
-                await self._pack(entry, task, tally, only_late=only_late, is_dry=is_dry)
+            for share, task in queue:
+                if task is not None:
+                    await self._pack(entry, task, tally, only_late=only_late, is_dry=is_dry)
+                if tally.is_done(share):
+                    await self._finish(entry, share, span, tally, is_dry=is_dry)
 
         def stop() -> None:
             for _ in queue:  # the others find nothing left to do
                 pass
 
-        jobs = [work] * max(1, min(self._parallel, len(tasks)))
+        jobs = [work] * max(1, min(self._parallel, len(steps)))
         await self._driver.gather(jobs, on_error=stop)
+
+    async def _finish(
+        self, entry: Entry, share: _Share, span: Span, tally: _Tally, *, is_dry: bool
+    ) -> None:
+        """Give back the space of a partition's rows, or say what that would be."""
+        partition = share.partition
+        if is_dry:
+            counted = sum(task.points for task in share.tasks)
+            part = counted / max(partition.rows, counted, 1)
+            tally.add(row_bytes=round(partition.bytes * part))
+        elif partition.span.end <= span.end:
+            if share.tasks:
+                await tally.landed(self._driver)  # a vacuum leaves what the others still see
+            with tally.flight():
+                given = await reclaim(self._driver, entry, partition, has_moved=bool(share.tasks))
+            tally.add(row_bytes=given)
 
     async def _pack(
         self, entry: Entry, task: _Task, tally: _Tally, *, only_late: bool, is_dry: bool
     ) -> None:
-        ts, blocks = await self._instants(entry, task)
+        with tally.flight():
+            ts, blocks = await self._instants(entry, task)
         spans = spans_to_pack(task.region, ts, blocks, is_closed=task.is_closed)
         if only_late:
             held = [b for b, _ in blocks]
@@ -221,10 +285,12 @@ class Packer:
             low, high = np.searchsorted(ts, (span.start, span.end)).tolist()
             if is_dry:
                 tally.found.append((task.series, span))
+                task.points += high - low
                 tally.add(points=high - low, spans=1)
                 continue
             try:
-                await self._pack_span(entry, task, span, tally)
+                with tally.flight():
+                    await self._pack_span(entry, task, span, tally)
             except Busy as error:
                 _log.info("%s, %s: %s", task.series.name, span, error)
                 tally.add(busy=1)

@@ -12,6 +12,9 @@ import pytest
 from fix_servers import Database
 
 import toolkit
+from toolkit import moves
+from toolkit.dataset import CANDLES
+from toolkit.timegrid import Grid, Span, Step, to_us
 
 START = np.datetime64("2024-02-01T00:00", "us")
 MARCH = "2024-03-01Z"
@@ -76,3 +79,21 @@ def test_points_move_only_when_every_plan_knows_their_partition(
             assert sql.execute("SELECT count(*) FROM candles_blocks").fetchone() == (0,)
         reader.rollback()
         assert moving.result(timeout=30).points == 29 * 1_440
+
+
+def test_no_worker_keeps_the_space_that_another_gives_back(
+    filled: toolkit.Store, sql: psycopg.Connection, database: Database
+) -> None:
+    march = np.datetime64(MARCH[:-1], "us") + np.arange(5_000) * np.timedelta64(1, "m")
+    filled.write("candles", {"ts": march, "close": np.arange(5_000.0)}, series="A")
+    filled.refresh("candles")
+    (series,) = filled.series("candles")
+    start = to_us(MARCH)
+    (lock,) = moves.locks_of(Grid(Step.parse(CANDLES.partition)), series.id, Span(start, start + 1))
+    with psycopg.connect(database.dsn, autocommit=True) as holder:  # with no snapshot of its own
+        holder.execute("SELECT pg_advisory_lock(%s, %s)", [moves.ROOM, lock])
+        # one worker makes blocks of February, while the other waits for March with a snapshot
+        report = filled.compress("candles", before="2024-04-01Z")
+    assert (report.points, report.busy) == (29 * 1_440, 1)
+    size = "SELECT pg_relation_size('candles_p20240201')"
+    assert sql.execute(size).fetchone() == (0,)
