@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from threading import Lock
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from psycopg.sql import SQL, Identifier
@@ -27,40 +25,12 @@ from toolkit.partitions import Partition, Partitioning
 from toolkit.reclaiming import reclaim, reclaim_blocks
 from toolkit.statements import compose, name
 from toolkit.strategy.params import blocks_params, log_start, range_params
+from toolkit.tally import PackReport, Progress, Share, Tally, Task
 from toolkit.timegrid import PG_EPOCH, Instants, Span, to_datetime
 
 _log = logging.getLogger("toolkit.packer")
 _PATIENCE = 1.0  # seconds to wait for a lock: what is busy now is done the next time
 _TRIES = 3
-_TURN = 0.002  # seconds between two looks
-
-
-@dataclass(frozen=True, slots=True)
-class PackReport:
-    """What a compression did, or (a dry run) would do.
-
-    ``points`` moved from rows to ``blocks``, whose bytes are ``block_bytes``; ``row_bytes`` are
-    those of the partitions' rows and indexes that were given back. ``waiting`` counts series, each
-    once a partition, of which a rollup has yet to follow changes there, ``busy`` spans that
-    somebody else held: both are for the next run. In a dry run ``row_bytes`` and ``block_bytes``
-    are expected: from the partitions' mean, free space included, and from ``sampled`` points that
-    were encoded. ``seconds`` are those of all of the call, the refresh before it too.
-    """
-
-    dataset: str
-    points: int = 0
-    spans: int = 0
-    blocks: int = 0
-    block_bytes: int = 0
-    row_bytes: int = 0
-    waiting: int = 0
-    busy: int = 0
-    sampled: int = 0
-    seconds: float = 0.0
-
-
-Progress = Callable[[PackReport, int], None]
-"""Called with what was done so far, and the points there are to move in all."""
 
 
 class _Grown(Exception):
@@ -69,71 +39,6 @@ class _Grown(Exception):
     def __init__(self, span: Span) -> None:
         super().__init__(str(span))
         self.span = span
-
-
-@dataclass(slots=True)
-class _Task:
-    """One series in one partition, as far as its time is closed; ``points`` are those found."""
-
-    series: Series
-    region: Span
-    is_closed: bool
-    points: int = 0
-
-
-@dataclass(slots=True)
-class _Share:
-    """One partition, and how many of its tasks are not done."""
-
-    partition: Partition
-    tasks: list[_Task]
-    left: int
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What several workers have done, of about so many points."""
-
-    report: PackReport
-    total: int
-    on_progress: Progress
-    found: list[tuple[Series, Span]] = field(default_factory=list)
-    damaged: list[CorruptBlock] = field(default_factory=list)
-    lock: Lock = field(default_factory=Lock)
-    flights: set[object] = field(default_factory=set)
-
-    def add(self, **counts: int) -> None:
-        with self.lock:
-            values = {k: getattr(self.report, k) + v for k, v in counts.items()}
-            report = self.report = replace(self.report, **values)
-        self.on_progress(report, max(self.total, report.points))
-
-    def is_done(self, share: _Share) -> bool:
-        """Say that one more of the tasks is done, and whether that was the last."""
-        with self.lock:
-            share.left -= 1
-            return not share.left
-
-    @contextmanager
-    def flight(self) -> Iterator[None]:
-        """Let others know that a snapshot is held."""
-        me = object()
-        with self.lock:
-            self.flights.add(me)
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.flights.remove(me)
-
-    async def landed(self, driver: Driver) -> None:
-        """Wait until none of the snapshots is held that are held now."""
-        with self.lock:
-            before = set(self.flights)
-        while before:
-            await driver.pause(_TURN)
-            with self.lock:
-                before &= self.flights
 
 
 class Packer:
@@ -175,12 +80,12 @@ class Packer:
         if names is not None:
             ids = [s.id for s in await self._directory.series(entry, names)]
         partitions = [p for p in await self._partitioning.ranges(entry) if _overlap(p.span, span)]
-        tally = _Tally(PackReport(dataset), sum(p.rows for p in partitions), on_progress)
+        tally = Tally(PackReport(dataset), sum(p.rows for p in partitions), on_progress)
         shares = []
         for partition in partitions:
             mine, waiting = await self._tasks(entry, ids, partition, span, with_waiting=is_dry)
             tally.add(waiting=waiting)
-            shares.append(_Share(partition, mine, max(len(mine), 1)))
+            shares.append(Share(partition, mine, max(len(mine), 1)))
         regions = [share.partition.span.clip(span) for share in shares if share.tasks]
         if regions and not is_dry:
             await self._prepare(entry, regions)
@@ -201,7 +106,7 @@ class Packer:
         span: Span,
         *,
         with_waiting: bool,
-    ) -> tuple[list[_Task], int]:
+    ) -> tuple[list[Task], int]:
         """Return the series that have rows in a partition, and how many have to wait."""
         region = partition.span.clip(span)
         params = {
@@ -214,7 +119,7 @@ class Packer:
         by_id = await self._directory.series_by_id(entry, [row[0] for row in rows])
         is_closed = partition.span.end <= span.end
         tasks = [
-            _Task(by_id[row[0]], region, is_closed)
+            Task(by_id[row[0]], region, is_closed)
             for row in rows
             if (with_waiting or not row[1]) and row[0] in by_id
         ]
@@ -231,9 +136,9 @@ class Packer:
     async def _each(
         self,
         entry: Entry,
-        shares: Sequence[_Share],
+        shares: Sequence[Share],
         span: Span,
-        tally: _Tally,
+        tally: Tally,
         *,
         only_late: bool,
         is_dry: bool,
@@ -257,7 +162,7 @@ class Packer:
         await self._driver.gather(jobs, on_error=stop)
 
     async def _finish(
-        self, entry: Entry, share: _Share, span: Span, tally: _Tally, *, is_dry: bool
+        self, entry: Entry, share: Share, span: Span, tally: Tally, *, is_dry: bool
     ) -> None:
         """Give back the space of a partition's rows, or say what that would be."""
         partition = share.partition
@@ -273,7 +178,7 @@ class Packer:
             tally.add(row_bytes=given)
 
     async def _pack(
-        self, entry: Entry, task: _Task, tally: _Tally, *, only_late: bool, is_dry: bool
+        self, entry: Entry, task: Task, tally: Tally, *, only_late: bool, is_dry: bool
     ) -> None:
         with tally.flight():
             ts, blocks = await self._instants(entry, task)
@@ -298,7 +203,7 @@ class Packer:
                 _log.warning("passed over: %s", error)
                 tally.damaged.append(error)
 
-    async def _pack_span(self, entry: Entry, task: _Task, span: Span, tally: _Tally) -> None:
+    async def _pack_span(self, entry: Entry, task: Task, span: Span, tally: Tally) -> None:
         series = task.series
         for attempt in range(1, _TRIES + 1):
             try:
@@ -321,7 +226,7 @@ class Packer:
                 tally.add(points=taken.rows, spans=1, blocks=len(blocks), block_bytes=size)
                 return
 
-    async def _instants(self, entry: Entry, task: _Task) -> tuple[Instants, list[tuple[Span, int]]]:
+    async def _instants(self, entry: Entry, task: Task) -> tuple[Instants, list[tuple[Span, int]]]:
         """Return when a series has rows, and its blocks with the points of each."""
         params = {
             "id": task.series.id,
@@ -352,7 +257,7 @@ class Packer:
         params = {**range_params(span), **blocks_params(entry, span), "ids": ids}
         rows = await self._driver.fetch(self._text(entry, "list_blocks"), params)
         by_id = await self._directory.series_by_id(entry, sorted({row[0] for row in rows}))
-        tally = _Tally(PackReport(dataset), sum(row[3] for row in rows), on_progress)
+        tally = Tally(PackReport(dataset), sum(row[3] for row in rows), on_progress)
         for series_id, lo, hi, count, size in rows:
             block, points = Span.between(lo, hi), count
             if not is_dry:

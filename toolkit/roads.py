@@ -29,8 +29,7 @@ from toolkit.exporting import PIECE, ExportReport, ParquetFile, described, expor
 from toolkit.inspection import DatasetStats, describe
 from toolkit.intake import Intake, WriteReport
 from toolkit.newest import Newest
-from toolkit.packer import Packer, PackReport
-from toolkit.packer import Progress as PackProgress
+from toolkit.packer import Packer
 from toolkit.partitions import NativePartitioning, Partition
 from toolkit.query import Query, build_query
 from toolkit.reader import Reader
@@ -39,6 +38,8 @@ from toolkit.shared import Shared
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.strategy import Plan
 from toolkit.streaming import Streamer
+from toolkit.tally import PackReport
+from toolkit.tally import Progress as PackProgress
 from toolkit.timegrid import EARLIEST, LATEST, Span, Step, to_datetime
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import Verifier, VerifyReport

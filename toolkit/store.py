@@ -18,13 +18,13 @@ from toolkit.errors import InputError
 from toolkit.exporting import ExportReport, export_query
 from toolkit.inspection import DatasetStats
 from toolkit.intake import Intake, WriteReport
-from toolkit.packer import PackReport
-from toolkit.packer import Progress as PackProgress
 from toolkit.partitions import Partition
 from toolkit.query import Freshness, build_query
 from toolkit.refresher import Progress, RefreshReport
 from toolkit.roads import Explanation, Roads, latest_query, shelf_of
 from toolkit.shelved import LevelShared, ShelfReport
+from toolkit.tally import PackReport
+from toolkit.tally import Progress as PackProgress
 from toolkit.timegrid import Step
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import VerifyReport

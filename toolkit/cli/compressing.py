@@ -15,8 +15,8 @@ from toolkit.errors import QueryError
 from toolkit.timegrid import Step
 
 if TYPE_CHECKING:
-    from toolkit.packer import PackReport
     from toolkit.partitions import Partition
+    from toolkit.tally import PackReport
     from toolkit.verifier import VerifyReport
 
 _OPTIONS = (
