@@ -244,6 +244,7 @@ class AsyncStore:
         end: object = None,
         *,
         dry_run: bool = False,
+        gently: bool = False,
         on_progress: PackProgress = lambda report, total: None,
     ) -> PackReport:
         """Move points of ``[start, end)`` from rows to blocks; answers stay what they are.
@@ -254,8 +255,11 @@ class AsyncStore:
         to the same points waits for milliseconds. Without ``end`` the dataset's own
         ``compress_after`` says what is old. With ``dry_run`` nothing is changed: the report says
         what there is to do, and from a sample of spans, which is encoded, what it would save.
+        ``gently``: one span at a time, with rests, so that readers notice less.
         """
-        return await self._roads.compress(dataset, series, start, end, dry_run, False, on_progress)
+        return await self._roads.compress(
+            dataset, series, start, end, dry_run, False, gently, on_progress
+        )
 
     async def recompress(
         self,
@@ -267,7 +271,9 @@ class AsyncStore:
         on_progress: PackProgress = lambda report, total: None,
     ) -> PackReport:
         """Fold points that were written into compressed time into its blocks."""
-        return await self._roads.compress(dataset, series, start, end, False, True, on_progress)
+        return await self._roads.compress(
+            dataset, series, start, end, False, True, False, on_progress
+        )
 
     async def decompress(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
@@ -211,3 +211,12 @@ def ids_of(batch: Batch, series: Mapping[int, Series]) -> npt.NDArray[np.int32]:
     for code, one in series.items():
         ids[code] = one.id
     return ids
+
+
+def check_blocking(frames: object, what: str) -> None:
+    """Refuse an iterator that only an event loop can go through."""
+    if isinstance(frames, AsyncIterable):
+        raise InputError(
+            f"{what}: an async iterator is for a store of toolkit.connect_async; "
+            "give this one an iterator"
+        )

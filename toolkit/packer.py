@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from psycopg.sql import SQL, Identifier
@@ -31,6 +31,15 @@ from toolkit.timegrid import PG_EPOCH, Instants, Span, to_datetime
 _log = logging.getLogger("toolkit.packer")
 _PATIENCE = 1.0  # seconds to wait for a lock: what is busy now is done the next time
 _TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """What of the rows is to move, whether it really does, and whether others come first."""
+
+    only_late: bool
+    is_dry: bool
+    is_gentle: bool
 
 
 class _Grown(Exception):
@@ -66,13 +75,15 @@ class Packer:
         *,
         only_late: bool = False,
         is_dry: bool = False,
+        is_gentle: bool = False,
         on_progress: Progress = lambda report, total: None,
     ) -> PackReport:
         """Move rows inside ``span`` to blocks; ``only_late``: those in the spans of blocks.
 
         Each span is a transaction: killed at any time, the next run goes on. Newer rows of a
         partition that still grows wait until they fill a block. A damaged block is passed over:
-        CorruptBlock is raised when all others are done.
+        CorruptBlock is raised when all others are done. ``is_gentle``: by one worker, who rests
+        after a span for as long as it took, so that others have most of the machine.
         """
         started = time.perf_counter()
         entry = await self._directory.confirmed(dataset)
@@ -89,7 +100,7 @@ class Packer:
         regions = [share.partition.span.clip(span) for share in shares if share.tasks]
         if regions and not is_dry:
             await self._prepare(entry, regions)
-        await self._each(entry, shares, span, tally, only_late=only_late, is_dry=is_dry)
+        await self._each(entry, shares, span, tally, _Manner(only_late, is_dry, is_gentle))
         if tally.found:
             points, size = await sample(self._driver, entry, tally.found, self._run)
             expected = tally.report.points * size // max(points, 1)
@@ -139,9 +150,7 @@ class Packer:
         shares: Sequence[Share],
         span: Span,
         tally: Tally,
-        *,
-        only_late: bool,
-        is_dry: bool,
+        manner: _Manner,
     ) -> None:
         """Do all tasks, some at a time, oldest first; and with its last one finish a partition."""
         steps = [(share, task) for share in shares for task in share.tasks or (None,)]
@@ -150,15 +159,16 @@ class Packer:
         async def work() -> None:
             for share, task in queue:
                 if task is not None:
-                    await self._pack(entry, task, tally, only_late=only_late, is_dry=is_dry)
+                    await self._pack(entry, task, tally, manner)
                 if tally.is_done(share):
-                    await self._finish(entry, share, span, tally, is_dry=is_dry)
+                    await self._finish(entry, share, span, tally, is_dry=manner.is_dry)
 
         def stop() -> None:
             for _ in queue:  # the others find nothing left to do
                 pass
 
-        jobs = [work] * max(1, min(self._parallel, len(steps)))
+        most = 1 if manner.is_gentle else self._parallel
+        jobs = [work] * max(1, min(most, len(steps)))
         await self._driver.gather(jobs, on_error=stop)
 
     async def _finish(
@@ -177,22 +187,21 @@ class Packer:
                 given = await reclaim(self._driver, entry, partition, has_moved=bool(share.tasks))
             tally.add(row_bytes=given)
 
-    async def _pack(
-        self, entry: Entry, task: Task, tally: Tally, *, only_late: bool, is_dry: bool
-    ) -> None:
+    async def _pack(self, entry: Entry, task: Task, tally: Tally, manner: _Manner) -> None:
         with tally.flight():
             ts, blocks = await self._instants(entry, task)
         spans = spans_to_pack(task.region, ts, blocks, is_closed=task.is_closed)
-        if only_late:
+        if manner.only_late:
             held = [b for b, _ in blocks]
             spans = [s for s in spans if any(_overlap(s, b) for b in held)]
         for span in spans:
             low, high = np.searchsorted(ts, (span.start, span.end)).tolist()
-            if is_dry:
+            if manner.is_dry:
                 tally.found.append((task.series, span))
                 task.points += high - low
                 tally.add(points=high - low, spans=1)
                 continue
+            started = time.perf_counter()
             try:
                 with tally.flight():
                     await self._pack_span(entry, task, span, tally)
@@ -202,6 +211,8 @@ class Packer:
             except CorruptBlock as error:
                 _log.warning("passed over: %s", error)
                 tally.damaged.append(error)
+            if manner.is_gentle:
+                await self._driver.pause(time.perf_counter() - started)
 
     async def _pack_span(self, entry: Entry, task: Task, span: Span, tally: Tally) -> None:
         series = task.series

@@ -226,6 +226,7 @@ class Roads:
         end: object,
         is_dry: bool,
         only_late: bool,
+        is_gentle: bool,
         on_progress: PackProgress,
     ) -> PackReport:
         started = time.perf_counter()
@@ -241,6 +242,7 @@ class Roads:
             query.span,
             only_late=only_late,
             is_dry=is_dry,
+            is_gentle=is_gentle,
             on_progress=on_progress,
         )
         await self.directory.load()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -14,10 +14,9 @@ from toolkit.config import Settings
 from toolkit.dataset import Dataset
 from toolkit.drivers import drive
 from toolkit.drivers.blocking import BlockingDriver
-from toolkit.errors import InputError
 from toolkit.exporting import ExportReport, export_query
 from toolkit.inspection import DatasetStats
-from toolkit.intake import Intake, WriteReport
+from toolkit.intake import Intake, WriteReport, check_blocking
 from toolkit.partitions import Partition
 from toolkit.query import Freshness, build_query
 from toolkit.refresher import Progress, RefreshReport
@@ -87,11 +86,7 @@ class Store:
 
         Raises InputError for what cannot be stored, PartialWrite if a later chunk fails.
         """
-        if isinstance(frame, AsyncIterable):
-            raise InputError(
-                "frame: an async iterator is for a store of toolkit.connect_async; "
-                "give this one an iterator"
-            )
+        check_blocking(frame, "frame")
         intake = Intake(series, mapping, tz, time_unit)
         return drive(self._roads.write(dataset, frame, intake, mode, on_chunk))
 
@@ -118,11 +113,7 @@ class Store:
 
         Raises InputError for what cannot be stored, PartialWrite if a later chunk fails.
         """
-        if isinstance(frames, AsyncIterable):
-            raise InputError(
-                "frames: an async iterator is for a store of toolkit.connect_async; "
-                "give this one an iterator"
-            )
+        check_blocking(frames, "frames")
         intake = Intake(series, mapping, tz, time_unit)
         return drive(self._roads.backfill(dataset, frames, intake, policy, on_chunk))
 
@@ -306,6 +297,7 @@ class Store:
         end: object = None,
         *,
         dry_run: bool = False,
+        gently: bool = False,
         on_progress: PackProgress = lambda report, total: None,
     ) -> PackReport:
         """Move points of ``[start, end)`` from rows to blocks; answers stay what they are.
@@ -316,8 +308,11 @@ class Store:
         to the same points waits for milliseconds. Without ``end`` the dataset's own
         ``compress_after`` says what is old. With ``dry_run`` nothing is changed: the report says
         what there is to do, and from a sample of spans, which is encoded, what it would save.
+        ``gently``: one span at a time, with rests, so that readers notice less.
         """
-        return drive(self._roads.compress(dataset, series, start, end, dry_run, False, on_progress))
+        return drive(
+            self._roads.compress(dataset, series, start, end, dry_run, False, gently, on_progress)
+        )
 
     def recompress(
         self,
@@ -329,7 +324,9 @@ class Store:
         on_progress: PackProgress = lambda report, total: None,
     ) -> PackReport:
         """Fold points that were written into compressed time into its blocks."""
-        return drive(self._roads.compress(dataset, series, start, end, False, True, on_progress))
+        return drive(
+            self._roads.compress(dataset, series, start, end, False, True, False, on_progress)
+        )
 
     def decompress(
         self,

@@ -36,6 +36,8 @@ from fix_stores import COLOURS, cached, open_store
 from toolkit import migrate, moves
 from toolkit.cli.proposing import declaration_of
 from toolkit.dataset import CANDLES, METRICS, TRADES, Dataset
+from toolkit.drivers.aio import AsyncDriver
+from toolkit.drivers.blocking import BlockingDriver
 from toolkit.errors import QueryError, SchemaError, UnknownName
 from toolkit.refresher import Refresher
 from toolkit.timegrid import Grid, Span, Step, to_us
@@ -382,6 +384,42 @@ def test_a_busy_series_is_for_the_next_run(
     assert left == rows - report.points == SPARSE
     report = store.compress("candles", end=CLOSED)
     assert (report.points, report.busy) == (left, 0)
+
+
+def test_gently_is_one_span_at_a_time_and_as_much_rest(
+    store: Any, database: Database, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, database, CANDLES)
+    before, rests = answers(store, CANDLES), []
+    seen: list[tuple[int, int]] = []
+    at_once = 0
+
+    async def rest(driver: Any, seconds: float) -> None:
+        if seen:  # not while it waits for a new partition to be known
+            rests.append(seconds)
+
+    take = moves.take
+
+    async def taking(*given: Any) -> moves.Taken:
+        nonlocal at_once
+        at_once += 1
+        try:
+            taken = await take(*given)
+            seen.append((at_once, len(rests)))
+            return taken
+        finally:
+            at_once -= 1
+
+    for driver in (AsyncDriver, BlockingDriver):
+        monkeypatch.setattr(driver, "pause", rest)
+    monkeypatch.setattr(moves, "take", taking)
+    report = store.compress("candles", before=CLOSED, gently=True)
+    assert report.points == sum(b[3] for b in stored(sql, "candles"))
+    assert seen == [(1, number) for number in range(report.spans)]  # a rest before the next
+    assert len(rests) == report.spans > 2
+    assert min(rests) > 0
+    assert rows_of(sql, "candles") == 0
+    compare(answers(store, CANDLES), before)
 
 
 def test_a_series_is_locked_in_one_partition_alone(

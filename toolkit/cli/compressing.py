@@ -39,6 +39,7 @@ def _range_options(command: Callable[..., None]) -> Callable[..., None]:
 @_range_options
 @click.option("--after", metavar="AGE", help="Instead of --to: what is older, for instance 30d.")
 @click.option("--dry-run", is_flag=True, help="Say what it would save; change nothing.")
+@click.option("--gently", is_flag=True, help="Slower, so that readers notice less.")
 @click.pass_obj
 def compress(
     choice: Choice,
@@ -49,6 +50,7 @@ def compress(
     after: str | None,
     tz: str,
     dry_run: bool,
+    gently: bool,
     as_json: bool,
 ) -> None:
     """Move old points from rows to blocks.
@@ -68,7 +70,9 @@ def compress(
     with choice.store() as store:
         names = list(series) or None
         with _bar("compressing", dataset) as hear:
-            report = store.compress(dataset, names, low, high, dry_run=dry_run, on_progress=hear)
+            report = store.compress(
+                dataset, names, low, high, dry_run=dry_run, gently=gently, on_progress=hear
+            )
         nothing = ""
         if not report.spans and not as_json:
             age = dataset_of(store, dataset).compress_after
