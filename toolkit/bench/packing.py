@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BACKFILL, COMPRESS, COPY = "store.backfill", "store.compress", "store.write, COPY into rows"
+OF_ONE = "store.compress, of one series"
 HOT = "hot"
-_SERIES = 4  # several workers compress, each a series
+_SERIES = 4  # workers share series, or the partitions of one
 _WORKERS = 8  # threads of the load: reads that are due at once
 _TIMES, _MORE_MS = 3.0, 10.0  # what compressing may add to a p99: the larger of both
 
@@ -71,25 +72,34 @@ def backfill(ground: Ground) -> Result:
 
 
 def compress(ground: Ground) -> Result:
-    """Make blocks of some series' rows that rollups have followed."""
-    rows = ground.sizes.packed_rows // 2
-    made = [bars(rows // _SERIES, number) for number in range(_SERIES)]
+    """Make blocks of rows that rollups have followed: of some series, and as many of one."""
+    rows = ground.sizes.packed_rows // 2 // _SERIES * _SERIES
 
-    def names(turn: int) -> list[str]:
-        return [f"C{turn}_{number}" for number in range(_SERIES)]
+    def contender(title: str, series: int) -> Contender:
+        made = [bars(rows // series, number) for number in range(series)]
 
-    def fill(turn: int) -> None:
-        for name, arrays in zip(names(turn), made, strict=True):
-            ground.store.write(PACKED.name, arrays, series=name)
-        ground.store.refresh(PACKED.name)
+        def names(turn: int) -> list[str]:
+            return [f"C{turn}_{series}_{number}" for number in range(series)]
 
-    def pack(turn: int) -> None:
-        report = ground.store.compress(PACKED.name, names(turn), end=FAR)
-        assert report.points == rows, report
+        def fill(turn: int) -> None:
+            for name, arrays in zip(names(turn), made, strict=True):
+                ground.store.write(PACKED.name, arrays, series=name)
+            ground.store.refresh(PACKED.name)
 
-    found = by_turns([Contender(COMPRESS, pack, fill)], ground.sizes.write_turns)
+        def pack(turn: int) -> None:
+            report = ground.store.compress(PACKED.name, names(turn), end=FAR)
+            assert report.points == rows, report
+
+        return Contender(title, pack, fill)
+
+    contenders = [contender(COMPRESS, _SERIES), contender(OF_ONE, 1)]
+    found = by_turns(contenders, ground.sizes.write_turns)
     what = f"{rows:,} rows of {_SERIES} series into blocks"
-    return Result("blocks_compress", what, rows, found[COMPRESS], least=300_000)
+    compared = compare(found[COMPRESS], found, {})
+    lines = (f"blocks_compress: of one series {rows / found[OF_ONE].p50 * 1000:,.0f} rows/s",)
+    return Result(
+        "blocks_compress", what, rows, found[COMPRESS], compared, least=300_000, lines=lines
+    )
 
 
 def compress_under_load(ground: Ground) -> Result:
