@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -66,13 +67,9 @@ class Moving(RuleBasedStateMachine):
     cutter: Any
     names: dict[str, str]
     writers: list[Any]
+    there: Callable[[str, int, int], list[tuple[str, int]]]
+    look: Callable[[Any], None]
     is_cold = False
-
-    def there(self, letter: str, low: int, high: int) -> list[tuple[str, int]]:
-        raise NotImplementedError
-
-    def look(self, store: Any) -> None:
-        raise NotImplementedError
 
     @precondition(lambda self: not self.writers)  # of what they change the move would wait
     @rule(by=st.integers(0, 1), act=st.sampled_from(ACTS[1:]), part=st.integers(0, 1_000))
