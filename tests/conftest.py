@@ -13,6 +13,7 @@ pytest_plugins = [
     "fix_stores",
     "fix_sharing",
     "fix_blocks_states",
+    "fix_cli",
 ]
 
 # deadline: a shared machine stalls now and then; too_slow: so do its first examples

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from fix_servers import Database
@@ -113,6 +114,13 @@ def create(database: Database, *datasets: Dataset) -> None:
         for dataset in datasets:
             for statement in ddl.create_dataset(dataset, "toolkit"):
                 connection.execute(statement)
+
+
+def store_bars(store: Any, count: int, series: str = "BTC-USD") -> None:
+    """Store minute bars from 2024-01-01 on."""
+    ts = np.datetime64("2024-01-01", "us") + np.arange(count) * np.timedelta64(1, "m")
+    columns = {n: np.arange(count) * 1.0 for n in ("open", "high", "low", "close", "volume")}
+    store.write("candles", {"ts": ts, **columns}, series=series)
 
 
 @pytest.fixture(params=COLOURS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,11 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from fix_cli import Run, write_bars
 from fix_servers import Database
 from pyarrow import feather, parquet
 
-from toolkit.cli import main
-
-Run = Callable[..., Result]
 BLOCK_SIZE = "toolkit.cli.loading.delimited.DelimitedFile.__init__.__defaults__"
 NAMES = [
     'it\'s "quoted"',
@@ -38,31 +35,11 @@ NAMES = [
 
 
 @pytest.fixture
-def run(database: Database) -> Run:
-    def run(*arguments: str, code: int = 0, dsn: str = database.dsn, **options: Any) -> Result:
-        result = CliRunner().invoke(main, ["--dsn", dsn, *arguments], **options)
-        assert result.exit_code == code, result.output
-        assert "Traceback" not in result.output
-        return result
-
-    return run
-
-
-@pytest.fixture
 def bars(tmp_path: Path) -> Callable[..., Path]:
     """Writes a CSV of minute bars from 2024-01-01, perhaps with lines of one's own in it."""
 
     def bars(count: int, lines: dict[int, str] | None = None, name: str = "bars.csv") -> Path:
-        start = datetime(2024, 1, 1, tzinfo=UTC)
-        text = ["ts,open,high,low,close,volume"]
-        for i in range(count):
-            ts = start + timedelta(minutes=i)
-            text.append(f"{ts:%Y-%m-%dT%H:%M:%SZ},{i},{i + 1},{i - 1},{i + 0.5},{i % 7}")
-        for number, line in (lines or {}).items():
-            text[number - 1] = line
-        path = tmp_path / name
-        path.write_text("\n".join(text) + "\n", "utf-8")
-        return path
+        return write_bars(tmp_path / name, count, lines)
 
     return bars
 

@@ -8,31 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 import psycopg
 import pytest
-from click.testing import CliRunner, Result
+from fix_cli import Run
 from fix_compressing import CLOSED, END, MIDDLE, START, blocks_of, fill, frame, rows_of
 from fix_servers import PROJECT, Database
 
 import toolkit
-from toolkit.cli import main
 from toolkit.dataset import CANDLES
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(database: Database) -> Run:
-    def run(*arguments: str, code: int = 0, **options: Any) -> Result:
-        result = CliRunner().invoke(main, ["--dsn", database.dsn, *arguments], **options)
-        assert result.exit_code == code, result.output
-        assert "Traceback" not in result.output
-        return result
-
-    return run
 
 
 @pytest.fixture

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from click.testing import CliRunner, Result
-from fix_servers import Database
+from click.testing import CliRunner
+from fix_cli import COMMAND, Run, in_pieces, interrupted, write_bars
+from fix_servers import Database, give_up
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import toolkit
@@ -25,31 +24,14 @@ from toolkit.cli import main
 from toolkit.errors import DatabaseError
 from toolkit.local.account import choose_account
 
-Run = Callable[..., Result]
 DELETE = ("delete", "candles", "BTC-USD", "2024-01-02", "2024-01-03")
-TOOLKIT = (sys.executable, "-c", "from toolkit.cli import main; main(prog_name='toolkit')")
-
-
-@pytest.fixture
-def run(database: Database) -> Run:
-    def run(*arguments: str, code: int = 0, dsn: str = database.dsn, **options: Any) -> Result:
-        result = CliRunner().invoke(main, ["--dsn", dsn, *arguments], **options)
-        assert result.exit_code == code, result.output
-        assert "Traceback" not in result.output
-        return result
-
-    return run
+LATE = "NEW.close >= 15000"
+TOOLKIT = (sys.executable, "-c", COMMAND)
 
 
 @pytest.fixture
 def bars(tmp_path: Path) -> Path:
-    """A CSV of 20,000 minute bars from 2024-01-01."""
-    start = datetime(2024, 1, 1, tzinfo=UTC)
-    text = ["ts,open,high,low,close,volume"]
-    text += [f"{start + timedelta(minutes=i):%Y-%m-%dT%H:%MZ},1,2,0,{i},3" for i in range(20_000)]
-    path = tmp_path / "bars.csv"
-    path.write_text("\n".join(text) + "\n", "utf-8")
-    return path
+    return write_bars(tmp_path / "bars.csv", 20_000)
 
 
 def load(path: Path, *options: str) -> tuple[str, ...]:
@@ -195,13 +177,13 @@ def full(database: Database) -> Iterator[Database]:
     """The database with new tables on a disk of 400 kB; needs the right to mount one."""
     account = choose_account(Path("/"))
     if os.geteuid() != 0 or sys.platform != "linux":
-        pytest.skip("mounting a small disk needs root")
+        give_up("mounting a small disk needs root")
     folder = Path(tempfile.mkdtemp(prefix="timeseries-toolkit-tests-disk-"))
     options = f"size=400k,uid={account.uid},gid={account.gid},mode=0700"
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False)
     if done.returncode:
         folder.rmdir()
-        pytest.skip("this machine lets nobody mount a small disk")
+        give_up("this machine lets nobody mount a small disk")
     name = f"small_{database.name}_{database.version}"
     try:
         admin(database, f"CREATE TABLESPACE {name} LOCATION '{folder}'")
@@ -226,48 +208,10 @@ def test_full_disk_is_said_and_nothing_is_half_loaded(full: Database, run: Run, 
 # -- the user -----------------------------------------------------------------------------------
 
 
-def waiting_for_a_lock(database: Database) -> None:
-    """Return when a load waits for our lock."""
-    with psycopg.connect(database.admin_dsn, autocommit=True) as connection:
-        for _ in range(600):
-            found = connection.execute(
-                "SELECT count(*), pg_sleep(0.05) FROM pg_stat_activity "
-                "WHERE datname = %s AND wait_event_type = 'Lock'",
-                (database.name,),
-            ).fetchone()
-            if found is not None and found[0]:
-                return
-    raise AssertionError("no load ever waited")
-
-
-def interrupted(database: Database, *arguments: str, before: str = "") -> tuple[int, str]:
-    """Run a command whose writes wait for a lock, press Ctrl-C, and return how it ended."""
-    code = f"{before}\nfrom toolkit.cli import main; main(prog_name='toolkit')"
-    environment = {**os.environ, "TOOLKIT_DSN": database.dsn}
-    with psycopg.connect(database.admin_dsn) as connection:
-        connection.execute(
-            "CREATE FUNCTION public.wait() RETURNS trigger LANGUAGE plpgsql AS "
-            "'BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END'"
-        )
-        connection.execute(
-            "CREATE TRIGGER wait AFTER INSERT ON toolkit.candles FOR EACH ROW "
-            "WHEN (NEW.close >= 15000) EXECUTE FUNCTION public.wait()"
-        )
-        connection.commit()
-        connection.execute("SELECT pg_advisory_lock(42)")
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments], env=environment, stderr=subprocess.PIPE
-        )
-        waiting_for_a_lock(database)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
-    return process.returncode, said.decode()
-
-
 def test_load_that_is_interrupted_stores_nothing_of_a_file_of_one_piece(
     database: Database, bars: Path
 ) -> None:
-    code, said = interrupted(database, *load(bars))
+    code, said = interrupted(database, "candles", LATE, *load(bars))
     assert (code, said) == (130, "Error: interrupted; nothing was stored\n")
     assert admin(database, "SELECT count(*) FROM toolkit.candles") == [(0,)]
     left = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
@@ -277,16 +221,11 @@ def test_load_that_is_interrupted_stores_nothing_of_a_file_of_one_piece(
 def test_load_that_is_interrupted_says_what_is_stored_and_can_be_run_again(
     database: Database, bars: Path, run: Run
 ) -> None:
-    small = (
-        "from toolkit.cli.loading.delimited import DelimitedFile as F\n"
-        "F.__init__.__defaults__ = (',', 100_000)"
-    )
-    code, said = interrupted(database, *load(bars), before=small)
+    code, said = interrupted(database, "candles", LATE, *load(bars), before=in_pieces(150_000))
     assert code == 130
     ((stored,),) = admin(database, "SELECT count(*) FROM toolkit.candles")
     assert 0 < stored < 20_000
     assert f"the first {stored:,} of 20,000 rows are stored" in said
-    admin(database, "DROP TRIGGER wait ON toolkit.candles")
     assert f"{20_000 - stored:,} inserted" in run(*load(bars)).stdout
     assert admin(database, "SELECT count(*) FROM toolkit.candles") == [(20_000,)]
 
