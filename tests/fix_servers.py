@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ SETTINGS = {
     "timezone": "America/New_York",
 }
 TEMPLATE = "toolkit_template"
+_LEFT = 3  # databases that wait to be dropped
 _SHM = Path("/dev/shm")
 _SHM_BYTES = 4 << 30
 
@@ -173,6 +175,7 @@ class Server:
     admin: psycopg.Connection
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _has_template: bool = False
+    _left: deque[Database] = field(default_factory=deque)
 
     def template(self) -> str:
         """The name of a database that has every migration; made when first asked for."""
@@ -203,9 +206,14 @@ class Server:
         )
 
     def drop(self, database: Database) -> None:
-        """Drop the database, whoever is still connected."""
-        name = sql.Identifier(database.name)
-        self.admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+        """Drop the database, whoever is still connected, when a few more have been left.
+
+        At once it takes 110 ms instead of 15: the server sleeps while a backend is about to end.
+        """
+        self._left.append(database)
+        if len(self._left) > _LEFT:
+            name = sql.Identifier(self._left.popleft().name)
+            self.admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
 
 
 class Fleet:
@@ -249,7 +257,7 @@ def fleet(run_folder: Path) -> Iterator[Fleet]:
 ON_ONE_VERSION = pytest.mark.parametrize(
     "server_version", chosen_versions()[:1], indirect=True, ids="pg{}".format, scope="session"
 )
-"""For what is about Redis, and slow: one version of PostgreSQL is enough."""
+"""For what is slow and not about SQL: one version of PostgreSQL is enough."""
 
 
 @pytest.fixture(scope="session", params=chosen_versions(), ids=lambda version: f"pg{version}")

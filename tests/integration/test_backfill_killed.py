@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import psycopg
 from fix_processes import started
-from fix_servers import Database
+from fix_servers import ON_ONE_VERSION, Database
 
 import toolkit
 from toolkit.errors import Unavailable
 
+pytestmark = ON_ONE_VERSION
 MINUTE = np.timedelta64(60, "s")
 START = np.datetime64("2024-01-22", "us")
 CHUNK, CHUNKS = 4_000, 12

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 import pytest
-from fix_servers import PROJECT, Database
+from fix_servers import ON_ONE_VERSION, PROJECT, Database
 from rich.console import Console
 
 from toolkit.bench import blocks, cli, decorated, files, grid, memory, outages, report
@@ -55,6 +55,7 @@ def silent(text: str) -> None:
     return None
 
 
+@ON_ONE_VERSION
 def test_every_case_runs_and_says_what_it_measured(database: Database, redis_url: str) -> None:
     findings = cli.Findings()
     with prepared(database.dsn, redis_url, "toolkit", TINY, silent) as ground:
@@ -232,6 +233,7 @@ def test_a_load_counts_what_falls_due_while_it_waits() -> None:
     assert capacity(lambda number: time.sleep(0.01), workers=4, seconds=0.2) <= 400
 
 
+@ON_ONE_VERSION
 def test_the_long_form_streams_rows_made_on_the_server(
     database: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

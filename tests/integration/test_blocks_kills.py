@@ -14,13 +14,14 @@ from fix_blocks_truth import begin, look_at_all
 from fix_blocks_work import finish, work
 from fix_local import Instances, pids
 from fix_processes import started
-from fix_servers import WHEEL, Database, system_bin
+from fix_servers import ON_ONE_VERSION, WHEEL, Database, system_bin
 from fix_stores import COLOURS
 
 import toolkit
 from toolkit.local import LocalServers
 from toolkit.migrate import upgrade
 
+pytestmark = ON_ONE_VERSION
 WRITERS = ("writes same", "writes tide", "writes ebb", "writes grow")
 KILLS = pytest.mark.parametrize(
     "kills", [10, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])]

@@ -214,7 +214,10 @@ def test_load_that_is_interrupted_stores_nothing_of_a_file_of_one_piece(
     code, said = interrupted(database, "candles", LATE, *load(bars))
     assert (code, said) == (130, "Error: interrupted; nothing was stored\n")
     assert admin(database, "SELECT count(*) FROM toolkit.candles") == [(0,)]
-    left = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    left = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
     assert admin(database, left) == [(0,)]
 
 

@@ -162,6 +162,25 @@ def fill(database: Database, state: Callable[[toolkit.Store], None]) -> None:
         store.delete("candles", "ETH-USD", "2024-01-01T03:00Z", "2024-01-01T04:30Z")
 
 
+@pytest.fixture(scope="module", params=SPAN_STATES)
+def source(
+    request: pytest.FixtureRequest, fleet: Fleet, server_version: str, template: str
+) -> Iterator[Database]:
+    """Such a database, which nobody changes: it is only dumped."""
+    server = fleet.server(server_version)
+    database = server.database(template)
+    fill(database, SPAN_STATES[request.param])
+    yield database
+    server.drop(database)
+
+
+@pytest.fixture(scope="module")
+def before(source: Database) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
+    """Every answer of it, and its bars of hours out of the rollup."""
+    with toolkit.connect(source.dsn) as store:
+        return answers(store), downsampled(store, "1h")
+
+
 def plain(columns: Columns) -> list[tuple[Any, ...]]:
     """An answer as rows, bit for bit."""
     names = np.array([*columns.names, ""], dtype=object)
@@ -215,26 +234,22 @@ def correct_behind(dsn: str, close: float) -> None:
 # -- the tests -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", SPAN_STATES)
 @pytest.mark.parametrize("form", ["custom", "plain"])
 def test_restored_database_answers_as_before_and_lives_on(
-    database: Database,
+    source: Database,
+    before: tuple[dict[str, Any], list[tuple[Any, ...]]],
     programs: Programs,
     fresh: tuple[str, bool],
     form: str,
-    state: str,
     tmp_path: Path,
 ) -> None:
-    fill(database, SPAN_STATES[state])
     dsn, is_same_cluster = fresh
-    dump_and_restore(programs, form, database.dsn, dsn, tmp_path)
-    with toolkit.connect(database.dsn) as store:
-        before = answers(store)
-        changed = downsampled(store, "1h")
+    dump_and_restore(programs, form, source.dsn, dsn, tmp_path)
+    expected, changed = before
     with toolkit.connect(dsn) as store:
         after = answers(store)
-        assert after.keys() == before.keys()
-        for question, answer in before.items():
+        assert after.keys() == expected.keys()
+        for question, answer in expected.items():
             assert after[question] == answer, question
         assert changed == downsampled(store, "1h", "direct")
         if is_same_cluster:
@@ -268,13 +283,11 @@ def test_restored_database_answers_as_before_and_lives_on(
         command.check(config)
 
 
-@pytest.mark.parametrize("state", SPAN_STATES)
 def test_cache_over_a_restored_database_follows_its_changes(
-    database: Database, programs: Programs, fresh: tuple[str, bool], state: str, tmp_path: Path
+    source: Database, programs: Programs, fresh: tuple[str, bool], tmp_path: Path
 ) -> None:
-    fill(database, SPAN_STATES[state])
     dsn, _ = fresh
-    dump_and_restore(programs, "custom", database.dsn, dsn, tmp_path)
+    dump_and_restore(programs, "custom", source.dsn, dsn, tmp_path)
     asked = ("candles", "BTC-USD", "2023-12-31Z", "2024-01-02Z")
     with toolkit.connect(cached(dsn)) as store, toolkit.connect(dsn) as bare:
         for value, step in ((1.0, None), (2.0, "1h"), (3.0, None), (4.0, "1h")):

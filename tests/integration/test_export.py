@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from fix_cli import Run
-from fix_servers import Database
+from fix_servers import ON_ONE_VERSION, Database
 from fix_stores import READINGS, create, store_bars
 from hypothesis import HealthCheck, given, settings
 from points import ANCHORS, batches, frame_of
@@ -226,6 +226,7 @@ with toolkit.connect(sys.argv[1]) as store:
 """
 
 
+@ON_ONE_VERSION
 def test_memory_does_not_grow_with_the_rows(
     blocking: toolkit.Store, sql: psycopg.Connection, database: Database, tmp_path: Path
 ) -> None:

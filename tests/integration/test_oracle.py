@@ -48,7 +48,7 @@ Few = Callable[[int], settings]
 @pytest.fixture
 def few(server_version: str) -> Few:
     """How many examples are looked at: on older servers, where only the SQL could differ, fewer."""
-    share = 1 if server_version == WHEEL else 3
+    share = 1 if server_version == WHEEL else 5
     return lambda examples: settings(LONG, max_examples=max(10, examples // share))
 
 
@@ -339,11 +339,14 @@ def test_auto_answers_at_the_step_it_says(stores: Any, dataset: Dataset, few: Fe
         if number % 2:
             stores[0].refresh(dataset.name)
         question = Question((name,), start, start + 10 * 86_400_000_000, tz="Asia/Kathmandu")
+        expected: dict[str | None, list[Row]] = {}
         for store in stores:
             options = asked(question, dataset) | {"step": "auto"}
             cols = store.read(dataset.name, name, **options)
-            mine = replace(question, step=cols.plan.step)
-            assert not differences(answer(points, mine, dataset), cols, dataset)
+            step = cols.plan.step
+            if step not in expected:
+                expected[step] = answer(points, replace(question, step=step), dataset)
+            assert not differences(expected[step], cols, dataset)
             assert len(cols) <= 1_000
 
     run()

@@ -12,7 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 from fix_compressing import CLOSED, MIDDLE, blocks_of, frame, snapshot
-from fix_servers import Database
+from fix_servers import ON_ONE_VERSION, Database
 from fix_stores import READINGS, create
 
 from toolkit.blocks import encode_parts, identity, read_header
@@ -80,6 +80,7 @@ def set_parts(sql: psycopg.Connection, series: int, values: dict[str, bytes]) ->
     assert sql.execute(text, [*values.values(), series]).rowcount == 1
 
 
+@ON_ONE_VERSION
 @pytest.mark.timeout(600)
 def test_no_byte_of_a_block_can_change_unseen(
     store: Any, ids: dict[str, int], sql: psycopg.Connection
