@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
@@ -26,3 +28,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # a test that does not ask for a cache sees the database as it is, and the log cut at once
 os.environ.setdefault("TOOLKIT_CACHE_MEMORY", "0")
 os.environ.setdefault("TOOLKIT_CACHE_KEEP_LOG", "0")
+
+
+@pytest.fixture
+def tell(
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], None]:
+    """Says how far the long form of a proof is, past pytest's capture; the short form is silent."""
+    is_long = request.node.get_closest_marker("soak") is not None
+
+    def tell(text: str) -> None:
+        if is_long:
+            with capsys.disabled():
+                print(f"\n{text}", end="", flush=True)
+
+    return tell

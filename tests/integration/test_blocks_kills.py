@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from itertools import count
 
 import psycopg
@@ -63,7 +64,9 @@ def some_work(dsn: str, chance: random.Random, number: int) -> list[tuple[object
 
 
 @KILLS
-def test_killed_workers_leave_every_point_once(database: Database, kills: int) -> None:
+def test_killed_workers_leave_every_point_once(
+    database: Database, tell: Callable[[str], None], kills: int
+) -> None:
     chance = random.Random(4)
     with toolkit.connect(database.dsn) as store:
         begin(store)
@@ -74,11 +77,12 @@ def test_killed_workers_leave_every_point_once(database: Database, kills: int) -
                 assert not process.line.poll(), process.hear().wrong
                 process.kill()
         check(database.dsn, number)
+        tell(f"workers killed: {number + 1} of {kills}")
 
 
 @KILLS
 def test_a_killed_server_keeps_every_point_once(
-    make_servers: Instances, server_version: str, kills: int
+    make_servers: Instances, server_version: str, tell: Callable[[str], None], kills: int
 ) -> None:
     chance = random.Random(5)
     pg_bin = None if server_version == WHEEL else system_bin(server_version)
@@ -98,6 +102,7 @@ def test_a_killed_server_keeps_every_point_once(
         dsn = servers.up().dsn
         wait_until_it_has_recovered(dsn)
         check(dsn, number)
+        tell(f"server killed: {number + 1} of {kills}")
 
 
 def kill(servers: LocalServers, number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -32,7 +33,11 @@ def rows_and_blocks(sql: psycopg.Connection[Any]) -> tuple[int, int]:
     [60.0, pytest.param(900.0, marks=[pytest.mark.soak, pytest.mark.timeout(1_500)])],
 )
 def test_no_read_is_wrong_while_all_move_and_write(
-    blocking: toolkit.Store, database: Database, sql: psycopg.Connection[Any], seconds: float
+    blocking: toolkit.Store,
+    database: Database,
+    sql: psycopg.Connection[Any],
+    tell: Callable[[str], None],
+    seconds: float,
 ) -> None:
     begin(blocking)
     dsn = database.dsn
@@ -41,8 +46,14 @@ def test_no_read_is_wrong_while_all_move_and_write(
     others = [(work, "refreshes", "asyncio", dsn, 9)]
     readers = [(read, colour, dsn, 11) for colour in COLOURS]
     with started(*writers, *packers, *others, *readers) as processes:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not any(p.line.poll() for p in processes):
+        begun = told = time.monotonic()
+        while (now := time.monotonic()) < begun + seconds:
+            if any(p.line.poll() for p in processes):  # one has seen enough that is wrong
+                break
+            if now > told + 15:
+                told = now
+                rows, packed = rows_and_blocks(sql)
+                tell(f"{now - begun:.0f} of {seconds:.0f} s: {rows} rows, {packed} in blocks")
             time.sleep(0.1)
         for process in processes:
             process.say("stop")
