@@ -260,6 +260,11 @@ ON_ONE_VERSION = pytest.mark.parametrize(
 """For what is slow and not about SQL: one version of PostgreSQL is enough."""
 
 
+def share(number: int, version: str) -> int:
+    """Return how many of so many examples to look at: on an older server, for its SQL, a fifth."""
+    return max(10, number if version == WHEEL else number // 5)
+
+
 @pytest.fixture(scope="session", params=chosen_versions(), ids=lambda version: f"pg{version}")
 def server_version(request: pytest.FixtureRequest) -> str:
     """The major version under test; whatever uses a database runs once for each."""

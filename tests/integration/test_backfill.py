@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from fix_servers import WHEEL, Database
+from fix_servers import Database, share
 from fix_stores import COLOURS, READINGS, cached, create, open_store
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -187,7 +187,7 @@ def test_whatever_is_stored_in_whatever_way_reads_as_the_model_says(
     numbers = iter(range(1_000_000))
 
     @settings(
-        max_examples=max(10, examples // (2 if server_version == WHEEL else 5)),
+        max_examples=share(examples // 2, server_version),
         phases=set(Phase) - {Phase.explain},
         suppress_health_check=list(HealthCheck),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from fix_cli import Run, in_pieces, interrupted, write_bars
-from fix_servers import Database
+from fix_servers import ON_ONE_VERSION, Database
 from pyarrow import csv, parquet
 
 import toolkit
@@ -76,6 +76,7 @@ def test_a_broken_line_is_named_and_nothing_stored(
     assert counts(database) == (0, 0)
 
 
+@ON_ONE_VERSION
 @pytest.mark.parametrize("before", ["", in_pieces(300_000)], ids=["one piece", "many pieces"])
 def test_interrupted_it_says_what_is_stored_and_can_be_run_again(
     database: Database, bars: Path, run: Run, before: str

@@ -39,7 +39,7 @@ from fix_history import (
     possible_bars,
     set_clock,
 )
-from fix_servers import Database
+from fix_servers import Database, share
 from fix_stores import cached, open_store
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -484,7 +484,7 @@ def test_no_answer_is_older_than_its_freshness_allows(
         run_state_machine_as_test(
             OnThisDatabase,
             settings=settings(
-                max_examples=max(10, EXAMPLES // 2),
+                max_examples=share(EXAMPLES // 2, database.version),
                 stateful_step_count=30,
                 phases=set(Phase) - {Phase.explain},
                 deadline=None,

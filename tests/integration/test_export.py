@@ -86,6 +86,7 @@ def test_exported_points_are_loaded_back_bit_for_bit(
     assert before["level"][0] == -(2**63)  # the bits of -0.0
 
 
+@ON_ONE_VERSION
 @pytest.mark.parametrize("anchor", ANCHORS[::4])
 def test_any_points_come_back_through_small_row_groups(
     blocking: toolkit.Store,

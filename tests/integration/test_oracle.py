@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fix_blocks_states import ACTS, acts, pack
-from fix_servers import WHEEL, Database
+from fix_servers import Database, share
 from fix_stores import COLOURS, READINGS, cached, create, open_store
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -47,9 +47,8 @@ Few = Callable[[int], settings]
 
 @pytest.fixture
 def few(server_version: str) -> Few:
-    """How many examples are looked at: on older servers, where only the SQL could differ, fewer."""
-    share = 1 if server_version == WHEEL else 5
-    return lambda examples: settings(LONG, max_examples=max(10, examples // share))
+    """How many examples are looked at: on older servers fewer."""
+    return lambda examples: settings(LONG, max_examples=share(examples, server_version))
 
 
 @pytest.fixture

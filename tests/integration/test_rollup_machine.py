@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from fix_blocks_states import ACTS, pack
-from fix_servers import WHEEL, Database
+from fix_servers import Database, share
 from fix_stores import READINGS, cached, create, open_store
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -370,7 +370,7 @@ def test_a_rollup_answers_what_the_points_do_at_every_moment(
         run_state_machine_as_test(
             OnThisDatabase,
             settings=settings(
-                max_examples=max(10, EXAMPLES // (2 if database.version == WHEEL else 6)),
+                max_examples=share(EXAMPLES // 2, database.version),
                 stateful_step_count=25,
                 phases=set(Phase) - {Phase.explain},
                 deadline=None,
