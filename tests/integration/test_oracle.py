@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from oracle import Points, Question, Row, answer, differences, plain
 from points import ANCHORS, asked, batches, changed, frame_of, questions
 
+from toolkit import cutting
 from toolkit.dataset import CANDLES, METRICS, TRADES, Dataset
 from toolkit.errors import QueryError
 
@@ -315,12 +316,15 @@ def check_latest(store: Any, dataset: Dataset, points: Points, question: Questio
 
 
 @pytest.mark.parametrize("dataset", [READINGS, TRADES], ids=lambda d: d.name)
-def test_auto_answers_at_the_step_it_says(stores: Any, dataset: Dataset, few: Few) -> None:
+def test_auto_answers_at_the_step_it_says(
+    stores: Any, dataset: Dataset, few: Few, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @few(EXAMPLES // 4)
     @given(
         st.integers(0, 2**32 - 1), st.sampled_from([30, 1_500, 12_000]), st.sampled_from(ANCHORS)
     )
     def run(number: int, size: int, anchor: int) -> None:
+        monkeypatch.setattr(cutting, "TARGET", max(5, size // 60))  # of 5 points: too many blocks
         random = np.random.default_rng(number)
         name = fresh_names(1)[0]
         start = max(anchor - 10 * 86_400_000_000, ANCHORS[0])
