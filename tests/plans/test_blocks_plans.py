@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fix_servers import Database
+from fix_servers import Fleet
 
 import toolkit
 
@@ -17,9 +17,11 @@ YEARS = ("2019-01-01Z", "2022-01-01Z")
 NAMES = ("A", "B", "C")
 
 
-@pytest.fixture
-def store(database: Database) -> Iterator[toolkit.Store]:
+@pytest.fixture(scope="module")
+def store(fleet: Fleet, server_version: str, template: str) -> Iterator[toolkit.Store]:
     """Three series of hourly bars through three years, all but the last month compressed."""
+    server = fleet.server(server_version)
+    database = server.database(template)
     ts = START + HOUR * np.arange(3 * 365 * 24)
     close = np.arange(len(ts)) / 8
     with toolkit.connect(database.dsn) as store:
@@ -27,6 +29,7 @@ def store(database: Database) -> Iterator[toolkit.Store]:
             store.write("candles", {"ts": ts, "close": close}, series=name, time_unit="us")
         store.compress("candles", end="2021-12-01Z")
         yield store
+    server.drop(database)
 
 
 def _named(explained: str, table: str) -> set[str]:
