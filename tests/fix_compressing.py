@@ -146,3 +146,14 @@ def rows_of(sql: psycopg.Connection, dataset: str) -> int:
     row = sql.execute(f"SELECT count(*) FROM {dataset}").fetchone()
     assert row is not None
     return int(row[0])
+
+
+def rows_and_blocks(dsn: str) -> tuple[int, int]:
+    """How many points of candles are rows, and how many lie in blocks."""
+    with psycopg.connect(dsn) as sql:
+        found = sql.execute(
+            "SELECT (SELECT count(*) FROM toolkit.candles), "
+            "(SELECT coalesce(sum(_rows), 0) FROM toolkit.candles_blocks)"
+        ).fetchone()
+    assert found is not None
+    return int(found[0]), int(found[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -128,6 +128,15 @@ def store(request: pytest.FixtureRequest, database: Database) -> Iterator[Any]:
     """A store on the test's own database; each test that asks runs with both."""
     with open_store(request.param, database.dsn) as store:
         yield store
+
+
+@pytest.fixture
+def stores(database: Database) -> Iterator[tuple[Any, ...]]:
+    """Both stores on one database that has a dataset with every type; they remember answers."""
+    create(database, READINGS)
+    with ExitStack() as stack:
+        settings = cached(database.dsn, keep_log=0)
+        yield tuple(stack.enter_context(open_store(c, settings)) for c in COLOURS)
 
 
 @pytest.fixture

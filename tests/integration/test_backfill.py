@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any
 
@@ -165,15 +165,6 @@ def test_columns_that_the_frame_lacks_stay_as_they_are(store: Any) -> None:
 
 
 # -- against a model ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def stores(database: Database) -> Iterator[tuple[Any, ...]]:
-    """Both stores on one database that has a dataset with every type."""
-    create(database, READINGS)
-    with ExitStack() as stack:
-        kept = cached(database.dsn, keep_log=0)
-        yield tuple(stack.enter_context(open_store(c, kept)) for c in COLOURS)
 
 
 @pytest.mark.parametrize("target", [3, 16_384])

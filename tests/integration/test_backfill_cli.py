@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import psycopg
 import pytest
 from fix_cli import Run, in_pieces, interrupted, write_bars
+from fix_compressing import rows_and_blocks
 from fix_servers import ON_ONE_VERSION, Database
 from pyarrow import csv, parquet
 
@@ -21,17 +21,6 @@ LATE = "NEW._last >= '2024-01-13 00:00+00'"
 @pytest.fixture
 def bars(tmp_path: Path) -> Path:
     return write_bars(tmp_path / "bars.csv", ROWS)
-
-
-def counts(database: Database) -> tuple[int, int]:
-    """Return how many points lie in rows and in blocks."""
-    with psycopg.connect(database.dsn) as connection:
-        found = connection.execute(
-            "SELECT (SELECT count(*) FROM toolkit.candles), "
-            "(SELECT coalesce(sum(_rows), 0) FROM toolkit.candles_blocks)"
-        ).fetchone()
-    assert found is not None
-    return int(found[0]), int(found[1])
 
 
 def closes(database: Database) -> list[float]:
@@ -51,19 +40,19 @@ def test_a_file_goes_into_blocks_and_the_mode_decides_about_what_is_there(
         parquet.write_table(csv.read_csv(bars), path)
     said = run("load", str(path), *LOAD).stdout
     assert "20,000 rows of 1 series: 20,000 inserted; 2 blocks of" in said
-    assert counts(database) == (0, ROWS)
+    assert rows_and_blocks(database.dsn) == (0, ROWS)
     assert closes(database) == [i + 0.5 for i in range(ROWS)]
     report = json.loads(run("load", str(path), *LOAD, "--json").stdout)["report"]
     assert (report["received"], report["unchanged"], report["blocks"]) == (ROWS, ROWS, 0)
     assert "20,000 the key exists" in run("load", str(path), *LOAD, "--mode", "ignore").stdout
     said = run("load", str(path), *LOAD, "--mode", "insert", code=1).stderr
     assert "series 'BTC-USD' has a point at 2024-01-01T00:00Z" in said
-    assert counts(database) == (0, ROWS)
+    assert rows_and_blocks(database.dsn) == (0, ROWS)
 
 
 def test_a_dry_run_stores_nothing(run: Run, bars: Path, database: Database) -> None:
     assert "checked, nothing stored" in run("load", str(bars), *LOAD, "--dry-run").stdout
-    assert counts(database) == (0, 0)
+    assert rows_and_blocks(database.dsn) == (0, 0)
 
 
 def test_a_broken_line_is_named_and_nothing_stored(
@@ -73,7 +62,7 @@ def test_a_broken_line_is_named_and_nothing_stored(
         file.write("2024-02-01T00:00:00Z,1,2,3,not a number,5\n")
     said = run("load", str(bars), *LOAD, code=1).stderr
     assert f"{bars}, line {ROWS + 2}: column 'close'" in said
-    assert counts(database) == (0, 0)
+    assert rows_and_blocks(database.dsn) == (0, 0)
 
 
 @ON_ONE_VERSION
@@ -84,10 +73,10 @@ def test_interrupted_it_says_what_is_stored_and_can_be_run_again(
     command = ("load", str(bars), *LOAD)
     code, said = interrupted(database, "candles_blocks", LATE, *command, before=before)
     assert code == 130, said
-    _, stored = counts(database)
+    _, stored = rows_and_blocks(database.dsn)
     assert stored < ROWS
     assert (stored > 0) == bool(before)
     assert f"the first {stored:,} of 20,000 rows are stored" in said
     assert f"{ROWS - stored:,} inserted" in run(*command).stdout
-    assert counts(database) == (0, ROWS)
+    assert rows_and_blocks(database.dsn) == (0, ROWS)
     assert closes(database) == [i + 0.5 for i in range(ROWS)]

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from fix_blocks_truth import begin, look_at_all
 from fix_blocks_work import finish, work
+from fix_compressing import rows_and_blocks
 from fix_local import Instances, pids
 from fix_processes import started
 from fix_servers import ON_ONE_VERSION, WHEEL, Database, system_bin
@@ -27,17 +28,6 @@ WRITERS = ("writes same", "writes tide", "writes ebb", "writes grow")
 KILLS = pytest.mark.parametrize(
     "kills", [10, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])]
 )
-
-
-def rows_and_blocks(dsn: str) -> tuple[int, int]:
-    """Count the rows, and the points in blocks."""
-    with psycopg.connect(dsn) as sql:
-        found = sql.execute(
-            "SELECT (SELECT count(*) FROM toolkit.candles), "
-            "(SELECT coalesce(sum(_rows), 0)::bigint FROM toolkit.candles_blocks)"
-        ).fetchone()
-    assert found is not None
-    return int(found[0]), int(found[1])
 
 
 def check(dsn: str, number: int) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
-import psycopg
 import pytest
 from fix_blocks_truth import begin, look_at_all
 from fix_blocks_work import Done, finish, read, work
+from fix_compressing import rows_and_blocks
 from fix_processes import started
 from fix_servers import ON_ONE_VERSION, Database
 from fix_stores import COLOURS
@@ -20,14 +19,6 @@ pytestmark = ON_ONE_VERSION
 WRITERS = ("writes same", "writes tide", "writes ebb", "writes grow")
 
 
-def rows_and_blocks(sql: psycopg.Connection[Any]) -> tuple[int, int]:
-    """Count the rows, and the points in blocks."""
-    count = "SELECT (SELECT count(*) FROM candles), (SELECT coalesce(sum(_rows), 0) FROM {})"
-    found = sql.execute(count.format("candles_blocks")).fetchone()  # type: ignore[arg-type]
-    assert found is not None
-    return int(found[0]), int(found[1])
-
-
 @pytest.mark.parametrize(
     "seconds",
     [60.0, pytest.param(900.0, marks=[pytest.mark.soak, pytest.mark.timeout(1_500)])],
@@ -35,7 +26,6 @@ def rows_and_blocks(sql: psycopg.Connection[Any]) -> tuple[int, int]:
 def test_no_read_is_wrong_while_all_move_and_write(
     blocking: toolkit.Store,
     database: Database,
-    sql: psycopg.Connection[Any],
     tell: Callable[[str], None],
     seconds: float,
 ) -> None:
@@ -52,7 +42,7 @@ def test_no_read_is_wrong_while_all_move_and_write(
                 break
             if now > told + 15:
                 told = now
-                rows, packed = rows_and_blocks(sql)
+                rows, packed = rows_and_blocks(database.dsn)
                 tell(f"{now - begun:.0f} of {seconds:.0f} s: {rows} rows, {packed} in blocks")
             time.sleep(0.1)
         for process in processes:
@@ -68,10 +58,10 @@ def test_no_read_is_wrong_while_all_move_and_write(
     look_at_all(blocking)
     finish(blocking)
     look_at_all(blocking)
-    rows, packed = rows_and_blocks(sql)
+    rows, packed = rows_and_blocks(database.dsn)
     assert rows == 0
     blocking.decompress("candles")
-    assert rows_and_blocks(sql) == (packed, 0)
+    assert rows_and_blocks(database.dsn) == (packed, 0)
     look_at_all(blocking)
     print(total.counts)
     wanted = ("cached", "uncached", "points from blocks", "points from rollup", "refused")

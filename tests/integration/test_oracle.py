@@ -5,8 +5,7 @@ Whatever lies in rows, in blocks, and in both, with rows on top of blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fix_blocks_states import ACTS, acts, pack
-from fix_servers import Database, share
-from fix_stores import COLOURS, READINGS, cached, create, open_store
+from fix_servers import share
+from fix_stores import READINGS
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oracle import Points, Question, Row, answer, differences, plain
@@ -50,15 +49,6 @@ Few = Callable[[int], settings]
 def few(server_version: str) -> Few:
     """How many examples are looked at: on older servers fewer."""
     return lambda examples: settings(LONG, max_examples=share(examples, server_version))
-
-
-@pytest.fixture
-def stores(database: Database) -> Iterator[tuple[Any, ...]]:
-    """Both stores on one database that has a dataset with every type."""
-    create(database, READINGS)
-    with ExitStack() as stack:
-        settings = cached(database.dsn, keep_log=0)
-        yield tuple(stack.enter_context(open_store(c, settings)) for c in COLOURS)
 
 
 def fresh_names(how_many: int) -> list[str]:
