@@ -413,7 +413,7 @@ def test_gently_is_one_span_at_a_time_and_as_much_rest(
     for driver in (AsyncDriver, BlockingDriver):
         monkeypatch.setattr(driver, "pause", rest)
     monkeypatch.setattr(moves, "take", taking)
-    report = store.compress("candles", before=CLOSED, gently=True)
+    report = store.compress("candles", end=CLOSED, gently=True)
     assert report.points == sum(b[3] for b in stored(sql, "candles"))
     assert seen == [(1, number) for number in range(report.spans)]  # a rest before the next
     assert len(rests) == report.spans > 2
@@ -432,12 +432,12 @@ def test_a_series_is_locked_in_one_partition_alone(
     (lock,) = moves.locks_of(Grid(Step.parse(CANDLES.partition)), a, january)
     with sql.transaction():
         sql.execute("SELECT pg_advisory_xact_lock(%s, %s)", [moves.ROOM, lock])
-        report = store.compress("candles", ["A"], before=CLOSED)
+        report = store.compress("candles", ["A"], end=CLOSED)
     assert report.busy == 2
     left = sql.execute("SELECT max(ts) FROM candles WHERE series_id = %s", [a]).fetchone()
     assert left == (datetime(2024, 1, 31, 23, 59, tzinfo=UTC),)
     compare(answers(store, CANDLES), before)
-    assert store.compress("candles", before=CLOSED).busy == 0
+    assert store.compress("candles", end=CLOSED).busy == 0
     compare(answers(store, CANDLES), before)
 
 

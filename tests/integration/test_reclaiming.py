@@ -93,7 +93,7 @@ def test_no_worker_keeps_the_space_that_another_gives_back(
     with psycopg.connect(database.dsn, autocommit=True) as holder:  # with no snapshot of its own
         holder.execute("SELECT pg_advisory_lock(%s, %s)", [moves.ROOM, lock])
         # one worker makes blocks of February, while the other waits for March with a snapshot
-        report = filled.compress("candles", before="2024-04-01Z")
+        report = filled.compress("candles", end="2024-04-01Z")
     assert (report.points, report.busy) == (29 * 1_440, 1)
     size = "SELECT pg_relation_size('candles_p20240201')"
     assert sql.execute(size).fetchone() == (0,)
