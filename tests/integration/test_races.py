@@ -175,7 +175,7 @@ def test_a_change_and_its_commit_at_any_two_places_of_a_refresh(
     assert places > 15
     act = _changes(blocking.series("metrics")[0].id)[change]
     grid = [(i, j) for i in range(places) for j in range(i, places)]
-    every = max(1, len(grid) // share(90, database.version))  # a part, another for each change
+    every = max(1, len(grid) // share(40, database.version))  # a part, another for each change
     with (
         toolkit.connect(database.dsn) as watcher,
         psycopg.connect(database.dsn) as writer,
