@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 
 import psycopg
@@ -97,17 +98,20 @@ def test_a_killed_server_keeps_every_point_once(
 
 def kill(servers: LocalServers, number: int) -> None:
     """Kill the whole server, or one of its processes: then it ends all others, and recovers."""
-    victim = pids(servers)[0]
-    if number % 2:
-        with psycopg.connect(servers.up().dsn) as sql:
+    if number % 2 == 0:
+        os.kill(pids(servers)[0], signal.SIGKILL)
+        return
+    with psycopg.connect(servers.up().dsn, autocommit=True) as sql:
+        while True:
             row = sql.execute(
                 "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
                 "AND backend_type = 'client backend' AND pid <> pg_backend_pid() "
                 "ORDER BY state = 'active' DESC, random() LIMIT 1"
             ).fetchone()
-        assert row is not None
-        victim = row[0]
-    os.kill(victim, signal.SIGKILL)
+            assert row is not None
+            with suppress(ProcessLookupError):  # it has ended meanwhile: another one then
+                os.kill(row[0], signal.SIGKILL)
+                return
 
 
 def wait_until_it_has_recovered(dsn: str) -> None:
