@@ -7,6 +7,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,16 @@ def create(database: Database, *datasets: Dataset) -> None:
         for dataset in datasets:
             for statement in ddl.create_dataset(dataset, "toolkit"):
                 connection.execute(statement)
+
+
+T0 = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def minutes(count: int, start: datetime = T0) -> dict[str, Any]:
+    """So many points of metrics, a minute apart."""
+    first = np.datetime64(start.replace(tzinfo=None), "us")
+    ts = first + np.arange(count) * np.timedelta64(60, "s")
+    return {"ts": ts, "value": np.sin(np.arange(count) / 50)}
 
 
 def store_bars(store: Any, count: int, series: str = "BTC-USD") -> None:
