@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 pytest_plugins = [
     "fix_servers",
     "fix_local",
+    "fix_replicas",
+    "fix_pgbouncer",
     "fix_plans",
     "fix_stores",
     "fix_sharing",

@@ -360,7 +360,7 @@ class CacheServer:
                 env=os.environ | {"LD_LIBRARY_PATH": str(library)},
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         deadline = time.monotonic() + 20
         while True:
@@ -391,7 +391,8 @@ class CacheServer:
             self._process.send_signal(signal.SIGCONT)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """In a child, before it becomes a program: let it be killed when we are gone."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -20,8 +20,8 @@ from fix_servers import SETTINGS, begin_run, sweep_dead_runs
 from toolkit.errors import ConfigError, MissingExtra, Unavailable
 from toolkit.local import LocalServers, binaries
 from toolkit.local.account import choose_account
-from toolkit.local.layout import State
 from toolkit.local.process import runs
+from toolkit.local.state import State
 
 
 def test_killed_servers_come_back_with_their_data(make_servers: Instances) -> None:
@@ -160,8 +160,8 @@ def test_damaged_secrets_file_says_so_and_reset_is_the_way_out(make_servers: Ins
         b"[" * 100_000,
         None,  # a folder in its place
         {"valkey_port": 0},
-        {"postgres_port": 65_536},
-        {"postgres_port": "5432"},
+        {"nodes": {"pg1": 65_536}},
+        {"nodes": {"pg1": "5432"}},
         {"valkey_port": True},
         {"toolkit_password": None},
         {"admin_password": ""},

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from toolkit.cli.render import confirmed
 from toolkit.config import environment
-from toolkit.local import Endpoints, LocalServers, Status, default_root
+from toolkit.local import MOST_REPLICAS, Endpoints, LocalServers, Status, default_root
 
 DOWN = 3
 
@@ -49,9 +49,43 @@ def _servers(root: Path | None, name: str, **options: Any) -> LocalServers:
     type=click.Path(path_type=Path),
     help="Folder of a system PostgreSQL's programs, instead of the wheel's; kept until reset.",
 )
+@click.option(
+    "--replicas",
+    type=click.IntRange(0, MOST_REPLICAS),
+    help="So many streaming replicas; 0 takes them away. Default: as before.",
+)
+@click.option(
+    "--pgbouncer/--no-pgbouncer",
+    default=None,
+    help="A PgBouncer before all of them; the system's, else Debian's, unpacked. "
+    "Default: as before.",
+)
+@click.option(
+    "--sync/--no-sync",
+    default=None,
+    help="A commit waits until one replica has it. Default: as before.",
+)
+@click.option(
+    "--rejoin",
+    metavar="NODE",
+    help="Make a replaced primary, or a replica that lost its way, follow the primary: what only "
+    "it has is lost.",
+)
 @click.option("--show-passwords", is_flag=True, help="Print the addresses with their passwords.")
+@click.option(
+    "--topology",
+    is_flag=True,
+    help="Print the servers as a part of toolkit.toml, with their passwords, and nothing else.",
+)
 def up(
-    root: Path | None, name: str, as_json: bool, pg_bin: Path | None, show_passwords: bool
+    root: Path | None,
+    name: str,
+    as_json: bool,
+    pg_bin: Path | None,
+    rejoin: str | None,
+    show_passwords: bool,
+    topology: bool,
+    **wishes: Any,
 ) -> None:
     """Start the local PostgreSQL and Valkey, making them the first time.
 
@@ -59,16 +93,21 @@ def up(
     """
     with Console(stderr=True).status("starting the local servers") as shown:
         servers = _servers(root, name, pg_bin=pg_bin, on_progress=shown.update)
-        endpoints = servers.up()
+        if rejoin is not None:
+            servers.rejoin(rejoin)
+        endpoints = servers.up(**wishes)
         status = servers.status()
+    if topology:
+        click.echo(endpoints.topology(), nl=False)
+        return
     if not show_passwords:
         endpoints = endpoints.masked()
     if as_json:
         click.echo(_json(status, endpoints))
     else:
         Console().print(_table(status))
-        for label, url in asdict(endpoints).items():
-            click.echo(f"{label:10} {url}")
+        for label, url in endpoints.labelled().items():
+            click.echo(f"{label:11} {url}")
 
 
 @click.command()
@@ -108,11 +147,14 @@ def reset(root: Path | None, name: str, as_json: bool, yes: bool) -> None:
 
 def _table(status: Status) -> Table:
     folder = status.postgres.data.parent
-    table = Table("server", "state", "version", "address", "pid", caption=f"in {folder}")
-    for server in (status.postgres, status.valkey):
+    roles = ["role"] if status.others else []
+    table = Table("server", *roles, "state", "version", "address", "pid", caption=f"in {folder}")
+    for server in status.servers:
+        up = server.stream or "ready"
         table.add_row(
-            server.server,
-            "ready" if server.is_ready else "starting" if server.pid else "down",
+            f"{server.server} {server.node}" if roles and server.node else server.server,
+            *([server.role or ""] if roles else []),
+            up if server.is_ready else "starting" if server.pid else "down",
             server.version or "",
             f"127.0.0.1:{server.port}" if server.port else "",
             str(server.pid or ""),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from toolkit.errors import ConfigError, Unavailable
 from toolkit.local.account import Account
 from toolkit.local.folders import beside, discard
 from toolkit.local.journal import rotate, size_of, tail
+from toolkit.local.layout import MAKING
 from toolkit.local.process import end, run, runs
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,12 @@ SETTINGS: Mapping[str, str] = {
     "max_wal_senders": "10",
     "max_wal_size": "2GB",
     "hot_standby": "on",
+    # pg_rewind needs them where the data has no checksums, which is so before PostgreSQL 18
+    "wal_log_hints": "on",
+    # and what was written since the last checkpoint; the least of WAL that is kept anyway is 80 MB
+    "wal_keep_size": "64MB",
+    # a replica that is gone for good does not fill the disk with what it has yet to read
+    "max_slot_wal_keep_size": "1GB",
     "log_timezone": "UTC",
 }
 _FIXED: Mapping[str, str] = {
@@ -34,8 +43,9 @@ _FIXED: Mapping[str, str] = {
     "password_encryption": "scram-sha-256",
 }
 _CONF = "toolkit.conf"
+_REPLICATION = "replication.conf"
+_SIGNAL = "standby.signal"
 _MARKER = "toolkit.ready"
-_MAKING = "making-"
 _START_S = 60.0
 _POLL_S = 0.01
 # PostgreSQL asks whether the pid in a stale postmaster.pid is alive; no system has this one
@@ -45,7 +55,8 @@ _NOBODYS_PID = 2**31 - 1
 def configuration(settings: Mapping[str, str], port: int) -> str:
     """The text of our part of the configuration.
 
-    >>> print(configuration({"work_mem": "8MB"}, 5432).splitlines()[-1])
+    >>> print(*configuration({"work_mem": "8MB"}, 5432).splitlines()[-2:], sep="\\n")
+    include_if_exists 'replication.conf'
     port = 5432
     """
     for name in settings:
@@ -54,10 +65,28 @@ def configuration(settings: Mapping[str, str], port: int) -> str:
         if not re.fullmatch(r"[a-z_][a-z0-9_.]*", name):
             raise ConfigError("local servers", "settings", f"{name!r} is no setting's name")
     lines = [
-        "{} = '{}'".format(name, value.replace("\\", "\\\\").replace("'", "''"))
-        for name, value in {**SETTINGS, **settings, **_FIXED}.items()
+        f"{name} = {quoted(value)}" for name, value in {**SETTINGS, **settings, **_FIXED}.items()
     ]
-    return "\n".join(["# written at every start", *lines, f"port = {port}", ""])
+    include = f"include_if_exists '{_REPLICATION}'"
+    return "\n".join(["# written at every start", *lines, include, f"port = {port}", ""])
+
+
+def on_port(text: str, port: int) -> str:
+    """A configuration for another port.
+
+    >>> on_port(configuration({}, 1), 5432) == configuration({}, 5432)
+    True
+    """
+    return re.sub(r"^port = \d+$", f"port = {port}", text, flags=re.MULTILINE)
+
+
+def quoted(value: str) -> str:
+    """A setting's value as it stands in a configuration file.
+
+    >>> print(quoted("it's"))
+    'it''s'
+    """
+    return "'{}'".format(value.replace("\\", "\\\\").replace("'", "''"))
 
 
 def initdb_command(program: Path, data: Path, password_file: Path, *, sync: bool) -> list[str]:
@@ -140,31 +169,84 @@ class Postgres:
         file = PidFile.from_text(text) if text else None
         return file if file and runs(file.pid, "postgres", self.data) else None
 
-    def has_configuration(self, text: str) -> bool:
-        """Whether the server's part of the configuration is ``text``."""
-        return _read(self.data / _CONF, strip=False) == text
+    def configured(self) -> str | None:
+        """The text of our part of the configuration; None before the first start."""
+        return _read(self.data / _CONF, strip=False)
+
+    @property
+    def can_replicate(self) -> bool:
+        """Whether it was started with all that replicas need: before there were any it was not."""
+        return _REPLICATION in (self.configured() or "")
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether it follows another server; PostgreSQL removes the file when it is promoted."""
+        return (self.data / _SIGNAL).exists()
+
+    @property
+    def timeline(self) -> int:
+        """The newest timeline it has seen; a promotion writes its history before all else.
+
+        The control file would lag behind, up to the next checkpoint.
+        """
+        found = (self.data / "pg_wal").glob("????????.history")
+        return max((int(path.stem, 16) for path in found), default=1)
+
+    def replication(self) -> str:
+        """What it is told about whom it follows, or who follows it."""
+        return _read(self.data / _REPLICATION, strip=False) or ""
+
+    def set_replication(self, account: Account, text: str) -> bool:
+        """Tell it; a server that runs reads it at once. True if that was news."""
+        if self.replication() == text:
+            return False
+        account.write(self.data / _REPLICATION, text)
+        if (running := self.running()) is not None:
+            os.kill(running.pid, signal.SIGHUP)
+        return True
+
+    def make_standby(self, account: Account) -> None:
+        """Let it follow another server from its next start on."""
+        account.write(self.data / _SIGNAL, "")
 
     def make(self, program: Path, account: Account, password: str, *, sync: bool) -> None:
         """Make the data folder; what an interrupted attempt left goes first."""
-        self.stop(fast=False)
-        discard(self.data)
-        for left in self.data.parent.glob(f"{_MAKING}*"):
-            discard(left)
-        # under a name of its own: an initdb whose caller was killed goes on for a while
-        scratch = beside(self.data, _MAKING)
-        scratch.mkdir(mode=0o700)
-        account.give(scratch)
         # in the log folder, which only the server's user can enter
         password_file = self.log.with_name("password.new")
-        try:
-            account.write(password_file, password + "\n")
-            outcome = run(initdb_command(program, scratch, password_file, sync=sync), account)
-        finally:
-            password_file.unlink(missing_ok=True)
-        if outcome.code != 0:
-            raise Unavailable(f"initdb failed in {scratch}:\n{outcome.text}")
-        with (scratch / "postgresql.conf").open("a", encoding="utf-8") as file:
-            file.write(f"\ninclude_if_exists '{_CONF}'\n")
+        with self.anew(account) as scratch:
+            try:
+                account.write(password_file, password + "\n")
+                outcome = run(initdb_command(program, scratch, password_file, sync=sync), account)
+            finally:
+                password_file.unlink(missing_ok=True)
+            if outcome.code != 0:
+                raise Unavailable(f"initdb failed in {scratch}:\n{outcome.text}")
+            with (scratch / "postgresql.conf").open("a", encoding="utf-8") as file:
+                file.write(f"\ninclude_if_exists '{_CONF}'\n")
+
+    @contextmanager
+    def anew(self, account: Account) -> Iterator[Path]:
+        """An empty folder that becomes the data folder if all goes well."""
+        self.stop(fast=False)
+        discard(self.data)
+        for left in self.data.parent.glob(f"{MAKING}*"):
+            discard(left)
+        # under a name of its own: an initdb whose caller was killed goes on for a while
+        scratch = beside(self.data, MAKING)
+        scratch.mkdir(mode=0o700)
+        account.give(scratch)
+        yield scratch
+        scratch.rename(self.data)
+
+    @contextmanager
+    def aside(self) -> Iterator[Path]:
+        """The data folder under another name while something is done to it as a whole.
+
+        If that is cut short there is no data folder, and nobody takes half of one for whole.
+        """
+        scratch = beside(self.data, MAKING)
+        self.data.rename(scratch)
+        yield scratch
         scratch.rename(self.data)
 
     def start(self, program: Path, account: Account, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.local.bootstrap import DATABASE, ROLE
+from toolkit.local.administration import DATABASE, ROLE
 
 _CONNECT_S = 3
 # what a server says that was started and is not there yet, or is going (SQLSTATE 57P03 and

@@ -1,16 +1,15 @@
-"""`LocalServers`: a PostgreSQL and a Valkey that belong together, up or down as one."""
+"""`LocalServers`: PostgreSQL servers, a PgBouncer and a Valkey, up or down as one."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from toolkit.errors import ConfigError, Unavailable
-from toolkit.local import lock, ports, postgres, valkey
+from toolkit.local import debian, lock
 from toolkit.local.account import Account, choose_account
 from toolkit.local.binaries import (
     major,
@@ -19,17 +18,18 @@ from toolkit.local.binaries import (
     system_postgres,
     valkey_wheel,
 )
-from toolkit.local.bootstrap import bootstrap
 from toolkit.local.folders import discard
-from toolkit.local.layout import DamagedState, Layout, State
-from toolkit.local.probe import refusal
-from toolkit.local.values import Endpoints, ServerStatus, Status
+from toolkit.local.layout import FIRST, Layout
+from toolkit.local.postgres import Postgres
+from toolkit.local.replication import is_replaced, node, nodes, primary_of
+from toolkit.local.startup import Startup, compare_settings
+from toolkit.local.state import DamagedState, State
+from toolkit.local.status import is_settled, pgbouncer_of, status, valkey_of
+from toolkit.local.values import Endpoints, Status
 
 log = logging.getLogger(__name__)
 
-_PORT_TRIES = 5
-_ANSWER_S = 60.0
-_POLL_S = 0.02
+MOST_REPLICAS = 8
 
 
 class LocalServers:
@@ -61,44 +61,66 @@ class LocalServers:
         self._settings = dict(settings or {})
         self._on_progress = on_progress
         self._lock_timeout_s = lock_timeout_s
-        self._postgres = postgres.Postgres(self.layout.postgres, self.layout.logs / "postgres.log")
-        self._valkey = valkey.Valkey(self.layout.valkey, self.layout.logs / "valkey.log")
 
     def __repr__(self) -> str:
         return f"LocalServers({str(self.layout.root)!r}, name={self.layout.name!r})"
 
-    def up(self) -> Endpoints:
+    def up(
+        self,
+        *,
+        replicas: int | None = None,
+        pgbouncer: bool | None = None,
+        sync: bool | None = None,
+    ) -> Endpoints:
         """Start what is not running, making it first where it was never made.
 
         Connects to servers that are up and changes nothing (some milliseconds, once psycopg is
         imported); a first start takes seconds. Servers that do not take connections yet, or are
         going down, are waited for, and started again where they went.
+
+        ``replicas`` says how many standbys follow the primary, ``pgbouncer`` whether there is
+        one, ``sync`` whether a commit waits until one replica has it. What is None stays as it
+        was; all of it is kept until `reset`. After a promotion the nodes have the roles they
+        have: replicas are told to follow the new primary, and the old one is left alone.
         """
         state = State.load(self.layout.state)
-        if self._pg_bin is None and state is not None and self._is_ready(state):
-            self._compare_settings(state)
-            return Endpoints.from_state(state)
-        account = choose_account(self.layout.postgres)
-        self.layout.prepare(account)
-        with self._lock():
-            state = self._load_or_begin()
-            program = self._postgres_program(state, account)
-            if self._pg_bin is not None:
-                state = self._keep(replace(state, pg_bin=str(self._pg_bin.expanduser().absolute())))
-            valkey_program = valkey_wheel().usable_by(account, self.layout.binaries)
-            state = self._up_postgres(state, program, account)
-            state = self._up_valkey(state, valkey_program, account)
-        return Endpoints.from_state(state)
+        if (
+            self._pg_bin is None
+            and state is not None
+            and self._wished(state, replicas, pgbouncer, sync) == state
+            and is_settled(self.layout, state)
+        ):
+            compare_settings(node(self.layout, self._primary(state)), self._settings)
+            return self._endpoints(state)
+        with self._starting() as run:
+            return self._up_all(run, self._wished(run.state, replicas, pgbouncer, sync))
+
+    def rejoin(self, name: str) -> Endpoints:
+        """Make a node follow the primary that was replaced by it, or lost it.
+
+        What only that node has is lost: it is rewound to where the two parted, or copied anew.
+        """
+        with self._starting() as run:
+            primary = self._primary(run.state)
+            if name not in run.state.nodes or name == primary:
+                others = [node for node in run.state.nodes if node != primary]
+                raise ConfigError(
+                    "local servers",
+                    "rejoin",
+                    f"{name!r} is no node that could follow {primary}, the primary; those that "
+                    f"could: {', '.join(others) or 'none'}",
+                )
+            return self._up_all(run, run.state, name)
 
     def down(self) -> bool:
-        """Stop both servers, keeping the data; True if one was running."""
+        """Stop all servers, keeping the data; True if one was running."""
         if not self.layout.home.exists():
             return False
         with self._lock():
             return self._stop(fast=True)
 
     def reset(self) -> None:
-        """Stop both servers and delete their data.
+        """Stop all servers and delete their data; there will be one PostgreSQL again.
 
         Passwords and ports stay as they were; where they cannot be read there will be new ones.
         """
@@ -110,92 +132,76 @@ class LocalServers:
             except DamagedState:
                 state = State()
             self._stop(fast=False)
-            for folder in (self.layout.postgres, self.layout.valkey, self.layout.logs):
+            layout = self.layout
+            for folder in (*layout.all_data(), layout.valkey, layout.pgbouncer, layout.logs):
                 discard(folder)
+            layout.passfile.unlink(missing_ok=True)
             if state is not None:
-                self._keep(replace(state, pg_bin=None))
+                ports = {FIRST: state.nodes.get(FIRST)}
+                fresh = replace(state, pg_bin=None, nodes=ports, is_pooled=False, is_sync=False)
+                fresh.save(layout.state)
         self._say("deleted the data")
 
     def endpoints(self) -> Endpoints:
         """The addresses, without starting anything; `Unavailable` if it was never up."""
         state = State.load(self.layout.state)
-        if state is None or state.postgres_port is None or state.valkey_port is None:
+        if state is None or None in state.nodes.values() or state.valkey_port is None:
             raise Unavailable(
                 f"no local servers in {self.layout.home} yet; `toolkit up` makes them"
             )
-        return Endpoints.from_state(state)
+        return self._endpoints(state)
 
     def status(self) -> Status:
         """What runs, without starting or changing anything."""
         state = State.load(self.layout.state)
-        running = self._postgres.running()
-        valkey_pid = self._valkey.running()
-        valkey_version = (
-            valkey.version(state.valkey_port, state.valkey_password)
-            if valkey_pid and state and state.valkey_port
-            else None
-        )
-        return Status(
-            self.layout.name,
-            self.layout.root,
-            ServerStatus(
-                "PostgreSQL",
-                running.pid if running else None,
-                running.port if running else state.postgres_port if state else None,
-                self._running_version(state) if running else None,
-                state is not None and self._is_postgres_ready(state),
-                self.layout.postgres,
-                self._postgres.log,
-            ),
-            ServerStatus(
-                "Valkey",
-                valkey_pid,
-                state.valkey_port if state else None,
-                valkey_version,
-                valkey_version is not None,
-                self.layout.valkey,
-                self._valkey.log,
-            ),
-        )
+        return status(self.layout, state, self._running_version(state))
 
     # -- deciding ---------------------------------------------------------------------------
 
-    def _is_ready(self, state: State) -> bool:
-        return self._is_postgres_ready(state) and self._is_valkey_ready(state)
+    def _wished(
+        self, state: State, replicas: int | None, pgbouncer: bool | None, sync: bool | None
+    ) -> State:
+        if replicas is not None:
+            if not 0 <= replicas <= MOST_REPLICAS:
+                raise ConfigError(
+                    "local servers", "replicas", f"{replicas} is not between 0 and {MOST_REPLICAS}"
+                )
+            state = state.with_nodes(replicas + 1, self._by_worth(state))
+        if pgbouncer is not None:
+            state = replace(state, is_pooled=pgbouncer)
+        if sync and len(state.nodes) == 1:
+            raise ConfigError("local servers", "sync", "needs a replica; add --replicas 1")
+        if sync is not None or len(state.nodes) == 1:
+            state = replace(state, is_sync=bool(sync))
+        return state
 
-    def _is_postgres_ready(self, state: State) -> bool:
-        running = self._postgres.running() if self._postgres.is_made else None
-        return (
-            running is not None
-            and running.is_ready
-            and running.port is not None
-            and running.port == state.postgres_port
-            # the pid file goes on saying ready while a crashed server recovers
-            and refusal(running.port, state.toolkit_password) is None
-        )
+    def _endpoints(self, state: State) -> Endpoints:
+        found = nodes(self.layout, state)
+        primary, *others = self._by_worth(state)
+        return Endpoints.from_state(state, primary, [n for n in others if found[n].is_standby])
 
-    def _is_valkey_ready(self, state: State) -> bool:
-        return (
-            state.valkey_port is not None
-            and self._valkey.running() is not None
-            and valkey.version(state.valkey_port, state.valkey_password) is not None
-        )
+    def _by_worth(self, state: State) -> list[str]:
+        """The nodes: the primary, those that follow it or are to be made, replaced ones."""
+        found, primary = nodes(self.layout, state), self._primary(state)
+        return sorted(found, key=lambda name: (name != primary, is_replaced(found[name])))
 
-    def _compare_settings(self, state: State) -> None:
-        wanted = postgres.configuration(self._settings, state.postgres_port or 0)
-        if self._settings and not self._postgres.has_configuration(wanted):
-            log.warning("%r runs with other settings; `down` first to change them", self)
+    def _primary(self, state: State) -> str:
+        """The primary, or the node that would be made as one."""
+        return primary_of(nodes(self.layout, state)) or next(iter(state.nodes))
 
     def _load_or_begin(self) -> State:
         state = State.load(self.layout.state)
-        if state is None and self._postgres.is_made:
+        if state is None and node(self.layout, FIRST).is_made:
             raise ConfigError(
                 str(self.layout.state),
                 "",
                 "missing, and the passwords of the data beside it with it; `toolkit reset` makes "
                 "the servers anew, without their data",
             )
-        return state if state is not None else self._keep(State())
+        if state is None:
+            state = State()
+            state.save(self.layout.state)
+        return state
 
     def _postgres_program(self, state: State, account: Account) -> Path:
         """The ``postgres`` to run, checked against the data that is there."""
@@ -205,115 +211,75 @@ class LocalServers:
         else:
             program = postgres_wheel().usable_by(account, self.layout.binaries)
         version = postgres_version(program, account)
-        data_version = self._postgres.data_version()
-        if self._postgres.is_made and data_version not in (None, major(version)):
+        data, data_version = self._data_version(state)
+        if data_version not in (None, major(version)):
             raise ConfigError(
                 "local servers",
                 "pg_bin",
-                f"the data in {self.layout.postgres} was made by PostgreSQL {data_version} and "
+                f"the data in {data} was made by PostgreSQL {data_version} and "
                 f"{program} is {version}; use --pg-bin with a PostgreSQL {data_version}, another "
                 "--name, or `toolkit reset`, which deletes the data",
             )
         return program
 
+    def _data_version(self, state: State | None) -> tuple[Path, str | None]:
+        """Where data is, if any, and the major version that made it."""
+        found = nodes(self.layout, state or State()).values()
+        made = next((node for node in found if node.is_made), None)
+        return (made.data, made.data_version()) if made else (self.layout.postgres, None)
+
     def _running_version(self, state: State | None) -> str | None:
         try:
-            account = choose_account(self.layout.postgres)
+            account = choose_account(self.layout.logs)
             if state is not None and state.pg_bin:
                 return postgres_version(system_postgres(Path(state.pg_bin)), account)
             return postgres_version(
                 postgres_wheel().usable_by(account, self.layout.binaries), account
             )
         except (ConfigError, Unavailable):  # the programs are gone; the server runs on
-            return self._postgres.data_version()
+            return self._data_version(state)[1]
 
     # -- acting, under the lock ---------------------------------------------------------------
 
-    def _up_postgres(self, state: State, program: Path, account: Account) -> State:
-        if self._is_postgres_ready(state):
-            self._compare_settings(state)
-            return state
-        make = not self._postgres.is_made
-        if make:
-            self._say("making PostgreSQL's data folder (once)")
-            sync = self._settings.get("fsync", "on") not in ("off", "false", "no", "0")
-            self._postgres.make(program, account, state.admin_password, sync=sync)
+    @contextmanager
+    def _starting(self) -> Iterator[Startup]:
+        account = choose_account(self.layout.logs)
+        self.layout.prepare(account)
+        with self._lock():
+            state = self._load_or_begin()
+            program = self._postgres_program(state, account)
+            run = Startup(self.layout, state, account, program, self._settings, self._say)
+            if self._pg_bin is not None:
+                run.keep(replace(state, pg_bin=str(self._pg_bin.expanduser().absolute())))
+            yield run
 
-        def start(port: int) -> None:
-            text = postgres.configuration(self._settings, port)
-            self._postgres.start(program, account, text)
-
-        running = self._postgres.running()
-        if running is not None and running.port not in (None, state.postgres_port):
-            self._postgres.stop()
-            running = None
-        if running is not None and state.postgres_port is not None:
-            start(state.postgres_port)  # somebody began to start it: wait for it
+    def _up_all(self, run: Startup, wished: State, rejoining: str | None = None) -> Endpoints:
+        # first what may be missing: then nothing is started that would have to be stopped
+        valkey_program = valkey_wheel().usable_by(run.account, self.layout.binaries)
+        pooler = debian.pgbouncer(run.account, self.layout.binaries) if wished.is_pooled else None
+        run.without([name for name in run.state.nodes if name not in wished.nodes])
+        run.keep(wished)
+        primary = run.primary()
+        if rejoining is not None:
+            run.rejoin(rejoining, primary)
+        problems = run.standbys(primary)
+        if pooler is not None:
+            run.pgbouncer(pooler, primary)
         else:
-            state = self._start_on_port("PostgreSQL", state, start)
-        if make:
-            assert state.postgres_port is not None
-            bootstrap(state.postgres_port, state.admin_password, state.toolkit_password)
-            self._postgres.mark_made(account)
-        return self._await_postgres(state, start)
-
-    def _await_postgres(self, state: State, start: Callable[[int], None]) -> State:
-        """Wait until PostgreSQL takes connections; one that ends meanwhile is started again."""
-        deadline = time.monotonic() + _ANSWER_S
-        while True:
-            assert state.postgres_port is not None
-            if (refused := refusal(state.postgres_port, state.toolkit_password)) is None:
-                return state
-            if not refused.passes:
-                raise Unavailable(
-                    f"PostgreSQL runs in {self.layout.postgres} and refuses the role toolkit: "
-                    f"{refused.problem}; `toolkit reset` makes the servers anew, without their data"
-                )
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"PostgreSQL takes no connections after {_ANSWER_S:g} s: {refused.problem} "
-                    f"(its log: {self._postgres.log})"
-                )
-            if self._postgres.running() is None:
-                state = self._start_on_port("PostgreSQL", state, start)
-            else:
-                time.sleep(_POLL_S)
-
-    def _up_valkey(self, state: State, program: Path, account: Account) -> State:
-        if self._is_valkey_ready(state):
-            return state
-        self._valkey.stop()
-        return self._start_on_port(
-            "Valkey",
-            state,
-            lambda port: self._valkey.start(program, account, port, state.valkey_password),
-        )
-
-    def _start_on_port(self, server: str, state: State, start: Callable[[int], None]) -> State:
-        """Start on the port kept from the last run, or on another if somebody took it."""
-        for attempt in range(_PORT_TRIES):
-            kept = state.port_of(server)
-            if kept is None or not ports.is_free(kept):
-                port = ports.choose()
-                if kept is not None:
-                    log.warning("port %d is taken; %s moves to %d", kept, server, port)
-                    self._say(f"port {kept} is taken by another program: {server} moves to {port}")
-                # saved first: if we die in between, the next run finds what it started
-                state = self._keep(state.with_port(server, port))
-            else:
-                port = kept
-            self._say(f"starting {server} on port {port}")
-            try:
-                start(port)
-            except Unavailable:
-                if ports.is_free(port) or attempt == _PORT_TRIES - 1:
-                    raise
-            else:
-                return state
-        raise AssertionError("unreachable")
+            pgbouncer_of(self.layout).stop()
+        run.valkey(valkey_program)
+        if problems:
+            raise Unavailable("\n".join(problems))
+        return self._endpoints(run.state)
 
     def _stop(self, *, fast: bool) -> bool:
-        stopped = [self._valkey.stop(), self._postgres.stop(fast=fast)]
+        # replicas before the primary, which would wait for one that is frozen
+        found = sorted(
+            (Postgres(data, self.layout.logs / "postgres.log") for data in self.layout.all_data()),
+            key=lambda node: not node.is_standby,
+        )
+        stopped = [valkey_of(self.layout).stop(), pgbouncer_of(self.layout).stop()]
+        stopped += [node.stop(fast=fast) for node in found]
         if any(stopped):
             self._say("stopped the local servers")
         return any(stopped)
@@ -323,10 +289,6 @@ class LocalServers:
     def _lock(self) -> AbstractContextManager[None]:
         what = f"the local servers in {self.layout.home}"
         return lock.held(self.layout.lock, timeout_s=self._lock_timeout_s, what=what)
-
-    def _keep(self, state: State) -> State:
-        state.save(self.layout.state)
-        return state
 
     def _say(self, text: str) -> None:
         log.info("%s", text)

@@ -29,9 +29,9 @@ def configuration(home: Path, log: Path, port: int, password: str) -> str:
             "daemonize yes",
             # the command line must go on naming this file: by it we know our server
             "set-proc-title no",
-            f'dir "{home}"',
-            f'pidfile "{home / "valkey.pid"}"',
-            f'logfile "{log}"',
+            f"dir {_quoted(home)}",
+            f"pidfile {_quoted(home / 'valkey.pid')}",
+            f"logfile {_quoted(log)}",
             'save ""',
             "appendonly no",
             "maxmemory 256mb",
@@ -39,6 +39,14 @@ def configuration(home: Path, log: Path, port: int, password: str) -> str:
             "",
         ]
     )
+
+
+def _quoted(path: Path) -> str:
+    """
+    >>> print(_quoted(Path('/a "b"')))
+    "/a \\"b\\""
+    """
+    return '"{}"'.format(str(path).replace("\\", "\\\\").replace('"', '\\"'))
 
 
 @dataclass(frozen=True, slots=True)

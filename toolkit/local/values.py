@@ -2,43 +2,110 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from toolkit.local.bootstrap import DATABASE, ROLE
-from toolkit.local.layout import State
+from toolkit.local.administration import DATABASE, ROLE
+from toolkit.local.state import PGBOUNCER, State
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Endpoints:
     """How to reach the servers. The addresses carry passwords; the ``repr`` does not.
 
-    ``dsn`` is the role ``toolkit``, which owns the schema ``toolkit`` in the database of that
-    name and may do nothing else; ``admin_dsn`` is the superuser, for tests and administration.
+    ``dsn`` is the role ``toolkit`` on the primary, which owns the schema ``toolkit`` in the
+    database of that name and may do nothing else; ``admin_dsn`` is the superuser, for tests and
+    administration. ``replicas`` are the role's addresses on the standbys by the nodes' names.
+    ``pooled`` leads to the primary through PgBouncer, ``console_dsn`` to PgBouncer's own
+    console; both are None where there is none.
     """
 
     dsn: str
     admin_dsn: str
     redis_url: str
+    primary: str
+    replicas: Mapping[str, str] = field(default_factory=dict)
+    pooled: str | None = None
+    console_dsn: str | None = None
 
     @classmethod
-    def from_state(cls, state: State) -> Endpoints:
+    def from_state(cls, state: State, primary: str, standbys: Sequence[str]) -> Endpoints:
         """The addresses of an instance that has been up."""
-        # sslmode: a PGSSLMODE meant for another server must not keep us from this one
-        place = f"127.0.0.1:{state.postgres_port}"
+        pooled = state.is_pooled and state.pgbouncer_port is not None
         return cls(
-            f"postgresql://{ROLE}:{state.toolkit_password}@{place}/{DATABASE}?sslmode=disable",
-            f"postgresql://postgres:{state.admin_password}@{place}/postgres?sslmode=disable",
+            _dsn(state, primary),
+            _address("postgres", state.admin_password, state.port_of(primary), "postgres"),
             f"redis://:{state.valkey_password}@127.0.0.1:{state.valkey_port}/0",
+            primary,
+            {node: _dsn(state, node) for node in standbys},
+            _pooled(state, DATABASE) if pooled else None,
+            _address("pgbouncer", state.pgbouncer_password, state.pgbouncer_port, "pgbouncer")
+            if pooled
+            else None,
+        )
+
+    def topology(self) -> str:
+        """The servers as a part of ``toolkit.toml``: one shard, with passwords."""
+        replicas = [f"    {_node(name, dsn, self.pooled)}," for name, dsn in self.replicas.items()]
+        return "\n".join(
+            [
+                "[[shards]]",
+                'name = "local"',
+                f"primary = {_node(self.primary, self.dsn, self.pooled)}",
+                *(["replicas = [", *replicas, "]"] if replicas else []),
+                "",
+            ]
         )
 
     def masked(self) -> Endpoints:
         """The same addresses with ``***`` for the passwords, fit to be shown."""
-        return Endpoints(*(_mask(url) for url in (self.dsn, self.admin_dsn, self.redis_url)))
+        return replace(
+            self,
+            dsn=_mask(self.dsn),
+            admin_dsn=_mask(self.admin_dsn),
+            redis_url=_mask(self.redis_url),
+            replicas={node: _mask(dsn) for node, dsn in self.replicas.items()},
+            pooled=self.pooled and _mask(self.pooled),
+            console_dsn=self.console_dsn and _mask(self.console_dsn),
+        )
+
+    def labelled(self) -> dict[str, str]:
+        """Each address under a name to print it by."""
+        found = {"dsn": self.dsn, "admin_dsn": self.admin_dsn, "redis_url": self.redis_url}
+        found |= self.replicas
+        if self.pooled is not None and self.console_dsn is not None:
+            found |= {"pooled": self.pooled, "console_dsn": self.console_dsn}
+        return found
 
     def __repr__(self) -> str:
-        shown = self.masked()
-        return f"Endpoints({shown.dsn}, {shown.admin_dsn}, {shown.redis_url})"
+        return f"Endpoints({', '.join(self.masked().labelled().values())})"
+
+
+def _address(role: str, password: str, port: int | None, database: str) -> str:
+    # sslmode: a PGSSLMODE meant for another server must not keep us from this one
+    return f"postgresql://{role}:{password}@127.0.0.1:{port}/{database}?sslmode=disable"
+
+
+def _dsn(state: State, node: str) -> str:
+    return _address(ROLE, state.toolkit_password, state.port_of(node), DATABASE)
+
+
+def _pooled(state: State, database: str) -> str:
+    return _address(ROLE, state.toolkit_password, state.port_of(PGBOUNCER), database)
+
+
+def _node(name: str, direct: str, pooled: str | None) -> str:
+    """A node as an inline table; through PgBouncer each has a database of its own name.
+
+    >>> _node("pg2", "postgresql://ana@h:1/shop", "postgresql://ana@h:9/shop?x=1")
+    '{ name = "pg2", dsn = "postgresql://ana@h:9/pg2?x=1", direct = "postgresql://ana@h:1/shop" }'
+    """
+    if pooled is None:
+        return f'{{ name = "{name}", dsn = "{direct}" }}'
+    place, _, rest = pooled.rpartition("/")
+    dsn = f"{place}/{name}{rest[rest.index('?') :] if '?' in rest else ''}"
+    return f'{{ name = "{name}", dsn = "{dsn}", direct = "{direct}" }}'
 
 
 def _mask(url: str) -> str:
@@ -54,7 +121,12 @@ def _mask(url: str) -> str:
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
     """One server; ``pid`` and ``version`` are None while it is down, ``port`` before its first
-    start. ``is_ready`` means that it takes connections."""
+    start. ``is_ready`` means that it takes connections.
+
+    ``role`` is a PostgreSQL's: "primary", "replica", or "replaced" for a primary in whose place
+    another was promoted. ``stream`` says how a replica that runs follows: "streaming", "catching
+    up", "paused" or "not streaming".
+    """
 
     server: str
     pid: int | None
@@ -63,17 +135,28 @@ class ServerStatus:
     is_ready: bool
     data: Path
     log: Path
+    node: str | None = None
+    role: str | None = None
+    stream: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Both servers of an instance."""
+    """All servers of an instance; ``postgres`` is the primary, ``others`` the other nodes."""
 
     name: str
     root: Path
     postgres: ServerStatus
     valkey: ServerStatus
+    others: tuple[ServerStatus, ...] = ()
+    pgbouncer: ServerStatus | None = None
+
+    @property
+    def servers(self) -> tuple[ServerStatus, ...]:
+        """All of them."""
+        pooler = () if self.pgbouncer is None else (self.pgbouncer,)
+        return (self.postgres, *self.others, *pooler, self.valkey)
 
     @property
     def is_ready(self) -> bool:
-        return self.postgres.is_ready and self.valkey.is_ready
+        return all(server.is_ready for server in self.servers)
