@@ -1,0 +1,250 @@
+"""The commands `toolkit pgbouncer`: its files from the topology, and its console."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+from rich.console import Console as Screen
+from rich.table import Table
+
+from toolkit.cli.choice import Choice
+from toolkit.config import Settings
+from toolkit.drivers.console import SHOWN, Console, console_of, read_facts
+from toolkit.errors import ConfigError, ToolkitError, UnknownName
+from toolkit.pgbouncer import Options, Rendered, render, roles_of, version_of
+from toolkit_routing import Node
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+_CONSOLE = click.option(
+    "--console",
+    metavar="CONNINFO",
+    help="PgBouncer's address. Default: console in [pgbouncer], else the primary's.",
+)
+_WAIT = click.option(
+    "--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for its answer."
+)
+
+
+@click.group()
+def pgbouncer() -> None:
+    """Write PgBouncer's files from the topology, and use its console."""
+
+
+@pgbouncer.command("render")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write pgbouncer.ini and userlist.txt into this folder.",
+)
+@click.option("--node", "names", multiple=True, help="Only this node; may be given again.")
+@click.option(
+    "--pgbouncer-version",
+    "version",
+    default="1.24",
+    show_default=True,
+    help="Leave out what this version does not know.",
+)
+@click.option("--listen", default="127.0.0.1", show_default=True, help="Where clients may come.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=6432,
+    show_default=True,
+    help="And on which port.",
+)
+@click.option(
+    "--clients",
+    type=click.IntRange(1),
+    default=1_000,
+    show_default=True,
+    help="How many may be connected.",
+)
+@click.option("--admin", default="", help="Who may use the console. Default: the nodes' role.")
+@_JSON
+@click.pass_obj
+def render_files(
+    choice: Choice,
+    output: Path | None,
+    names: tuple[str, ...],
+    version: str,
+    listen: str,
+    port: int,
+    clients: int,
+    admin: str,
+    as_json: bool,
+) -> None:
+    """Print pgbouncer.ini for the nodes of the topology, or write it with userlist.txt.
+
+    Each node is asked how many sessions it has; the roles' secrets are read where it lets us.
+    """
+    settings = choice.resolved(migrates=False)
+    nodes = _nodes(settings, names)
+    options = Options(
+        version_of(version),
+        listen,
+        port,
+        clients,
+        admin,
+        **_userlist_in(output),
+        statement_timeout=settings.pool.statement_timeout,
+    )
+    roles = [*roles_of(nodes), *([admin] if admin else [])]
+    facts = {
+        n.name: read_facts(n.direct or n.conninfo, roles, settings.pool, n.name) for n in nodes
+    }
+    found = render(nodes, facts, options)
+    if output is not None:
+        _write(output, found)
+    if as_json:
+        shown = {"ini": found.ini, "sql": found.sql, "remarks": list(found.remarks)}
+        click.echo(json.dumps(shown, indent=2))
+        return
+    if output is None:
+        click.echo(found.ini)
+    if found.sql:
+        click.echo(found.sql)
+    for remark in found.remarks:
+        click.echo(f"note: {remark}", err=True)
+
+
+@pgbouncer.command()
+@click.argument("what", type=click.Choice(SHOWN), default="pools")
+@_CONSOLE
+@_WAIT
+@_JSON
+@click.pass_obj
+def show(choice: Choice, what: str, console: str | None, wait: float, as_json: bool) -> None:
+    """Show its pools, clients, servers, stats, databases or config."""
+    rows = _console(choice, console, wait).show(what)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, default=str))
+        return
+    names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*("" if row[name] is None else str(row[name]) for name in names))
+    Screen(width=None if Screen().is_terminal else 240).print(table)
+
+
+@pgbouncer.command()
+@_CONSOLE
+@_WAIT
+@_JSON
+@click.pass_obj
+def reload(choice: Choice, console: str | None, wait: float, as_json: bool) -> None:
+    """Let it read its files again."""
+    to = _console(choice, console, wait)
+    to.reload()
+    _say(to, "reloaded", as_json)
+
+
+@pgbouncer.command()
+@click.argument("database", required=False)
+@_CONSOLE
+@_WAIT
+@_JSON
+@click.pass_obj
+def pause(
+    choice: Choice, database: str | None, console: str | None, wait: float, as_json: bool
+) -> None:
+    """Let transactions end, and clients wait: of all databases, or one."""
+    to = _console(choice, console, wait)
+    to.pause(database)
+    _say(to, "paused", as_json)
+
+
+@pgbouncer.command()
+@click.argument("database", required=False)
+@_CONSOLE
+@_WAIT
+@_JSON
+@click.pass_obj
+def resume(
+    choice: Choice, database: str | None, console: str | None, wait: float, as_json: bool
+) -> None:
+    """Let the clients of a paused database, or of all, go on."""
+    to = _console(choice, console, wait)
+    to.resume(database)
+    _say(to, "resumed", as_json)
+
+
+@pgbouncer.command()
+@click.argument("database", required=False)
+@_CONSOLE
+@_WAIT
+@_JSON
+@click.pass_obj
+def reconnect(
+    choice: Choice, database: str | None, console: str | None, wait: float, as_json: bool
+) -> None:
+    """Replace the servers' sessions, for instance after a migration."""
+    to = _console(choice, console, wait)
+    to.reconnect(database)
+    _say(to, "reconnects", as_json)
+
+
+def after_migration(settings: Settings) -> str:
+    """Let PgBouncer replace its sessions, whose plans are old now; say what was done, or is to do.
+
+    Nothing to say where no node is behind one.
+    """
+    if not settings.console:
+        nodes = settings.topology.nodes if settings.topology else ()
+        if not any(node.direct for node in nodes):
+            return ""
+        return "statements prepared through PgBouncer are old now: toolkit pgbouncer reconnect"
+    to = Console(settings.console)
+    try:
+        to.reconnect()
+    except ToolkitError as error:
+        return f"not reconnected, statements prepared through it may fail until it is: {error}"
+    return f"{to.node} reconnects"
+
+
+def _console(choice: Choice, console: str | None, wait: float) -> Console:
+    if console is None:
+        settings = choice.settings()
+        console = settings.console
+        if not console and settings.topology is not None:
+            console = console_of(settings.topology.shards[0].primary.conninfo)
+        elif not console and settings.dsn:
+            console = console_of(settings.dsn)
+    if not console:
+        raise ConfigError(
+            "pgbouncer", "console", "there is none; give --console, or console in [pgbouncer]"
+        )
+    return Console(console, wait)
+
+
+def _nodes(settings: Settings, names: tuple[str, ...]) -> tuple[Node, ...]:
+    if settings.topology is None:
+        assert settings.dsn is not None
+        nodes: tuple[Node, ...] = (Node("primary", settings.dsn),)
+    else:
+        nodes = settings.topology.nodes
+    for name in names:
+        if name not in {node.name for node in nodes}:
+            raise UnknownName("node", name, [node.name for node in nodes])
+    return tuple(node for node in nodes if not names or node.name in names)
+
+
+def _userlist_in(output: Path | None) -> dict[str, str]:
+    return {"userlist": str(output.resolve() / "userlist.txt")} if output is not None else {}
+
+
+def _write(folder: Path, found: Rendered) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("pgbouncer.ini", found.ini), ("userlist.txt", found.userlist)):
+        path = folder / name
+        # secrets are never readable to others, not even for a moment
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        click.echo(f"wrote {path}", err=True)
+
+
+def _say(console: Console, done: str, as_json: bool) -> None:
+    click.echo(json.dumps({"done": done}) if as_json else f"{console.node}: {done}")
