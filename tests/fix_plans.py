@@ -12,10 +12,10 @@ import pytest
 from fix_servers import Database, Fleet
 
 from toolkit import migrate
-from toolkit.config import PoolOptions
 from toolkit.dataset import CANDLES
 from toolkit.drivers import session
 from toolkit.operations import CreateDataset
+from toolkit.options import PoolOptions
 
 BARS = replace(CANDLES, name="bars", ladder=("1d",))
 DENSE = 20  # series with 100,000 points each, one every 1,577 s, through 60 months
@@ -229,7 +229,7 @@ class Examiner:
 def examiner(wide: Database) -> Iterator[Examiner]:
     """A connection as a store's own, to ask for plans."""
     with psycopg.connect(wide.dsn, autocommit=True) as connection:
-        connection.execute(*session.prepare(PoolOptions()))
+        connection.execute(*session.prepare(PoolOptions(), connection.info.backend_pid))
         yield Examiner(connection)
 
 

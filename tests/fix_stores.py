@@ -17,8 +17,9 @@ from fix_servers import Database
 
 import toolkit
 from toolkit import ddl
-from toolkit.config import CacheOptions, Settings, load_settings
+from toolkit.config import Settings, load_settings
 from toolkit.dataset import Aggregate, Column, Dataset
+from toolkit.options import CacheOptions
 
 COLOURS = ("blocking", "asyncio")
 

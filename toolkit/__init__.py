@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import asyncpg
+
     from toolkit.aio import AsyncStore
     from toolkit.backfill import BackfillReport
     from toolkit.catalog import Series
@@ -17,11 +19,12 @@ if TYPE_CHECKING:
     from toolkit.dataset import Aggregate, Column, Dataset, Index
     from toolkit.exporting import ExportReport
     from toolkit.intake import WriteReport
-    from toolkit.query import bounded
+    from toolkit.query import after, bounded
+    from toolkit.reader import Explanation
     from toolkit.refresher import RefreshReport
-    from toolkit.roads import Explanation
     from toolkit.store import Store
     from toolkit.strategy import Plan
+    from toolkit_routing import Node
 
 __version__ = "0.1.0"
 
@@ -32,7 +35,7 @@ _HOME = {
     "Column": "toolkit.dataset",
     "Columns": "toolkit.columns",
     "Dataset": "toolkit.dataset",
-    "Explanation": "toolkit.roads",
+    "Explanation": "toolkit.reader",
     "ExportReport": "toolkit.exporting",
     "Index": "toolkit.dataset",
     "Plan": "toolkit.strategy",
@@ -41,6 +44,7 @@ _HOME = {
     "Settings": "toolkit.config",
     "Store": "toolkit.store",
     "WriteReport": "toolkit.intake",
+    "after": "toolkit.query",
     "bounded": "toolkit.query",
 }
 
@@ -60,6 +64,8 @@ __all__ = [
     "Settings",
     "Store",
     "WriteReport",
+    "after",
+    "asyncpg_pool",
     "bounded",
     "connect",
     "connect_async",
@@ -85,6 +91,28 @@ def connect_async(source: str | os.PathLike[str] | Settings | None = None) -> As
     from toolkit.aio import AsyncStore
 
     return AsyncStore(resolve(source))
+
+
+def asyncpg_pool(
+    source: str | os.PathLike[str] | Settings | Node | None = None, **options: Any
+) -> asyncpg.Pool:
+    """Return an asyncpg pool for a service's own statements that is safe behind PgBouncer.
+
+    ``source`` is what :func:`connect` takes (of several servers, the one declared primary), or a
+    node. Sizes and deadlines are those of the settings; ``options`` are asyncpg's own and win.
+    What the connections lead to is found out when the first is made: statements are prepared
+    where they may be, and no session of the server is changed that others use, too.
+    """
+    from toolkit.drivers.pool_asyncpg import pool
+    from toolkit.options import PoolOptions
+    from toolkit_routing import Node
+
+    if isinstance(source, Node):
+        return pool(source.conninfo, PoolOptions(), **options)
+    settings = resolve(source)
+    assert settings.dsn is not None
+    primary = settings.topology.shards[0].primary.conninfo if settings.topology else settings.dsn
+    return pool(primary, settings.pool, **options)
 
 
 def resolve(

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
+from toolkit.assembly import opened, shelf_of
 from toolkit.backfill import BackfillReport
 from toolkit.catalog import Series
 from toolkit.columns import Columns
@@ -17,9 +18,9 @@ from toolkit.exporting import ExportReport, export_query
 from toolkit.inspection import DatasetStats
 from toolkit.intake import Intake, WriteReport
 from toolkit.partitions import Partition
-from toolkit.query import Freshness, build_query
+from toolkit.query import Freshness, build_query, latest_query
+from toolkit.reader import Explanation
 from toolkit.refresher import Progress, RefreshReport
-from toolkit.roads import Explanation, Roads, latest_query, shelf_of
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.tally import PackReport
 from toolkit.tally import Progress as PackProgress
@@ -36,16 +37,14 @@ class AsyncStore:
     """
 
     def __init__(self, settings: Settings) -> None:
-        assert settings.dsn is not None
         self.settings = settings
-        driver = AsyncDriver(settings.dsn, settings.pool)
-        self._roads = Roads(driver, settings, shelf_of(settings, "shelf_aio", "AsyncWire"))
+        self._roads = opened(settings, AsyncDriver, shelf_of(settings, "shelf_aio", "AsyncWire"))
 
     def __repr__(self) -> str:
         return f"<AsyncStore schema {self.settings.schema!r}>"
 
     async def __aenter__(self) -> AsyncStore:
-        await self._roads.directory.load()
+        await self._roads.readings.learn()
         return self
 
     async def __aexit__(
@@ -124,6 +123,8 @@ class AsyncStore:
         timeout: float | None = None,
         freshness: str | Freshness | None = None,
         cache: bool = True,
+        caller: str = "",
+        priority: str = "normal",
     ) -> Columns:
         """Return points, or bars of a step; see :meth:`toolkit.Store.read`."""
         query = build_query(
@@ -145,8 +146,14 @@ class AsyncStore:
             timeout=timeout,
             freshness=freshness,
             cache=cache,
+            caller=caller,
+            priority=priority,
         )
         return await self._roads.read(query)
+
+    async def read_many(self, questions: Iterable[Mapping[str, Any]]) -> list[Columns]:
+        """Answer several reads, in order; see :meth:`toolkit.Store.read_many`."""
+        return await self._roads.read_many(questions)
 
     async def explain(
         self,
@@ -372,6 +379,10 @@ class AsyncStore:
     async def describe(self, dataset: str) -> DatasetStats:
         """Return the server's figures of a dataset: series, rows, bytes, what is unfollowed."""
         return await self._roads.describe(dataset)
+
+    async def token(self) -> str:
+        """Return what stands for all that was written here: for :func:`toolkit.after` elsewhere."""
+        return str(await self._roads.token())
 
     def stats(self) -> dict[str, float]:
         """Return counters of this store: reads by strategy, rows, times, and its pool's."""

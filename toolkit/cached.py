@@ -16,10 +16,10 @@ from toolkit.cache import Fill, Held, Key, Level, Memory, level_of_points, level
 from toolkit.cache.parts import Part, Rows, grouped
 from toolkit.cache.policy import Policy
 from toolkit.catalog import Entry, Rollup
-from toolkit.config import CacheOptions
 from toolkit.drivers import Driver
 from toolkit.fetcher import Fetcher
 from toolkit.follower import Follower
+from toolkit.options import CacheOptions
 from toolkit.pieces import cuts_of, joined, parts_of, spans_of, work_of
 from toolkit.query import Query
 from toolkit.reduce import Table, bucket_points, merge
@@ -50,15 +50,17 @@ class Cache:
         shelf: Shelf | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        *,
+        has_replicas: bool = False,
     ) -> None:
         self.memory = Memory(options.memory << 20)
         self._policy = Policy(options, wall)
         self.shared = Shared(shelf, clock, self._policy) if shelf is not None else None
-        self.follower = Follower(driver, self.memory, clock, self.shared)
-        self._driver = driver
+        self._has_replicas = has_replicas
+        self._driver, self._clock = driver, clock
+        self.follower = self._follower()
         self._max_age = options.max_age
         self._soon = _SOON if options.ahead else 1.0
-        self._clock = clock
         self._wall = wall
         self._owner = os.getpid()
 
@@ -149,9 +151,11 @@ class Cache:
             dropped = self.memory.drop_all(entry.id) if series is None else sum(some)
         return dropped
 
-    def age_of(self, query: Query) -> float:
+    def age_of(self, query: Query, entry: Entry) -> float:
         """Return how many seconds old an answer may be."""
-        age = query.freshness.max_age
+        age, token = query.freshness.max_age, query.freshness.token
+        if token is not None and not self.follower.covers(entry, token):
+            return 0.0
         return self._max_age if age is None else age
 
     def stats(self) -> dict[str, float]:
@@ -160,10 +164,15 @@ class Cache:
         shared = self.shared.stats() if self.shared is not None else {}
         return {**found, **shared, "cache_spans": len(self.memory), "cache_bytes": self.memory.size}
 
+    def _follower(self) -> Follower:
+        return Follower(
+            self._driver, self.memory, self._clock, self.shared, has_replicas=self._has_replicas
+        )
+
     def _begin_anew(self) -> None:
         """In a forked child: whoever held our locks is not here."""
         self.memory = Memory(self.memory.most)
-        self.follower = Follower(self._driver, self.memory, self._clock, self.shared)
+        self.follower = self._follower()
         self._owner = os.getpid()
 
     # -- what there is -------------------------------------------------------------------------
@@ -202,7 +211,7 @@ class Cache:
         What it will have to know soon is asked in the background, so that nobody waits for it.
         """
         entry, fresh = work.entry, work.query.freshness
-        age = self.age_of(work.query)
+        age = self.age_of(work.query, entry)
         follower, own = self.follower, fresh.sees_own
         if not follower.knows(entry, now - age, own=own):
             await follower.know(entry, now - age, own=own, timeout=time_left(work))
@@ -321,6 +330,10 @@ class Cache:
             if tier is not None and not await self._has_lease(work, tier, keys, rules, token):
                 return None, fill
             cursor = tier.cursor if tier is not None else None
+            # what others have put under the cursor may be younger than our last look
+            position = None if tier is not None else self.follower.place(work.entry).position
+            if not await fetcher.reach(position):
+                fill.is_spoiled = True  # a replica behind: good enough for who asked, not for all
             found = await fetcher.fetch(wanted)
             held = spans_of(work, parts, found, self._policy, self._clock())
             for one in held.values():  # callers that wait share them, wherever they are held
@@ -384,7 +397,7 @@ class Cache:
         if self._owner != os.getpid():
             self._begin_anew()
         fresh, span = query.freshness, query.span
-        age = self.age_of(query)
+        age = self.age_of(query, entry)
         start = level.floor(span.start)
         if span.end > start + level.length:
             return None

@@ -36,6 +36,7 @@ from toolkit.timegrid import Span, to_datetime, to_us
 from toolkit.work import (
     Found,
     Targets,
+    Unit,
     Work,
     from_now,
     in_time,
@@ -45,7 +46,7 @@ from toolkit.work import (
 )
 
 if TYPE_CHECKING:
-    from toolkit.fetcher import Fetcher, Unit
+    from toolkit.fetcher import Fetcher
 
 
 async def fetch(fetcher: Fetcher, work: Work) -> Found:

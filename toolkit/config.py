@@ -11,131 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ConfigError, UnknownName, shorten
-from toolkit.rules import CacheRule, rules_of
+from toolkit.options import CacheOptions, DecodeOptions, Limits, PoolOptions, Prices
+from toolkit.rules import rules_of
 from toolkit.timegrid import EARLIEST, LATEST, Span, iso, to_us
+from toolkit.topologies import ROUTING_KEYS, RoutingOptions, topology_of
+from toolkit_routing import AdmissionOptions, Topology
 
 FILE = "toolkit.toml"
 CHOOSERS = ("price", "thresholds")
 
 
 @dataclass(frozen=True, slots=True)
-class PoolOptions:
-    """How connections are kept; times in seconds."""
-
-    min_size: int = 2
-    max_size: int = 20
-    connect_timeout: float = 3.0
-    pool_timeout: float = 30.0
-    statement_timeout: float = 30.0
-    max_idle: float = 300.0
-    application_name: str = "toolkit"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the chooser goes by (``by``): prices, or thresholds of points or buckets of a series.
-
-    ``buckets`` and ``chart_points`` hold for both, and so do the others where ``step="auto"``.
-    """
-
-    by: str = "price"
-    direct: int = 1_000
-    aggregated: int = 10_000
-    buckets: int = 1_000
-    chart_points: int = 200_000
-
-
-def _price(us: float, what: str) -> Any:
-    return field(default=us, metadata={"what": what})
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """What the acts of a read cost, in microseconds each; the chooser adds them up for every plan.
-
-    The defaults were measured on two cores with a PostgreSQL 18 beside them: by least squares over
-    some 1,000 reads of 100 to 1,000,000 points, and what the client does by timing that alone.
-    """
-
-    read: float = _price(100.0, "what any read takes in the client")
-    statement: float = _price(450.0, "a round trip to the database")
-    series: float = _price(25.0, "a series whose points a statement looks for")
-    point: float = _price(0.19, "a point that is fetched")
-    value: float = _price(0.016, "a column of a fetched point")
-    scanned: float = _price(0.24, "a point that the database aggregates")
-    aggregated: float = _price(0.025, "a state (sum, max, …) of an aggregated point")
-    ordered: float = _price(
-        0.11, "an aggregated point, where a first or last value has them sorted"
-    )
-    zoned: float = _price(0.058, "an aggregated point, where buckets are of a calendar")
-    grouped: float = _price(0.15, "a state of a bucket that the database makes")
-    follow: float = _price(170.0, "to ask a rollup and its change log")
-    followed: float = _price(45.0, "a series whose changes are looked for")
-    row: float = _price(0.23, "a rollup row that is fetched")
-    state: float = _price(0.039, "a state of a rollup row")
-    changed: float = _price(330.0, "to read points of changed or cut buckets, where there are any")
-    bucket: float = _price(0.02, "a bucket of the answer")
-    array: float = _price(12.0, "a state that the client makes, however few rows")
-    bucketed: float = _price(0.003, "a state of a point that the client puts into its bucket")
-    merged: float = _price(
-        0.003, "a state of a rollup row that the client merges into a longer bucket"
-    )
-    cached: float = _price(0.005, "a row that is remembered")
-    block: float = _price(30.0, "a block that is fetched")
-    stored: float = _price(0.01, "a point of a block")
-    decoded: float = _price(0.006, "a column of a point that is decoded")
-
-
-@dataclass(frozen=True, slots=True)
-class CacheOptions:
-    """What a store remembers of its answers; ``memory`` in MiB (0: nothing), times in seconds.
-
-    ``redis`` is the URL of a Redis or Valkey that shares it with other processes,
-    ``redis_timeout`` how long that may be silent before it is left alone. ``max_age`` is how old
-    an answer may be that others have changed meanwhile, ``keep_log`` how long the change log
-    keeps what every rollup has followed: a cache that slept longer starts anew. ``ahead``: what
-    will soon have to be asked anew is so in the background, as long as it is read. ``rules`` say
-    what is kept of which dataset and step, and how long.
-    """
-
-    memory: int = 64
-    redis: str = field(default="", repr=False)  # may hold a password
-    redis_timeout: float = 0.05
-    max_age: float = 1.0
-    keep_log: float = 300.0
-    ahead: bool = True
-    rules: tuple[CacheRule, ...] = ()
-
-    def check_shared(self) -> None:
-        """Raise ConfigError where nothing is shared with other processes."""
-        if not self.redis:
-            raise ConfigError(
-                "cache.redis",
-                "",
-                "is not set, so that nothing is shared; give the URL of a Redis or Valkey there "
-                "or in TOOLKIT_CACHE_REDIS",
-            )
-        if not self.memory:
-            raise ConfigError(
-                "cache.memory", "", "is 0: a store that remembers nothing shares nothing"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeOptions:
-    """The threads that decode blocks: as many as there is work for, and none after a while.
-
-    ``least`` stay; ``most`` 0 is one a core; ``idle`` seconds without work end the others.
-    """
-
-    least: int = 0
-    most: int = 0
-    idle: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything a store can be told; ``dsn`` None means the local servers.
+
+    With a ``topology`` there are several servers, and ``dsn`` is that of the one declared primary.
 
     ``origins`` says for each key (``"pool.max_size"``) where its value came from; a key that is
     not in it has its default.
@@ -149,6 +39,10 @@ class Settings:
     prices: Prices = Prices()
     cache: CacheOptions = CacheOptions()
     decode: DecodeOptions = DecodeOptions()
+    routing: RoutingOptions = RoutingOptions()
+    admission: AdmissionOptions = AdmissionOptions()
+    topology: Topology | None = None
+    console: str = ""  # of the PgBouncer before it
     parallel: int = 2
     plausible: Span = field(default_factory=lambda: Span(EARLIEST, LATEST))
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -166,6 +60,7 @@ class Settings:
             "database.dsn": hide_password(self.dsn) if self.dsn else "(the local servers)",
             "database.schema": self.schema,
             "database.allow_newer_schema": str(self.allow_newer_schema).lower(),
+            "pgbouncer.console": hide_password(self.console) if self.console else "",
             "read.parallel": str(self.parallel),
             "write.earliest": iso(self.plausible.start),
             "write.latest": iso(self.plausible.end),
@@ -175,6 +70,13 @@ class Settings:
         values |= {f"prices.{f.name}": str(getattr(self.prices, f.name)) for f in fields(Prices)}
         values |= {
             f"decode.{f.name}": str(getattr(self.decode, f.name)) for f in fields(DecodeOptions)
+        }
+        values |= {
+            f"routing.{f.name}": str(getattr(self.routing, f.name)) for f in fields(RoutingOptions)
+        }
+        values |= {
+            f"admission.{f.name}": str(getattr(self.admission, f.name))
+            for f in fields(AdmissionOptions)
         }
         values |= {
             f"cache.{f.name}": str(getattr(self.cache, f.name)) for f in fields(CacheOptions)
@@ -189,6 +91,7 @@ _KEYS: dict[str, type] = {
     "database.dsn": str,
     "database.schema": str,
     "database.allow_newer_schema": bool,
+    "pgbouncer.console": str,
     "read.parallel": int,
     "write.earliest": str,
     "write.latest": str,
@@ -197,9 +100,11 @@ _KEYS: dict[str, type] = {
     **{f"prices.{f.name}": float for f in fields(Prices)},
     **{f"cache.{f.name}": type(f.default) for f in fields(CacheOptions)},
     **{f"decode.{f.name}": type(f.default) for f in fields(DecodeOptions)},
+    **ROUTING_KEYS,
+    **{f"admission.{f.name}": type(f.default) for f in fields(AdmissionOptions)},
 }
 _MAY_BE_ZERO = {"pool.min_size", "cache.memory", "cache.max_age", "cache.keep_log"}
-_MAY_BE_ZERO |= {"decode.least", "decode.most"}
+_MAY_BE_ZERO |= {"decode.least", "decode.most", "admission.max_inflight", "admission.rate"}
 _MAY_BE_ZERO |= {f"prices.{f.name}" for f in fields(Prices)}
 _LONGEST_S = 10 * 24 * 3600
 _MOST = 2**31 - 1
@@ -232,8 +137,25 @@ def load_settings(
         given |= _from_file(file)
     given |= _from_environment(environ)
     given |= {k: (v, "flag") for k, v in (flags or {}).items() if v is not None}
+    topology = topology_of(*given.pop("shards")) if "shards" in given else None
     values = {key: _typed(key, value, origin) for key, (value, origin) in given.items()}
-    return _build(values, {k: origin for k, (_, origin) in given.items()})
+    origins = {k: origin for k, (_, origin) in given.items()}
+    return _with_topology(_build(values, origins), topology, str(file))
+
+
+def _with_topology(settings: Settings, topology: Topology | None, file: str) -> Settings:
+    """Return settings for several servers; a database named elsewhere wins over those of a file."""
+    if topology is None:
+        return settings
+    origin = settings.origins.get("database.dsn")
+    if origin == file:
+        raise ConfigError(file, "database.dsn", "stands beside [[shards]]; give one of the two")
+    if origin is not None:
+        return settings
+    if len(topology.shards) > 1:
+        raise ConfigError(file, "shards[1]", "one shard is all that is supported yet")
+    primary = topology.shards[0].primary
+    return replace(settings, dsn=primary.direct or primary.conninfo, topology=topology)
 
 
 def environment() -> Mapping[str, str]:
@@ -302,6 +224,9 @@ def _from_file(path: Path) -> dict[str, tuple[object, str]]:
         raise ConfigError(str(path), "", f"not valid TOML: {error}") from None
     found: dict[str, tuple[object, str]] = {}
     for section, table in tree.items():
+        if section == "shards":
+            found[section] = (table, str(path))
+            continue
         if not isinstance(table, dict):
             raise ConfigError(str(path), section, "stands outside a [section]")
         for key, value in table.items():
@@ -390,6 +315,13 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
         prices=Prices(**prices),
         cache=CacheOptions(**cache),
         decode=decode,
+        routing=RoutingOptions(
+            **{k.partition(".")[2]: v for k, v in values.items() if k.startswith("routing.")}
+        ),
+        admission=AdmissionOptions(
+            **{k.partition(".")[2]: v for k, v in values.items() if k.startswith("admission.")}
+        ),
+        console=values.get("pgbouncer.console", ""),
         parallel=values.get("read.parallel", 2),
         plausible=_plausible(values, origins),
         origins=origins,

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 
@@ -17,6 +18,13 @@ from toolkit.statements import Part, compose, name
 _log = logging.getLogger("toolkit.directory")
 _MAX_AGE = 60.0  # seconds
 _LEAST_TIME = 0.001  # seconds that a statement gets, however late it is
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """When the names were read, from whichever node."""
+
+    at: float
 
 
 class Directory:
@@ -41,7 +49,7 @@ class Directory:
         self.may_write = may_write
         self._allow_newer = allow_newer_schema
         self._clock = clock
-        self._loaded_at = clock()
+        self._loaded = _Loaded(clock())
 
     def inside(self, driver: Driver) -> Directory:
         """Return the same names for one snapshot, through its driver: there nothing grows old."""
@@ -53,6 +61,19 @@ class Directory:
             clock=float,
             may_write=False,
         )
+
+    def over(self, driver: Driver) -> Directory:
+        """Return the same names as another node has them, which only reads."""
+        found = Directory(
+            driver,
+            self.catalog,
+            self.schema,
+            allow_newer_schema=self._allow_newer,
+            clock=self._clock,
+            may_write=False,
+        )
+        found._loaded = self._loaded
+        return found
 
     async def entry(self, dataset: str, *, timeout: float | None = None) -> Entry:
         """Return a dataset's entry, or say which datasets there are.
@@ -69,7 +90,7 @@ class Directory:
 
     def remembered(self, dataset: str) -> Entry | None:
         """Return a dataset's entry if it need not be read again."""
-        if self._clock() - self._loaded_at > _MAX_AGE:
+        if self._clock() - self._loaded.at > _MAX_AGE:
             return None
         return self.catalog.entry(dataset)
 
@@ -79,7 +100,7 @@ class Directory:
         sysid = await self.identify(timeout=left())
         await self._check_revision(left())
         rows = await self.run("catalog/list_datasets", "dataset", "rollup", timeout=left())
-        self._loaded_at = self._clock()
+        self._loaded.at = self._clock()
         self.catalog.remember(
             Entry.from_row((row[0], row[1], row[2], row[3]), self.schema, sysid) for row in rows
         )

@@ -28,6 +28,11 @@ class Eraser:
 
     async def delete(self, dataset: str, names: tuple[str, ...], span: Span) -> int:
         """Delete the points of series in a span, and return how many there were."""
+        return await self._driver.again(
+            lambda: self._delete_known(dataset, names, span), is_idempotent=True
+        )
+
+    async def _delete_known(self, dataset: str, names: tuple[str, ...], span: Span) -> int:
         try:
             return await self._delete(dataset, names, span)
         except (changes.SeriesGone, SchemaError):

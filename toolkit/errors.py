@@ -138,10 +138,19 @@ class CorruptBlock(DatabaseError):
 
 
 class Unavailable(ToolkitError):
-    """No server could be reached, or the connection was lost."""
+    """No server could be reached, or the connection was lost; ``node`` is its name, if known."""
 
     retryable = True
     exit_code = 3
+    node = ""
+
+
+class NoConnection(Unavailable):
+    """The server is there, but every connection is taken: its own, or those of the pool."""
+
+
+class NoPrimary(Unavailable):
+    """None of the nodes takes writes, and none began to in the time that was waited."""
 
 
 class OutcomeUnknown(Unavailable):
@@ -161,6 +170,17 @@ class Busy(ToolkitError):
 
     retryable = True
     exit_code = 4
+
+
+class Overloaded(ToolkitError):
+    """More was asked at once than may be; nothing was done. ``retry_after`` is in seconds."""
+
+    retryable = True
+    exit_code = 4
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 def shorten(text: str, limit: int = 60) -> str:

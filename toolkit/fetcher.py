@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,11 @@ from toolkit.timegrid import Grid, Span, Step, to_us
 from toolkit.work import (
     Colder,
     Found,
+    Reach,
     Targets,
+    Unit,
     Work,
+    always_there,
     check_time,
     from_now,
     in_time,
@@ -52,21 +55,19 @@ _COLD_PIECE = 32 * PIECE  # points a statement where they come in blocks
 _LOOKS = 3  # at until when there are blocks, which only a moment ago were more
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One statement's share of a read."""
-
-    span: Span
-    ids: tuple[int, ...]
-
-
 class Fetcher:
     """Fetches of one store; holds no state of its own."""
 
     def __init__(
-        self, driver: Driver, directory: Directory, parallel: int = 2, run: Run = run_here
+        self,
+        driver: Driver,
+        directory: Directory,
+        parallel: int = 2,
+        run: Run = run_here,
+        reach: Reach = always_there,
     ) -> None:
         self.driver = driver
+        self.reach = reach
         self._directory = directory
         self._parallel = parallel
         self.run = run
@@ -232,8 +233,7 @@ class Fetcher:
 
     async def _hot(self, statement: bytes, params: Params, *, timeout: float | None) -> Rows:
         """Fetch rows of which the last column says, if it is true, that there are blocks, too."""
-        rows = await self.driver.fetch(statement, params, timeout=timeout)
-        return sure(rows)
+        return sure(await self.driver.fetch(statement, params, timeout=timeout))
 
     def statement(self, work: Work, *, is_total: bool = False) -> tuple[bytes, Params]:
         """Return the one statement that answers, or of several the first, and its values."""

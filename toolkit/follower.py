@@ -11,14 +11,16 @@ from toolkit.cache import Memory
 from toolkit.catalog import Entry
 from toolkit.drivers import Driver, Params, Rows
 from toolkit.drivers.waiting import left
-from toolkit.errors import ToolkitError
+from toolkit.errors import DatabaseError, ToolkitError
 from toolkit.shared import Shared, Tier, is_older
-from toolkit.statements import compose, name
+from toolkit.statements import compose, name, part, raw
 from toolkit.timegrid import to_us
+from toolkit_routing import Token, settled
 
 _log = logging.getLogger("toolkit.follower")
 _MOST = 5_000  # changed ranges that are worth looking at one by one
 NOTHING = "1:1:"  # the snapshot that saw nothing
+_NOT_TOLD = ("42501", "0A000")  # what a managed server answers instead of a position
 _SHARE = 10  # one part in so many of the time may go into looks because of messages
 _LEAST_TIME = 0.001  # seconds that a look gets, however late its caller is
 
@@ -30,7 +32,8 @@ class Place:
     ``checked_at`` is when the last look began: what was committed before it has been heard of.
     ``wanted_at`` is when somebody here wrote: a look must begin after that. ``heard_at`` is when
     others were last heard to have: one should, too, and soon, as ``took`` says in seconds what it
-    costs. ``tier`` is where the dataset's spans are shared.
+    costs. ``tier`` is where the dataset's spans are shared. ``position`` is where the primary's
+    log was after the last look, timeline and LSN, where there are replicas.
     """
 
     snapshot: str = ""
@@ -40,6 +43,7 @@ class Place:
     heard_at: float = float("-inf")
     took: float = 0.0
     tier: Tier | None = None
+    position: tuple[int, int] | None = None
 
     def needed(self, since: float, now: float) -> float:
         """Return after when a look must have begun, for who sees what was written here.
@@ -70,8 +74,11 @@ class Follower:
         memory: Memory,
         clock: Callable[[], float],
         shared: Shared | None = None,
+        *,
+        has_replicas: bool = False,
     ) -> None:
         self._driver = driver
+        self._has_replicas = has_replicas
         self._memory = memory
         self._clock = clock
         self._shared = shared
@@ -80,6 +87,14 @@ class Follower:
     def place(self, entry: Entry) -> Place:
         """Return how far a dataset has been followed."""
         return self._places.setdefault(entry.id, Place())
+
+    def covers(self, entry: Entry, token: Token) -> bool:
+        """Return whether the last look saw all that a token stands for, as far as can be told."""
+        place = self._places.get(entry.id)
+        if place is None or place.position is None:
+            return False
+        timeline, lsn = place.position
+        return all(p.timeline == timeline and p.lsn <= lsn for p in token.positions.values())
 
     def knows(self, entry: Entry, since: float, *, own: bool) -> bool:
         """Return whether nothing needs to be looked for."""
@@ -154,6 +169,9 @@ class Follower:
             since = was.snapshot if was is not None else since
             await shared.follow(tier, entry, was, since, now, None if problem else unheard)
             await shared.listen(tier, partial(_hear, place, self._clock))
+        # before anything is dropped: a fill that begins after that has to have read what changed
+        timeline, lsn = rows[0][7:]
+        place.position = (timeline, settled(int(lsn))) if lsn is not None else None
         # only now: until it was gone there, a read could still take it from there
         if problem:
             _log.info("%s: %s; nothing cached is kept", entry.dataset.name, problem)
@@ -176,20 +194,30 @@ class Follower:
             "known": known,
             "most": 0 if is_first else _MOST + 1,  # nothing is held before the first look
         }
+        if self._has_replicas:
+            try:
+                statement = following(entry, has_replicas=True)
+                return await self._driver.fetch(statement, params, timeout=timeout)
+            except DatabaseError as error:
+                if error.sqlstate not in _NOT_TOLD:
+                    raise
+                _log.info("the server does not tell how far its log is: %s", error)
+                self._has_replicas = False
         return await self._driver.fetch(following(entry), params, timeout=timeout)
 
 
-def following(entry: Entry) -> bytes:
+def following(entry: Entry, *, has_replicas: bool = False) -> bytes:
     """Return the statement that tells what has changed in a dataset since a snapshot."""
 
     def make() -> bytes:
         return compose(
             "cache/follow_changes",
+            position=part("cache/tell_position") if has_replicas else raw("NULL, NULL"),
             dataset=name(entry.schema, "dataset"),
             log=name(entry.schema, f"{entry.dataset.name}_log"),
         )
 
-    statement: bytes = entry.once("follow changes", make)
+    statement: bytes = entry.once(("follow changes", has_replicas), make)
     return statement
 
 

@@ -23,11 +23,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from toolkit.catalog import VERSION_TABLE
-from toolkit.config import PoolOptions
 from toolkit.ddl import ident, literal
 from toolkit.drivers.failures import translate
-from toolkit.drivers.session import arguments
+from toolkit.drivers.session import arguments, needs_own
 from toolkit.errors import Busy, SchemaError
+from toolkit.options import PoolOptions
 
 _LOCK_TIMEOUT = "2s"
 _TRIES = 20
@@ -102,6 +102,10 @@ def connected(conninfo: str) -> Iterator[Connection]:
 def _session(conninfo: str) -> psycopg.Connection[Any]:
     options = PoolOptions(application_name="toolkit migrate")
     connection = psycopg.connect(conninfo, **{**arguments(conninfo, options), "autocommit": False})
+    told = connection.execute("SELECT pg_backend_pid()").fetchone()
+    if told != (connection.info.backend_pid,):
+        connection.close()
+        raise needs_own("migrate")
     connection.execute(_SESSION, (_LOCK_TIMEOUT,))
     connection.commit()
     return connection

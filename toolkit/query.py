@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from toolkit.errors import QueryError, shorten
-from toolkit.timegrid import Grid, Span, Step, zone
+from toolkit.timegrid import EARLIEST, LATEST, Grid, Span, Step, to_datetime, zone
+from toolkit_routing import PRIORITIES, Token
 
 _LONGEST = 864_000  # seconds: ten days
 _MOST = 2**31 - 1
@@ -72,11 +74,13 @@ class Asked:
 class Freshness:
     """How old an answer may be, in seconds; ``max_age`` None: as the settings say.
 
-    ``sees_own``: it sees every write made through this store, however young.
+    ``sees_own``: it sees every write made through this store, however young; with a ``token``
+    also every write that another store made before it gave that.
     """
 
     max_age: float | None = None
     sees_own: bool = True
+    token: Token | None = None
 
 
 SESSION = Freshness()
@@ -93,11 +97,25 @@ def bounded(seconds: float) -> Freshness:
     return Freshness(float(seconds), sees_own=False)
 
 
+def after(token: str | Token) -> Freshness:
+    """Return the freshness of who has written elsewhere: all that ``store.token()`` had seen there.
+
+    A service hands the token on, in a header or a cookie, and its user's next request, in whatever
+    process, sees what the one before has written.
+    """
+    try:
+        found = token if isinstance(token, Token) else Token.parse(str(token))
+    except ValueError as error:
+        raise QueryError(f"after: {error}") from None
+    return Freshness(token=found)
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """A question: what is asked, the range of time it is about, and the seconds it may take.
 
     Where it may be answered from the cache (``is_cached``), no older than ``freshness`` says.
+    ``caller`` and ``priority`` say whose turn it is when there is too much to do.
     """
 
     asked: Asked
@@ -105,6 +123,8 @@ class Query:
     timeout: float | None = None
     freshness: Freshness = SESSION
     is_cached: bool = True
+    caller: str = ""
+    priority: str = "normal"
 
 
 def build_query(
@@ -127,6 +147,8 @@ def build_query(
     timeout: float | None = None,
     freshness: str | Freshness | None = None,
     cache: bool = True,
+    caller: str = "",
+    priority: str = "normal",
 ) -> Query:
     """Build a query from what callers write, or say what is wrong with it.
 
@@ -134,7 +156,9 @@ def build_query(
     """
     if timeout is not None:
         _check_seconds(timeout, "timeout")
-    fresh = SESSION if freshness is None else _freshness(freshness)
+    if priority not in PRIORITIES:
+        raise QueryError(f"priority: {priority!r} is none of {', '.join(PRIORITIES)}")
+    fresh = SESSION if freshness is None else freshness_of(freshness)
     names = (series,) if type(series) is str else _names(series, "series")
     shown = columns if columns is None else _names(columns, "columns")
     rest = (step, tz, points, group_by, limit, descending, strategy)
@@ -144,7 +168,7 @@ def build_query(
             asked = _ask_again(dataset, names, shown, *rest)
     if asked is None:
         asked = _ask(dataset, names, shown, *rest, labels, agg, conditions(where))
-    return Query(asked, Span.between(start, end), timeout, fresh, bool(cache))
+    return Query(asked, Span.between(start, end), timeout, fresh, bool(cache), caller, priority)
 
 
 def _ask(
@@ -249,12 +273,13 @@ def _listed(operator: object, value: object) -> object:
     return tuple(value) if operator == "in" and isinstance(value, Iterable) else value
 
 
-def _freshness(value: object) -> Freshness:
+def freshness_of(value: object) -> Freshness:
+    """Return the freshness that a caller names; QueryError if it is none."""
     found = value if isinstance(value, Freshness) else _FRESHNESS.get(str(value))
     if found is None:
         raise QueryError(
-            f"freshness: {shorten(str(value))} is none of 'session', 'strong' and "
-            "toolkit.bounded(seconds)"
+            f"freshness: {shorten(str(value))} is none of 'session', 'strong', "
+            "toolkit.bounded(seconds) and toolkit.after(token)"
         )
     return found
 
@@ -311,3 +336,26 @@ def _agg(agg: Mapping[str, str | Iterable[str]] | None) -> tuple[tuple[str, str]
             raise QueryError(f"agg: {column!r}: expected kinds, got {type(kinds).__name__}")
         pairs += [(column, k) for k in ((kinds,) if isinstance(kinds, str) else kinds)]
     return tuple(pairs)
+
+
+def ends_of(start: object, end: object) -> tuple[object, object]:
+    """Return the ends of a range, None being those of all time."""
+    low = to_datetime(EARLIEST) if start is None else start
+    return low, to_datetime(LATEST) if end is None else end
+
+
+def latest_query(
+    dataset: str,
+    series: Any,
+    labels: Mapping[str, str] | None,
+    columns: Any,
+    step: str | None,
+    tz: str,
+) -> Query:
+    """Return the query behind ``latest``: over all of time."""
+    if step == "auto":
+        raise QueryError("latest: give a step like '1h', or none for points")
+    everything = to_datetime(EARLIEST), to_datetime(LATEST)
+    return build_query(
+        dataset, series, *everything, labels=labels, columns=columns, step=step, tz=tz, cache=False
+    )

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -18,12 +18,12 @@ from toolkit import cold, shape, statements
 from toolkit.cached import Cache
 from toolkit.catalog import Entry
 from toolkit.columns import Columns
-from toolkit.config import Limits, Prices
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Params
 from toolkit.errors import QueryError
 from toolkit.fetcher import Fetcher
 from toolkit.merging import Run, run_here
+from toolkit.options import Limits, Prices
 from toolkit.query import Query
 from toolkit.reduce import finish, group_series
 from toolkit.shortcuts import Shortcuts
@@ -32,8 +32,10 @@ from toolkit.strategy.params import range_params
 from toolkit.timegrid import Step
 from toolkit.work import (
     Found,
+    Reach,
     Targets,
     Work,
+    always_there,
     check_time,
     time_left,
     types_of,
@@ -42,6 +44,22 @@ from toolkit.work import (
 
 _PRICES = Prices()
 _MOST_CONFIRMED = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a query would be answered: the plan, what speaks against the others, and the SQL.
+
+    ``database`` is PostgreSQL's own EXPLAIN of ``statement``.
+    """
+
+    plan: Plan
+    statement: str
+    database: str
+
+    def __str__(self) -> str:
+        others = [f"  {line}" for line in self.plan.others]
+        return "\n".join([str(self.plan), *others, "", self.database])
 
 
 class Reader:
@@ -56,6 +74,7 @@ class Reader:
         cache: Cache | None = None,
         prices: Prices = _PRICES,
         run: Run = run_here,
+        reach: Reach = always_there,
     ) -> None:
         self._driver = driver
         self._directory = directory
@@ -63,18 +82,18 @@ class Reader:
         self._prices = prices
         self._cache = cache
         self._confirmed: dict[tuple[int, tuple[int, ...]], float] = {}
-        self._shortcuts = Shortcuts(cache, directory) if cache is not None else None
-        self.fetcher = Fetcher(driver, directory, parallel, run)
+        self.shortcuts = Shortcuts(cache, directory) if cache is not None else None
+        self.fetcher = Fetcher(driver, directory, parallel, run, reach)
 
     def held(self, query: Query) -> Columns | None:
         """Return the answer where it was asked for before and is held here; it takes some µs."""
-        return self._shortcuts.take(query) if self._shortcuts is not None else None
+        return self.shortcuts.take(query) if self.shortcuts is not None else None
 
     async def read(self, query: Query) -> Columns:
         """Answer a query; the plan that did it comes along as ``cols.plan``."""
         is_missing = False
-        if self._shortcuts is not None:
-            found, is_missing = await self._shortcuts.find(query)
+        if self.shortcuts is not None:
+            found, is_missing = await self.shortcuts.find(query)
             if found is not None:
                 return found
         return await self.answer(await self.prepare(query), is_missing=is_missing)
@@ -128,8 +147,8 @@ class Reader:
             found = await self._cache.fetch(work, self.fetcher, is_missing=is_missing)
         check_time(work.query, work.started)
         await self._confirm(work, found)
-        if not found.is_fetched and self._shortcuts is not None:
-            self._shortcuts.learn(work)
+        if not found.is_fetched and self.shortcuts is not None:
+            self.shortcuts.learn(work)
         return await self.finish(work, found)
 
     async def _confirm(self, work: Work, found: Found) -> None:
@@ -143,7 +162,7 @@ class Reader:
             return
         key, now = (work.entry.id, tuple(silent)), time.monotonic()
         is_held = self._cache is not None and not found.is_fetched
-        age = self._cache.age_of(work.query) if self._cache is not None else 0.0
+        age = self._cache.age_of(work.query, work.entry) if self._cache is not None else 0.0
         if is_held and now - self._confirmed.get(key, -math.inf) < age:
             return
         await self._directory.confirm(work.entry, silent, timeout=time_left(work))
@@ -151,13 +170,13 @@ class Reader:
             self._confirmed.clear()
         self._confirmed[key] = now
 
-    async def explain(self, query: Query, *, analyze: bool = False) -> tuple[Plan, str, str]:
+    async def explain(self, query: Query, *, analyze: bool = False) -> Explanation:
         """Return the plan, its statement and what the database's EXPLAIN says of it."""
         work = await self.prepare(query)
         statement, params = self.fetcher.statement(work)
         options = b"(ANALYZE, BUFFERS) " if analyze else b""
         rows = await self._driver.fetch(b"EXPLAIN " + options + statement, params)
-        return work.plan, statement.decode(), "\n".join(row[0] for row in rows)
+        return Explanation(work.plan, statement.decode(), "\n".join(row[0] for row in rows))
 
     async def _targets(self, query: Query, entry: Entry) -> Targets:
         if query.asked.series is not None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
-from importlib import import_module
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit import ddl, shelved
+from toolkit.admitting import Gate
 from toolkit.backfill import Backfiller, BackfillReport
 from toolkit.cached import Cache
 from toolkit.catalog import Catalog, Series
+from toolkit.cluster import Cluster, position_of
 from toolkit.columns import Columns
 from toolkit.config import Settings
 from toolkit.counters import Counters
@@ -24,27 +26,29 @@ from toolkit.directory import Directory
 from toolkit.drivers import Driver
 from toolkit.drivers.decoding import DecodePool
 from toolkit.eraser import Eraser
-from toolkit.errors import CorruptBlock, QueryError, SchemaError
+from toolkit.errors import CorruptBlock, PartialWrite, QueryError, SchemaError
 from toolkit.exporting import PIECE, ExportReport, ParquetFile, described, export
 from toolkit.inspection import DatasetStats, describe
 from toolkit.intake import Intake, WriteReport
-from toolkit.newest import Newest
 from toolkit.packer import Packer
 from toolkit.partitions import NativePartitioning, Partition
-from toolkit.query import Query, build_query
-from toolkit.reader import Reader
+from toolkit.primary import PrimaryDriver
+from toolkit.query import Query, build_query, ends_of
+from toolkit.reader import Explanation
+from toolkit.reading import Reading, Readings
 from toolkit.refresher import Progress, Refresher, RefreshReport
 from toolkit.shared import Shared
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.strategy import Plan
-from toolkit.streaming import Streamer
 from toolkit.tally import PackReport
 from toolkit.tally import Progress as PackProgress
-from toolkit.timegrid import EARLIEST, LATEST, Span, Step, to_datetime
+from toolkit.timegrid import EARLIEST, LATEST, Span, Step
+from toolkit.together import grouped, question_of
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import Verifier, VerifyReport
-from toolkit.work import types_of, with_time_left
+from toolkit.work import Work, types_of, with_time_left
 from toolkit.writer import Writer
+from toolkit_routing import Token
 
 if TYPE_CHECKING:
     from toolkit.drivers.shelf import Shelf
@@ -52,40 +56,37 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """How a query would be answered: the plan, what speaks against the others, and the SQL.
-
-    ``database`` is PostgreSQL's own EXPLAIN of ``statement``.
-    """
-
-    plan: Plan
-    statement: str
-    database: str
-
-    def __str__(self) -> str:
-        others = [f"  {line}" for line in self.plan.others]
-        return "\n".join([str(self.plan), *others, "", self.database])
-
-
 class Roads:
-    """The operations of a store over one driver."""
+    """The operations of a store: reads over one node or several, all else over the primary."""
 
-    def __init__(self, driver: Driver, settings: Settings, shelf: Shelf | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        settings: Settings,
+        shelf: Shelf | None = None,
+        cluster: Cluster | None = None,
+    ) -> None:
         self.driver = driver
+        self.cluster = cluster
         self.settings = settings
         self.counters = Counters()
         self.directory = Directory(
             driver, Catalog(), settings.schema, allow_newer_schema=settings.allow_newer_schema
         )
         self.partitioning = NativePartitioning(driver, self.directory)
-        self.cache = Cache(driver, settings.cache, shelf) if settings.cache.memory else None
+        self.cache = None
+        if settings.cache.memory:
+            # who looks for changes does not wait for a primary: a read goes on without the cache
+            following = PrimaryDriver(cluster, wait=0.0) if cluster is not None else driver
+            has_replicas = cluster is not None
+            self.cache = Cache(following, settings.cache, shelf, has_replicas=has_replicas)
         directory, partitioning, threads = self.directory, self.partitioning, settings.decode
-        limits, prices, parallel = settings.limits, settings.prices, settings.parallel
+        parallel = settings.parallel
         self.decoders = DecodePool(threads.least, threads.most or None, threads.idle)
         run = self.decoders.run
-        self.reader = Reader(driver, directory, limits, parallel, self.cache, prices, run)
-        self.streamer = Streamer(driver, directory, limits, prices, run)
+        self.gate = Gate(driver, settings.admission)
+        self.readings = Readings(driver, directory, settings, self.cache, run, cluster)
+        self.reader = self.readings.home.reader
         self.writer = Writer(driver, directory, partitioning, settings.plausible, run)
         self.backfiller = Backfiller(
             driver, directory, partitioning, settings.plausible, parallel, run
@@ -94,16 +95,30 @@ class Roads:
         self.refresher = Refresher(driver, directory, settings.cache.keep_log, run)
         self.packer = Packer(driver, directory, partitioning, parallel, run)
         self.verifier = Verifier(driver, directory)
-        self.newest = Newest(driver, self.directory, self.partitioning, self.reader)
 
     async def read(self, query: Query) -> Columns:
         columns = self.reader.held(query)
         if columns is None:
             started = time.perf_counter()
-            columns = await self._twice(lambda: self.reader.read(with_time_left(query, started)))
+
+            def read() -> Coroutine[Any, Any, Columns]:
+                left = with_time_left(query, started)
+                return self.readings.ask(left, lambda on, asked: on.reader.read(asked))
+
+            async with self.gate.turn(query):
+                columns = await self._twice(read)
         assert isinstance(columns.plan, Plan)
         self.counters.add_read(columns.plan, len(columns))
         return columns
+
+    async def read_many(self, questions: Iterable[Mapping[str, Any]]) -> list[Columns]:
+        queries = [question_of(q, n) for n, q in enumerate(questions)]
+        groups = grouped(queries)
+        found: dict[int, Columns] = {}
+        jobs = [partial(self.read, group.query) for group in groups]
+        for group, columns in zip(groups, await self.driver.gather(jobs), strict=True):
+            found |= group.parts(columns)
+        return [found[place] for place in range(len(queries))]
 
     async def _twice(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Ask, and where what we remember turns out to be gone, look again and ask once more."""
@@ -114,8 +129,10 @@ class Roads:
         return await ask()
 
     async def explain(self, query: Query, analyze: bool) -> Explanation:
-        said = await self._twice(lambda: self.reader.explain(query, analyze=analyze))
-        return Explanation(*said)
+        def ask() -> Coroutine[Any, Any, Explanation]:
+            return self.readings.ask(query, lambda on, q: on.reader.explain(q, analyze=analyze))
+
+        return await self._twice(ask)
 
     async def latest(self, query: Query, n: int) -> Columns:
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n < 2**31:
@@ -123,7 +140,7 @@ class Roads:
                 f"n: {n!r} is not a whole number of at least 1 and at most 2,147,483,647"
             )
         started = time.perf_counter()
-        columns = await self.newest.latest(query, n)
+        columns = await self.readings.ask(query, lambda on, asked: on.newest.latest(asked, n))
         assert isinstance(columns.plan, Plan)
         elapsed = (time.perf_counter() - started) * 1000
         columns.plan = replace(columns.plan, elapsed_ms=elapsed)
@@ -140,7 +157,11 @@ class Roads:
             raise QueryError("stream: oldest first, native or with a given step")
         self.counters.add(streams=1)
         # closed here, not by the garbage collector: a stream left early gives its connection back
-        async with aclosing(self.streamer.stream(query, rows)) as pieces:
+        first, rest = await self.readings.ask(query, partial(_begin_stream, rows), "bulk")
+        async with aclosing(rest) as pieces:
+            if first is not None:
+                self.counters.add(rows_returned=len(first))
+                yield first
             async for piece in pieces:
                 self.counters.add(rows_returned=len(piece))
                 yield piece
@@ -152,7 +173,10 @@ class Roads:
         overwrite: bool,
         on_progress: Callable[[ExportReport], None],
     ) -> ExportReport:
-        work = await self._twice(lambda: self.reader.prepare(query))
+        def prepare() -> Coroutine[Any, Any, Work]:
+            return self.readings.ask(query, lambda on, asked: on.reader.prepare(asked))
+
+        work = await self._twice(prepare)
         dataset, wanted = work.entry.dataset, set(work.targets.names)
         found = await self.series(dataset.name, query.asked.labels)
         labels = {s.name: s.labels for s in found if s.labels and s.name in wanted}
@@ -194,12 +218,18 @@ class Roads:
     @asynccontextmanager
     async def _changing(self, dataset: str) -> AsyncIterator[None]:
         """Drop from the cache what the block changes, also if it fails: it may have half-way."""
-        before = self.directory.catalog.entry(dataset)
+        before, is_sure = self.directory.catalog.entry(dataset), False
         try:
             yield
+            is_sure = True
+        except PartialWrite:
+            is_sure = True
+            raise
         finally:
             # another thread may have made the catalog forget it meanwhile
             entry = self.directory.catalog.entry(dataset) or before
+            if self.cluster is not None:
+                await self.readings.written.wrote(is_sure=is_sure)
             if self.cache is not None and entry is not None:
                 await self.cache.wrote(entry)
 
@@ -232,7 +262,7 @@ class Roads:
         started = time.perf_counter()
         if end is None and not only_late:
             end = await self._old_before(dataset)
-        query = build_query(dataset, series, *_ends(start, end))
+        query = build_query(dataset, series, *ends_of(start, end))
         damaged: tuple[CorruptBlock, ...] = ()
         if not is_dry:  # what a rollup has yet to follow would have to wait
             damaged = (await self.refresher.refresh(dataset)).damaged
@@ -273,7 +303,7 @@ class Roads:
         is_dry: bool,
         on_progress: PackProgress,
     ) -> PackReport:
-        query = build_query(dataset, series, *_ends(start, end))
+        query = build_query(dataset, series, *ends_of(start, end))
         names, span = query.asked.series, query.span
         return await self.packer.decompress(
             dataset, names, span, is_dry=is_dry, on_progress=on_progress
@@ -282,7 +312,7 @@ class Roads:
     async def verify(
         self, dataset: str, series: Any, start: object, end: object, on_progress: VerifyProgress
     ) -> VerifyReport:
-        query = build_query(dataset, series, *_ends(start, end))
+        query = build_query(dataset, series, *ends_of(start, end))
         return await self.verifier.verify(dataset, query.asked.series, query.span, on_progress)
 
     async def datasets(self) -> tuple[Dataset, ...]:
@@ -335,7 +365,7 @@ class Roads:
         entry = await self.directory.entry(dataset)
         if self.cache is None:
             return 0
-        span, wanted = Span.between(*_ends(start, end)), None
+        span, wanted = Span.between(*ends_of(start, end)), None
         if pattern is not None or span.start > EARLIEST or span.end < LATEST:
             found = await self.directory.list_series(entry)
             wanted = [s.id for s in found if pattern is None or _is_meant(s.name, pattern)]
@@ -360,7 +390,24 @@ class Roads:
 
     def stats(self) -> dict[str, float]:
         kept = self.cache.stats() if self.cache is not None else {}
-        return {**self.counters.shown(), **kept, **self.decoders.stats(), **self.driver.stats()}
+        source = self.cluster if self.cluster is not None else self.driver
+        return {**self.counters.shown(), **kept, **self.decoders.stats(), **source.stats()} | (
+            self.gate.stats()
+        )
+
+    async def token(self) -> Token:
+        """Return what a reader elsewhere must have seen to see what was written here."""
+        if self.cluster is None:
+            return Token({"main": await position_of(self.driver)})
+        return Token({self.cluster.shard.name: await self.readings.written.own()})
+
+
+async def _begin_stream(
+    rows: int, reading: Reading, query: Query
+) -> tuple[Columns | None, AsyncGenerator[Columns]]:
+    """Return a stream's first piece, and what yields the others: from then on it has its node."""
+    pieces = reading.streamer.stream(query, rows)
+    return await anext(pieces, None), pieces
 
 
 def _counted(report: WriteReport) -> dict[str, int]:
@@ -369,39 +416,3 @@ def _counted(report: WriteReport) -> dict[str, int]:
 
 def _is_meant(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
-
-
-def _ends(start: object, end: object) -> tuple[object, object]:
-    """Return the ends of a range, None being those of all time."""
-    low = to_datetime(EARLIEST) if start is None else start
-    return low, to_datetime(LATEST) if end is None else end
-
-
-def latest_query(
-    dataset: str,
-    series: Any,
-    labels: Mapping[str, str] | None,
-    columns: Any,
-    step: str | None,
-    tz: str,
-) -> Query:
-    """Return the query behind ``latest``: over all of time."""
-    if step == "auto":
-        raise QueryError("latest: give a step like '1h', or none for points")
-    everything = to_datetime(EARLIEST), to_datetime(LATEST)
-    return build_query(
-        dataset, series, *everything, labels=labels, columns=columns, step=step, tz=tz, cache=False
-    )
-
-
-def shelf_of(settings: Settings, module: str, wire: str) -> Shelf | None:
-    """Return what a store shares with others over a wire of ``toolkit.drivers``; None: nothing."""
-    options = settings.cache
-    if not options.redis or not options.memory:
-        return None
-    from toolkit.drivers.shelf import Shelf  # redis-py takes 0.13 s to import
-    from toolkit.drivers.shelf_wire import ShelfOptions
-
-    kind = getattr(import_module(f"toolkit.drivers.{module}"), wire)
-    origin = settings.origins.get("cache.redis", "settings")
-    return Shelf(kind(options.redis, ShelfOptions(options.redis_timeout, origin=origin)))

@@ -10,12 +10,12 @@ from dataclasses import replace
 from toolkit import cold
 from toolkit.catalog import Entry, Series
 from toolkit.columns import Columns
-from toolkit.config import Limits, Prices
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Transaction
 from toolkit.drivers.inside import InsideDriver
 from toolkit.errors import SchemaError
 from toolkit.merging import Run, run_here
+from toolkit.options import Limits, Prices
 from toolkit.query import Query
 from toolkit.reader import Reader
 from toolkit.statements import compose as compose_file

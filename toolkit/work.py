@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from toolkit.cache import Key
 from toolkit.catalog import Entry
@@ -16,8 +17,26 @@ from toolkit.merging import Run
 from toolkit.query import Query
 from toolkit.reduce import Table
 from toolkit.strategy import Plan, compose
+from toolkit.timegrid import Span
 
 _LEAST_TIME = 0.001  # seconds that a statement gets, however late it is
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One statement's share of a read."""
+
+    span: Span
+    ids: tuple[int, ...]
+
+
+Reach = Callable[[tuple[int, int] | None], Coroutine[Any, Any, bool]]
+"""Whether a node has come to a timeline and LSN of the primary; None: to where that is now."""
+
+
+async def always_there(position: tuple[int, int] | None) -> bool:
+    """Answer for the only node there is."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,10 @@ class Writer:
         )
         inserted = updated = 0
         if len(incoming.batch):
-            inserted, updated = await self._store_known(entry, incoming.batch, mode)
+            batch = incoming.batch
+            inserted, updated = await self._driver.again(
+                lambda: self._store_known(entry, batch, mode), is_idempotent=mode != "insert"
+            )
         return WriteReport(
             **incoming.counts(inserted, updated, keeps=mode == "ignore"),
             seconds=time.perf_counter() - started,

@@ -3,8 +3,9 @@
 -- Params: dataset_id, since (a snapshot), known (another one), most (ranges).
 -- Columns: the snapshot now; which start of which server, database and schema this is; whether the
 --   change log still has all that the snapshot does not see; series id, from and to of a changed
---   range, NULL if there is none; whether the snapshot "known" does not see that either.
-SELECT s.now::text, s.identity, s.is_whole, l.series_id, l.lo, l.hi, l.is_new
+--   range, NULL if there is none; whether the snapshot "known" does not see that either; where the
+--   log was at the earliest after the snapshot: timeline and LSN, NULL where no replica is to know.
+SELECT s.now::text, s.identity, s.is_whole, l.series_id, l.lo, l.hi, l.is_new, {position}
 FROM (
     SELECT pg_current_snapshot() AS now,
            concat_ws(' ', extract(epoch FROM pg_postmaster_start_time()),

@@ -14,7 +14,7 @@ from fix_outages import OUTAGES, Line
 from fix_servers import ON_ONE_VERSION, CacheServer, Database
 from fix_stores import COLOURS, cached, open_store
 
-from toolkit.config import CacheOptions
+from toolkit.options import CacheOptions
 
 pytestmark = ON_ONE_VERSION
 TIMEOUT = CacheOptions().redis_timeout

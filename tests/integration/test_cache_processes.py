@@ -20,7 +20,7 @@ from fix_servers import ON_ONE_VERSION, CacheServer, Database, Fleet
 from fix_stores import COLOURS, cached
 
 import toolkit
-from toolkit.config import CacheOptions
+from toolkit.options import CacheOptions
 
 pytestmark = ON_ONE_VERSION
 MAX_AGE = CacheOptions().max_age

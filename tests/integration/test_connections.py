@@ -23,7 +23,7 @@ from psycopg import sql as sql_text
 from psycopg.conninfo import make_conninfo
 
 import toolkit
-from toolkit.config import PoolOptions, Settings
+from toolkit.config import Settings
 from toolkit.drivers import drive
 from toolkit.drivers.aio import AsyncDriver
 from toolkit.drivers.blocking import BlockingDriver, BlockingTransaction
@@ -36,6 +36,7 @@ from toolkit.errors import (
     QueryTimeout,
     Unavailable,
 )
+from toolkit.options import PoolOptions
 from toolkit.writer import SMALL
 
 T0 = datetime(2024, 1, 1, tzinfo=UTC)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from points import ANCHORS, STEPS, ZONES
 
 from toolkit.catalog import Entry, Rollup
-from toolkit.config import Limits
 from toolkit.dataset import CANDLES, METRICS, TRADES, Dataset
 from toolkit.errors import QueryError, UnknownName
+from toolkit.options import Limits
 from toolkit.query import build_query
 from toolkit.strategy import Density, Plan, choose, outputs_of
 from toolkit.strategy.params import rollup_params

@@ -140,17 +140,16 @@ def said_of(value: object) -> str:
 def test_public_classes_describe_their_methods(name: str) -> None:
     kind = getattr(toolkit, name)
     assert said_of(kind)
-    for key, value in vars(kind).items():
-        if not key.startswith("_") and inspect.isfunction(value):
-            assert said_of(value), f"{name}.{key}"
+    for key, value in inspect.getmembers(kind, inspect.isfunction):
+        assert key.startswith("_") or said_of(value), f"{name}.{key}"
 
 
 def test_both_stores_offer_the_same() -> None:
     def offered(kind: type) -> dict[str, list[str]]:
         return {
             key: list(inspect.signature(value).parameters)
-            for key, value in vars(kind).items()
-            if not key.startswith("_") and inspect.isroutine(value)
+            for key, value in inspect.getmembers(kind, inspect.isroutine)
+            if not key.startswith("_")
         }
 
     assert offered(toolkit.Store) == offered(toolkit.AsyncStore)

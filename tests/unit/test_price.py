@@ -17,11 +17,12 @@ from points import ANCHORS, STEPS, ZONES
 
 from toolkit.catalog import Entry, Rollup
 from toolkit.cli.measuring import CLIENTS, NAMES, Case, fitted
-from toolkit.config import Limits, Prices, load_settings
+from toolkit.config import load_settings
 from toolkit.dataset import CANDLES, METRICS, TRADES, Dataset
 from toolkit.errors import ConfigError, QueryError
+from toolkit.options import Limits, Prices
 from toolkit.query import build_query
-from toolkit.roads import Explanation
+from toolkit.reader import Explanation
 from toolkit.strategy import Density, Plan, choose
 from toolkit.strategy.price import PIECE
 from toolkit.strategy.seen import Seen

@@ -13,8 +13,9 @@ import numpy as np
 from toolkit.bench.grid_table import NEAR, Cell, near_share, shown
 from toolkit.bench.ground import PRICED, Ground, at, bars
 from toolkit.bench.measure import Result, Timing
-from toolkit.config import Limits, Prices, Settings
+from toolkit.config import Settings
 from toolkit.errors import QueryError
+from toolkit.options import Limits, Prices
 from toolkit.store import Store
 from toolkit.strategy import Plan
 

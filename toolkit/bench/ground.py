@@ -15,10 +15,11 @@ from psycopg.sql import SQL, Identifier, Literal
 from toolkit import migrate
 from toolkit.bench.peers import Peers
 from toolkit.bench.questions import Questions, compose
-from toolkit.config import CacheOptions, Settings, load_settings
+from toolkit.config import Settings, load_settings
 from toolkit.dataset import CANDLES
 from toolkit.ddl import create_dataset
 from toolkit.local import Endpoints, LocalServers
+from toolkit.options import CacheOptions
 from toolkit.store import Store
 from toolkit.timegrid import to_us
 

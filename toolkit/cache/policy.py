@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from toolkit.cache.spans import Level
 from toolkit.catalog import Entry
-from toolkit.config import CacheOptions
+from toolkit.options import CacheOptions
 from toolkit.rules import EVERYTHING, CacheRule
 from toolkit.timegrid import SECOND
 

@@ -26,6 +26,14 @@ COMMANDS = {
     "down": ("toolkit.cli.servers:down", "Stop the local servers; their data stays."),
     "status": ("toolkit.cli.servers:status", "Show what runs, and where."),
     "reset": ("toolkit.cli.servers:reset", "Stop the local servers and delete their data."),
+    "pgbouncer": (
+        "toolkit.cli.pgbouncer:pgbouncer",
+        "Write PgBouncer's files from the topology, and use its console.",
+    ),
+    "topology": (
+        "toolkit.cli.topology:topology",
+        "Show the servers of the configuration's [[shards]], and what each is.",
+    ),
     "migrate": (
         "toolkit.cli.schema:migrate",
         "Bring the database's schema up or down, and say where it is.",

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from toolkit.catalog import Entry
 from toolkit.cli.failing import Failure
 from toolkit.columns import Columns
-from toolkit.config import Prices
 from toolkit.dataset import Dataset
 from toolkit.errors import QueryError
+from toolkit.options import Prices
 from toolkit.query import Query, build_query
 from toolkit.store import Store
 from toolkit.strategy import Plan

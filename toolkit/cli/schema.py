@@ -43,6 +43,7 @@ def up(choice: Choice, revision: str, wait: float, as_json: bool) -> None:
     Up to REVISION; by default all.
     """
     from toolkit import migrate as migrations
+    from toolkit.cli.pgbouncer import after_migration
     from toolkit.cli.render import working
 
     settings = choice.resolved(migrates=False)
@@ -55,6 +56,8 @@ def up(choice: Choice, revision: str, wait: float, as_json: bool) -> None:
             on_progress=say,
         )
     _show(status, settings.schema, as_json)
+    if said := after_migration(settings):
+        click.echo(said, err=True)
 
 
 @migrate.command()
@@ -70,6 +73,7 @@ def down(choice: Choice, revision: str, yes: bool, wait: float, as_json: bool) -
     all its data.
     """
     from toolkit import migrate as migrations
+    from toolkit.cli.pgbouncer import after_migration
     from toolkit.cli.render import confirmed, working
 
     settings = choice.resolved(migrates=False)
@@ -91,6 +95,8 @@ def down(choice: Choice, revision: str, yes: bool, wait: float, as_json: bool) -
             on_progress=say,
         )
     _show(status, settings.schema, as_json)
+    if said := after_migration(settings):
+        click.echo(said, err=True)
 
 
 @migrate.command()

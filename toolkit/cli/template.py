@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 
-from toolkit.config import CacheOptions, DecodeOptions, Limits, PoolOptions, Prices, Settings
+from toolkit.config import Settings
+from toolkit.options import CacheOptions, DecodeOptions, Limits, PoolOptions, Prices
 from toolkit.timegrid import EARLIEST, LATEST, iso
+from toolkit.topologies import RoutingOptions
+from toolkit_routing import AdmissionOptions
 
 _HEAD = """\
 # Settings of the toolkit. Flags win over environment variables (TOOLKIT_POOL_MAX_SIZE for
@@ -16,12 +19,15 @@ _HEAD = """\
 _SECTIONS = {
     "database": "where the data is",
     "pool": "how connections are kept; times in seconds",
+    "pgbouncer": "",
     "read": "",
     "write": "",
     "chooser": "how a read is answered; points and buckets of a series",
     "prices": "what the acts of a read cost, in microseconds: toolkit calibrate measures them",
     "cache": "what a store remembers of its answers; times in seconds",
     "decode": "the threads that decode blocks",
+    "admission": "how many reads may be under way, and how long each waits for its turn",
+    "routing": "how nodes are looked at and chosen, where there are [[shards]]; times in seconds",
 }
 NOTES = {
     "database.dsn": "postgresql://user:password@host:5432/name, or key=value words.\n"
@@ -36,6 +42,8 @@ NOTES = {
     "pool.statement_timeout": "after which the server cancels a statement",
     "pool.max_idle": "after which one that is not needed is closed",
     "pool.application_name": "what the server lists us as",
+    "pgbouncer.console": "where migrations, and toolkit pgbouncer, find its console:\n"
+    "host=… port=6432 user=… dbname=pgbouncer",
     "read.parallel": "statements a large read runs at a time",
     "write.earliest": "points before this are refused",
     "write.latest": "points from this on are refused",
@@ -55,6 +63,23 @@ NOTES = {
     "decode.least": "that stay",
     "decode.most": "at most; 0 is one a core",
     "decode.idle": "seconds without work after which one ends",
+    "admission.max_inflight": "at once in this process; 0 is any number",
+    "admission.rate": "a second for each caller; 0 is any number",
+    "admission.burst": "of a caller at once, after a pause",
+    "admission.urgent": "seconds that an urgent read waits for its turn",
+    "admission.normal": "a normal one",
+    "admission.batch": "one of a batch",
+    "routing.wait": "that a write waits for there to be a primary",
+    "routing.interval": "between looks at a node",
+    "routing.deadline": "that a look may take",
+    "routing.patience": "of silence after which a node is down",
+    "routing.ejected": "the share of nodes that may be left alone because they fail",
+    "routing.reads_primary": "read from the primary, too, and not only where no replica will do",
+    "routing.small": "how a node is chosen for a small read: latency, least-connections, "
+    "round-robin",
+    "routing.bulk": "for a stream or an export",
+    "routing.analysis": "for a long analysis",
+    "routing.region": "where this process runs: nodes of the same region are read first",
     "cache.rules": "of which dataset and step what is kept where, in seconds; the first counts:\n"
     '{dataset = "candles", step = "1m", tiers = ["memory", "redis"], open = 60, closed = 86400}',
 }
@@ -69,6 +94,7 @@ def defaults() -> dict[str, object]:
         "database.schema": plain["schema"],
         "database.allow_newer_schema": plain["allow_newer_schema"],
         **{f"pool.{f.name}": f.default for f in fields(PoolOptions)},
+        "pgbouncer.console": plain["console"],
         "read.parallel": plain["parallel"],
         "write.earliest": iso(EARLIEST),
         "write.latest": iso(LATEST),
@@ -77,6 +103,8 @@ def defaults() -> dict[str, object]:
         **{f"cache.{f.name}": f.default for f in fields(CacheOptions)},
         "cache.rules": [],
         **{f"decode.{f.name}": f.default for f in fields(DecodeOptions)},
+        **{f"admission.{f.name}": f.default for f in fields(AdmissionOptions)},
+        **{f"routing.{f.name}": f.default for f in fields(RoutingOptions)},
     }
 
 

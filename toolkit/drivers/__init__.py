@@ -8,6 +8,7 @@ without an event loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -87,6 +88,18 @@ class Driver(Protocol):
         is OutcomeUnknown, unless the transaction is read-only.
         """
 
+    def cut(self) -> None:
+        """Break every connection: whoever waits for an answer hears at once that it is lost.
+
+        The next call connects anew. May be called from any thread.
+        """
+
+    async def again(self, job: Callable[[], Coroutine[Any, Any, T]], *, is_idempotent: bool) -> T:
+        """Run a job that is one transaction; once more where its primary was lost, and another is.
+
+        Not if its COMMIT was sent, unless it ``is_idempotent``. With one server only: once.
+        """
+
     async def gather(
         self,
         jobs: Sequence[Callable[[], Coroutine[Any, Any, T]]],
@@ -122,6 +135,9 @@ class Driver(Protocol):
 
     async def pause(self, seconds: float) -> None:
         """Sleep."""
+
+    async def hear(self, future: Future[None], timeout: float) -> bool:
+        """Wait for something that another thread or task will say; False if it does not."""
 
     def stats(self) -> dict[str, int]:
         """Return plain counters of the pool."""

@@ -11,75 +11,62 @@ from collections.abc import (
     Callable,
     Coroutine,
     Hashable,
-    Iterable,
-    Iterator,
     Sequence,
 )
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from toolkit.config import PoolOptions
 from toolkit.drivers import Params, Rows, Server, session
+from toolkit.drivers.aio_connection import (
+    AsyncTransaction,
+    ask_on,
+    identify,
+    is_tracked,
+    translated,
+)
 from toolkit.drivers.background import AsyncBackground
 from toolkit.drivers.failures import is_lost, no_turn, too_long, translate, unknown_outcome
+from toolkit.drivers.session import DIRECT, Reached
+from toolkit.drivers.sockets import Sockets
 from toolkit.drivers.waiting import Lookout, Turns, left
 from toolkit.errors import QueryTimeout
+from toolkit.options import PoolOptions
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 T = TypeVar("T")
 _log = logging.getLogger("toolkit.drivers")
 
 
-class AsyncTransaction:
-    """An async psycopg connection inside a transaction."""
-
-    def __init__(self, connection: psycopg.AsyncConnection[Any], node: str) -> None:
-        self._connection = connection
-        self._node = node
-
-    async def fetch(self, statement: bytes, params: Params | None = None) -> Rows:
-        with _translated(self._node):
-            async with self._connection.cursor(binary=True) as cursor:
-                await cursor.execute(statement, params)
-                return await cursor.fetchall()
-
-    async def execute(self, statement: bytes, params: Params | None = None) -> int:
-        with _translated(self._node):
-            async with self._connection.cursor(binary=True) as cursor:
-                await cursor.execute(statement, params)
-                return cursor.rowcount
-
-    async def copy(self, statement: bytes, pieces: Iterable[bytes]) -> None:
-        with _translated(self._node):
-            async with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-                iterator = iter(pieces)
-                # encoding is CPU work: off the loop, piece by piece
-                while (piece := await asyncio.to_thread(next, iterator, None)) is not None:
-                    await copy.write(piece)
-
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        with _translated(self._node):
-            async with self._connection.transaction():
-                yield
-
-
 class AsyncDriver:
     """A pool of async psycopg connections, for one event loop; a forked child reopens it."""
 
-    def __init__(self, conninfo: str, options: PoolOptions, node: str = "primary") -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        options: PoolOptions,
+        node: str = "primary",
+        direct: str = "",
+        is_watched: bool = False,
+    ) -> None:
         self.node = node
         self._conninfo = conninfo
+        self._direct = direct
         self._options = options
+        self._reached = DIRECT
+        self._is_tracked = False
         self._pool: Pool | None = None
         self._server: Server | None = None
         self._opening: asyncio.Task[None] | None = None
         self._running: dict[Hashable, asyncio.Future[Any]] = {}
-        self._lookout = Lookout()
+        self._is_watched = is_watched
+        self._lookout = Lookout(is_watched)
         self._background = AsyncBackground()
+        self._sockets = Sockets()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._owner = os.getpid()
 
     async def open(self) -> Server:
@@ -95,7 +82,8 @@ class AsyncDriver:
             _log.info("forked: reopening the connections to %s", self.node)
             self._pool = self._server = self._opening = None
             self._running = {}
-            self._lookout = Lookout()
+            self._lookout = Lookout(self._is_watched)
+            self._sockets = Sockets()
             self._owner = os.getpid()
         while self._pool is None:
             if self._opening is None:
@@ -130,22 +118,37 @@ class AsyncDriver:
             await pool.close()
             raise
         self._server, self._pool = server, pool
+        self._loop = asyncio.get_running_loop()
 
     async def _greet(self) -> Server:
         # first by itself: a pool only says that it timed out, not that the password is wrong
-        with _translated(self.node):
+        with translated(self.node):
             async with await self._connect() as connection:
-                sysid = await _identify(connection)
-                return Server(connection.info.server_version, sysid)
+                server = Server(connection.info.server_version, await identify(connection))
+                self._is_tracked = self._reached.is_pooled and await is_tracked(connection)
+                return server
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        arguments = session.arguments(self._conninfo, self._options)
-        connection = await psycopg.AsyncConnection.connect(self._conninfo, **arguments)
+        connection = await self._to(self._conninfo)
         await self._configure(connection)
         return connection
 
+    async def _to(self, conninfo: str) -> psycopg.AsyncConnection[Any]:
+        arguments = session.arguments(conninfo, self._options)
+        return await psycopg.AsyncConnection.connect(conninfo, **arguments)
+
     async def _configure(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        await connection.execute(*session.prepare(self._options))
+        self._sockets.add(connection)
+        before, self._reached = self._reached, await self._prepare(connection)
+        session.log_change(self.node, before, self._reached)
+        if not self._reached.is_prepared:
+            connection.prepare_threshold = None
+
+    async def _prepare(self, connection: psycopg.AsyncConnection[Any]) -> Reached:
+        said = session.prepare(self._options, connection.info.backend_pid)
+        row = await (await connection.execute(*said)).fetchone()
+        assert row is not None
+        return session.reached(self._options, row, self._is_tracked)
 
     async def close(self) -> None:
         is_ours, opening = self._owner == os.getpid(), self._opening
@@ -157,6 +160,20 @@ class AsyncDriver:
         pool, self._pool, self._server = self._pool, None, None
         if is_ours and pool is not None:
             await pool.close()
+
+    def cut(self) -> None:
+        if self._owner != os.getpid():
+            return  # they are the parent's
+        pool, self._pool = self._pool, None
+        cut = self._sockets.cut()
+        _log.info("cut %d connections to %s", cut, self.node)
+        if pool is not None and self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended, and with it all who wait
+                later, key = self._background.later, ("cut", id(pool))
+                self._loop.call_soon_threadsafe(later, key, pool.close)
+
+    async def again(self, job: Callable[[], Coroutine[Any, Any, T]], *, is_idempotent: bool) -> T:
+        return await job()
 
     @asynccontextmanager
     async def _checked_out(
@@ -209,11 +226,11 @@ class AsyncDriver:
     async def fetch(
         self, statement: bytes, params: Params | None = None, *, timeout: float | None = None
     ) -> Rows:
-        pool, asked = self._pool, time.monotonic()
+        pool, asked, cuts = self._pool, time.monotonic(), self._sockets.cuts
 
         async def ask(connection: psycopg.AsyncConnection[Any]) -> Rows:
             rest = left(timeout, time.monotonic() - asked)
-            return await _ask(connection, statement, params, rest)
+            return await ask_on(connection, statement, params, rest, self._reached)
 
         try:
             if pool is None or self._owner != os.getpid():
@@ -222,7 +239,7 @@ class AsyncDriver:
             try:
                 return await ask(connection)
             except psycopg.OperationalError as error:
-                if not is_lost(connection, error):
+                if not is_lost(connection, error) or self._sockets.cuts != cuts:
                     raise
             finally:
                 await pool.putconn(connection)
@@ -233,8 +250,11 @@ class AsyncDriver:
             raise translate(error, self.node) from error
 
     async def command(self, statement: bytes, *, timeout: float, alone: str = "") -> bool:
-        with _translated(self.node):
-            async with await self._connect() as connection:
+        with translated(self.node):
+            async with await self._to(self._direct or self._conninfo) as connection:
+                self._sockets.add(connection)
+                if (await self._prepare(connection)).is_pooled:
+                    raise session.needs_own(self.node)
                 await connection.execute(session.patience(timeout))
                 if alone:
                     cursor = await connection.execute(*session.try_alone(alone))
@@ -253,9 +273,14 @@ class AsyncDriver:
         timeout: float | None = None,
         patience: float | None = None,
     ) -> AsyncIterator[AsyncTransaction]:
-        said = session.begin(snapshot, repeatable, read_only, timeout)
+        if snapshot is not None and self._reached.is_pooled:
+            raise session.no_follower(self.node)
+
+        def said() -> list[bytes]:
+            return session.begin(snapshot, repeatable, read_only, timeout, self._reached)
+
         is_committing = False
-        with _translated(self.node):
+        with translated(self.node):
             connection, block = await self._begin(said, patience)
             try:
                 async with block:
@@ -267,9 +292,10 @@ class AsyncDriver:
                 raise
 
     async def _begin(
-        self, said: Sequence[bytes], patience: float | None
+        self, said: Callable[[], list[bytes]], patience: float | None
     ) -> tuple[psycopg.AsyncConnection[Any], AsyncExitStack]:
         """Begin a transaction; connections that turn out dead are passed over, then a new one."""
+        cuts = self._sockets.cuts
         for others in range(self._options.max_size + 1, -1, -1):
             connection = None
             try:
@@ -277,11 +303,12 @@ class AsyncDriver:
                     place = self._checked_out(patience) if others else await self._connect()
                     connection = await block.enter_async_context(place)
                     await block.enter_async_context(connection.transaction())
-                    for statement in said:
+                    for statement in said():
                         await connection.execute(statement)
                     return connection, block.pop_all()
             except psycopg.OperationalError as error:
-                if connection is None or not others or not is_lost(connection, error):
+                is_over = not others or self._sockets.cuts != cuts
+                if connection is None or is_over or not is_lost(connection, error):
                     raise
             _log.info("a connection to %s was dead, trying another", self.node)
         raise AssertionError("unreachable")
@@ -359,40 +386,9 @@ class AsyncDriver:
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
+    async def hear(self, future: Future[None], timeout: float) -> bool:
+        done, _ = await asyncio.wait([asyncio.wrap_future(future)], timeout=timeout)
+        return bool(done)
+
     def stats(self) -> dict[str, int]:
         return dict(self._pool.get_stats()) if self._pool is not None else {}
-
-
-async def _ask(
-    connection: psycopg.AsyncConnection[Any],
-    statement: bytes,
-    params: Params | None,
-    timeout: float | None,
-) -> Rows:
-    cursor = connection.cursor(binary=True)
-    if timeout is None:
-        await cursor.execute(statement, params)
-        return await cursor.fetchall()
-    async with connection.transaction():
-        for said in session.begin(None, False, True, timeout):
-            await connection.execute(said)
-        await cursor.execute(statement, params)
-        return await cursor.fetchall()
-
-
-async def _identify(connection: psycopg.AsyncConnection[Any]) -> int | None:
-    try:
-        cursor = await connection.execute(session.identify())
-        row = await cursor.fetchone()
-    except session.NOT_TOLD as error:
-        _log.info("the server does not tell its system identifier: %s", error)
-        return None
-    return row[0] if row else None
-
-
-@contextmanager
-def _translated(node: str) -> Iterator[None]:
-    try:
-        yield
-    except (psycopg.Error, PoolTimeout) as error:
-        raise translate(error, node) from error

@@ -11,76 +11,66 @@ from collections.abc import (
     Callable,
     Coroutine,
     Hashable,
-    Iterable,
     Iterator,
     Sequence,
 )
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from toolkit.config import PoolOptions
 from toolkit.drivers import Params, Rows, Server, drive, session
 from toolkit.drivers.background import BlockingBackground
+from toolkit.drivers.blocking_connection import (
+    BlockingTransaction,
+    ask_on,
+    identify,
+    is_tracked,
+    translated,
+)
 from toolkit.drivers.failures import is_lost, no_turn, too_long, translate, unknown_outcome
+from toolkit.drivers.session import DIRECT, Reached
+from toolkit.drivers.sockets import Sockets
 from toolkit.drivers.waiting import Lookout, Turns, left
 from toolkit.errors import QueryTimeout
+from toolkit.options import PoolOptions
 
 Pool = ConnectionPool[psycopg.Connection[Any]]
 T = TypeVar("T")
 _log = logging.getLogger("toolkit.drivers")
 
 
-class BlockingTransaction:
-    """A psycopg connection inside a transaction."""
-
-    def __init__(self, connection: psycopg.Connection[Any], node: str) -> None:
-        self._connection = connection
-        self._node = node
-
-    async def fetch(self, statement: bytes, params: Params | None = None) -> Rows:
-        with _translated(self._node), self._connection.cursor(binary=True) as cursor:
-            return cursor.execute(statement, params).fetchall()
-
-    async def execute(self, statement: bytes, params: Params | None = None) -> int:
-        with _translated(self._node), self._connection.cursor(binary=True) as cursor:
-            return cursor.execute(statement, params).rowcount
-
-    async def copy(self, statement: bytes, pieces: Iterable[bytes]) -> None:
-        with (
-            _translated(self._node),
-            self._connection.cursor() as cursor,
-            cursor.copy(statement) as copy,
-        ):
-            for piece in pieces:
-                copy.write(piece)
-
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        with _translated(self._node), self._connection.transaction():
-            yield
-
-
 class BlockingDriver:
     """A pool of psycopg connections; threads may share it, and a forked child reopens it."""
 
-    def __init__(self, conninfo: str, options: PoolOptions, node: str = "primary") -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        options: PoolOptions,
+        node: str = "primary",
+        direct: str = "",
+        is_watched: bool = False,
+    ) -> None:
         self.node = node
         self._conninfo = conninfo
+        self._direct = direct
         self._options = options
+        self._reached = DIRECT
+        self._is_tracked = False
         self._lock = Lock()
         self._pool: Pool | None = None
         self._opening: Future[Pool] | None = None
         self._running: dict[Hashable, Future[Any]] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._server: Server | None = None
-        self._lookout = Lookout()
+        self._is_watched = is_watched
+        self._lookout = Lookout(is_watched)
         self._background = BlockingBackground()
+        self._sockets = Sockets()
         self._owner = os.getpid()
         _drivers.add(self)
 
@@ -113,8 +103,9 @@ class BlockingDriver:
             _log.info("forked: reopening the connections to %s", self.node)
             self._pool = self._threads = self._server = self._opening = None
             self._running = {}
-            self._lookout = Lookout()
+            self._lookout = Lookout(self._is_watched)
             self._background = BlockingBackground()
+            self._sockets = Sockets()
             self._owner = os.getpid()
 
     def _make_pool(self, opening: Future[Pool]) -> Pool:
@@ -139,7 +130,9 @@ class BlockingDriver:
             else:
                 opening.cancel()
             raise
-        threads = ThreadPoolExecutor(max(2, self._options.max_size), f"toolkit-{self.node}")
+        threads = self._threads or ThreadPoolExecutor(
+            max(2, self._options.max_size), f"toolkit-{self.node}"
+        )
         with self._lock:
             self._server, self._pool, self._threads = server, pool, threads
             self._opening = None
@@ -148,17 +141,31 @@ class BlockingDriver:
 
     def _greet(self) -> Server:
         # first by itself: a pool only says that it timed out, not that the password is wrong
-        with _translated(self.node), self._connect() as connection:
-            return Server(connection.info.server_version, _identify(connection))
+        with translated(self.node), self._connect() as connection:
+            server = Server(connection.info.server_version, identify(connection))
+            self._is_tracked = self._reached.is_pooled and is_tracked(connection)
+            return server
 
     def _connect(self) -> psycopg.Connection[Any]:
-        arguments = session.arguments(self._conninfo, self._options)
-        connection = psycopg.connect(self._conninfo, **arguments)
+        connection = self._to(self._conninfo)
         self._configure(connection)
         return connection
 
+    def _to(self, conninfo: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(conninfo, **session.arguments(conninfo, self._options))
+
     def _configure(self, connection: psycopg.Connection[Any]) -> None:
-        connection.execute(*session.prepare(self._options))
+        self._sockets.add(connection)
+        before, self._reached = self._reached, self._prepare(connection)
+        session.log_change(self.node, before, self._reached)
+        if not self._reached.is_prepared:
+            connection.prepare_threshold = None
+
+    def _prepare(self, connection: psycopg.Connection[Any]) -> Reached:
+        said = session.prepare(self._options, connection.info.backend_pid)
+        row = connection.execute(*said).fetchone()
+        assert row is not None
+        return session.reached(self._options, row, self._is_tracked)
 
     async def close(self) -> None:
         if self._owner == os.getpid():
@@ -172,6 +179,19 @@ class BlockingDriver:
             pool.close()
         if threads is not None:
             threads.shutdown()
+
+    def cut(self) -> None:
+        with self._lock:
+            self._leave_to_parent()
+            pool, self._pool = self._pool, None
+        cut = self._sockets.cut()
+        _log.info("cut %d connections to %s", cut, self.node)
+        if pool is not None:
+            # who waits for a connection is told, too; its workers may hang in a connection's making
+            Thread(target=pool.close, name=f"toolkit-{self.node}-cut", daemon=True).start()
+
+    async def again(self, job: Callable[[], Coroutine[Any, Any, T]], *, is_idempotent: bool) -> T:
+        return await job()
 
     @contextmanager
     def _checked_out(self, patience: float | None = None) -> Iterator[psycopg.Connection[Any]]:
@@ -217,10 +237,11 @@ class BlockingDriver:
     async def fetch(
         self, statement: bytes, params: Params | None = None, *, timeout: float | None = None
     ) -> Rows:
-        pool, asked = self._pool, time.monotonic()
+        pool, asked, cuts = self._pool, time.monotonic(), self._sockets.cuts
 
         def ask(connection: psycopg.Connection[Any]) -> Rows:
-            return _ask(connection, statement, params, left(timeout, time.monotonic() - asked))
+            rest = left(timeout, time.monotonic() - asked)
+            return ask_on(connection, statement, params, rest, self._reached)
 
         try:
             if pool is None or self._owner != os.getpid():
@@ -229,7 +250,7 @@ class BlockingDriver:
             try:
                 return ask(connection)
             except psycopg.OperationalError as error:
-                if not is_lost(connection, error):
+                if not is_lost(connection, error) or self._sockets.cuts != cuts:
                     raise
             finally:
                 pool.putconn(connection)
@@ -240,7 +261,10 @@ class BlockingDriver:
             raise translate(error, self.node) from error
 
     async def command(self, statement: bytes, *, timeout: float, alone: str = "") -> bool:
-        with _translated(self.node), self._connect() as connection:
+        with translated(self.node), self._to(self._direct or self._conninfo) as connection:
+            self._sockets.add(connection)
+            if self._prepare(connection).is_pooled:
+                raise session.needs_own(self.node)
             connection.execute(session.patience(timeout))
             if alone and connection.execute(*session.try_alone(alone)).fetchone() == (False,):
                 return False
@@ -257,9 +281,14 @@ class BlockingDriver:
         timeout: float | None = None,
         patience: float | None = None,
     ) -> AsyncIterator[BlockingTransaction]:
-        said = session.begin(snapshot, repeatable, read_only, timeout)
+        if snapshot is not None and self._reached.is_pooled:
+            raise session.no_follower(self.node)
+
+        def said() -> list[bytes]:
+            return session.begin(snapshot, repeatable, read_only, timeout, self._reached)
+
         is_committing = False
-        with _translated(self.node):
+        with translated(self.node):
             connection, block = self._begin(said, patience)
             try:
                 with block:
@@ -271,9 +300,10 @@ class BlockingDriver:
                 raise
 
     def _begin(
-        self, said: Sequence[bytes], patience: float | None
+        self, said: Callable[[], list[bytes]], patience: float | None
     ) -> tuple[psycopg.Connection[Any], ExitStack]:
         """Begin a transaction; connections that turn out dead are passed over, then a new one."""
+        cuts = self._sockets.cuts
         for others in range(self._options.max_size + 1, -1, -1):
             connection = None
             try:
@@ -281,11 +311,12 @@ class BlockingDriver:
                     place = self._checked_out(patience) if others else self._connect()
                     connection = block.enter_context(place)
                     block.enter_context(connection.transaction())
-                    for statement in said:
+                    for statement in said():
                         connection.execute(statement)
                     return connection, block.pop_all()
             except psycopg.OperationalError as error:
-                if connection is None or not others or not is_lost(connection, error):
+                is_over = not others or self._sockets.cuts != cuts
+                if connection is None or is_over or not is_lost(connection, error):
                     raise
             _log.info("a connection to %s was dead, trying another", self.node)
         raise AssertionError("unreachable")
@@ -364,6 +395,9 @@ class BlockingDriver:
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)
 
+    async def hear(self, future: Future[None], timeout: float) -> bool:
+        return bool(wait([future], timeout).done)
+
     def stats(self) -> dict[str, int]:
         return dict(self._pool.get_stats()) if self._pool is not None else {}
 
@@ -379,37 +413,5 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-def _ask(
-    connection: psycopg.Connection[Any],
-    statement: bytes,
-    params: Params | None,
-    timeout: float | None,
-) -> Rows:
-    cursor = connection.cursor(binary=True)
-    if timeout is None:
-        return cursor.execute(statement, params).fetchall()
-    with connection.transaction():
-        for said in session.begin(None, False, True, timeout):
-            connection.execute(said)
-        return cursor.execute(statement, params).fetchall()
-
-
-def _identify(connection: psycopg.Connection[Any]) -> int | None:
-    try:
-        row = connection.execute(session.identify()).fetchone()
-    except session.NOT_TOLD as error:
-        _log.info("the server does not tell its system identifier: %s", error)
-        return None
-    return row[0] if row else None
-
-
 def _drive(job: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return drive(job())
-
-
-@contextmanager
-def _translated(node: str) -> Iterator[None]:
-    try:
-        yield
-    except (psycopg.Error, PoolTimeout) as error:
-        raise translate(error, node) from error

@@ -12,6 +12,7 @@ from toolkit.errors import (
     Busy,
     DatabaseError,
     DiskFull,
+    NoConnection,
     OutcomeUnknown,
     QueryTimeout,
     ReadOnlyDatabase,
@@ -27,10 +28,13 @@ _NO_ENTRY = (
     "no password supplied",
     "does not exist",  # the role, or the database
 )
+DENIED = "the server refused the connection"
+"""What every AccessDenied says."""
 _FULL = (
     "too many clients already",
     "too many connections for",  # the role, or the database
     "remaining connection slots are reserved",
+    "no more connections allowed",  # PgBouncer's max_client_conn
 )
 
 
@@ -38,16 +42,25 @@ def translate(error: BaseException, node: str = "") -> ToolkitError:
     """Return the toolkit's error for one of the driver's; ``node`` names the server in it."""
     if isinstance(error, ToolkitError):
         return error
+    found = _translated(error, node)
+    if isinstance(found, Unavailable):
+        found.node = node
+    return found
+
+
+def _translated(error: BaseException, node: str) -> ToolkitError:
     place = f"{node}: " if node else ""
     if isinstance(error, PoolTimeout | TooManyRequests):
         cause = error.__cause__ or error.__context__
         why = f" ({_first_line(cause)})" if isinstance(cause, psycopg.Error) else ""
-        return Unavailable(f"{place}no connection was free in time: {_first_line(error)}{why}")
+        return NoConnection(f"{place}no connection was free in time: {_first_line(error)}{why}")
     if isinstance(error, PoolClosed):
         return Unavailable(f"{place}the store is closed")
     if not isinstance(error, psycopg.Error):
         return DatabaseError(f"{place}{type(error).__name__}: {_first_line(error)}")
     state, text = error.sqlstate, _first_line(error)
+    if is_full(error):
+        return NoConnection(f"{place}the server has no connection left: {text}")
     if state is None or state.startswith(("28", "3D")):
         return _no_connection(error, place, text)
     if state.startswith(_LOST):
@@ -58,12 +71,12 @@ def translate(error: BaseException, node: str = "") -> ToolkitError:
             return DatabaseError(f"{place}{text}{detail}", state)
         case "57014":
             return QueryTimeout(f"{place}cancelled on the server: {text}", state)
+        case "0A000" if "cached plan" in text:
+            return SchemaError(f"{place}the schema has changed meanwhile ({text}); try again")
         case "25006":
             return ReadOnlyDatabase(f"{place}the server is read-only: {text}", state)
         case "53100":
             return DiskFull(f"{place}the server's disk is full; nothing was stored: {text}", state)
-        case "53300":
-            return Unavailable(f"{place}the server has no connection left: {text}")
         case "55P03":
             return Busy(f"{place}a lock was not free in time: {text}")
         case "42P01" | "3F000" | "42883" | "42703":
@@ -90,6 +103,11 @@ def is_full(error: psycopg.Error) -> bool:
     return error.sqlstate == "53300" or any(words in str(error) for words in _FULL)
 
 
+def is_denied(text: str) -> bool:
+    """Tell from a server's words that it lets nobody in, and not that it is not there."""
+    return any(words in text for words in _NO_ENTRY)
+
+
 def no_turn(node: str, timeout: float) -> QueryTimeout:
     """Return the error of a call whose deadline passed before it got a connection."""
     return QueryTimeout(f"{node}: no connection was free within {timeout:.3g} s", "57014")
@@ -112,9 +130,9 @@ def unknown_outcome(node: str) -> OutcomeUnknown:
 
 
 def _no_connection(error: psycopg.Error, place: str, text: str) -> ToolkitError:
-    denied = (error.sqlstate or "").startswith(("28", "3D")) or any(n in text for n in _NO_ENTRY)
+    denied = (error.sqlstate or "").startswith(("28", "3D")) or is_denied(text)
     if denied:
-        return AccessDenied(f"{place}the server refused the connection: {text}")
+        return AccessDenied(f"{place}{DENIED}: {text}")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return Unavailable(f"{place}cannot be reached: {text}")
     return DatabaseError(f"{place}{text}")

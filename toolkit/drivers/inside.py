@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -34,6 +35,12 @@ class InsideDriver:
     async def command(self, statement: bytes, *, timeout: float, alone: str = "") -> bool:
         raise QueryError("what may not stand in a transaction cannot be run inside one")
 
+    def cut(self) -> None:
+        """Leave the connection to who began the transaction."""
+
+    async def again(self, job: Callable[[], Coroutine[Any, Any, T]], *, is_idempotent: bool) -> T:
+        return await job()
+
     def transaction(self, **options: Any) -> AbstractAsyncContextManager[Transaction]:
         raise QueryError("a transaction cannot be opened inside another")
 
@@ -61,6 +68,9 @@ class InsideDriver:
 
     async def pause(self, seconds: float) -> None:
         await self._driver.pause(seconds)
+
+    async def hear(self, future: Future[None], timeout: float) -> bool:
+        return await self._driver.hear(future, timeout)
 
     def stats(self) -> dict[str, int]:
         return self._driver.stats()

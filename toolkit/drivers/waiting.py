@@ -47,10 +47,12 @@ class Turns:
 class Lookout:
     """Who looks whether the server is still there: one at a time; all who wait hear of it.
 
-    Safe to share between threads, and between the tasks of a loop.
+    Safe to share between threads, and between the tasks of a loop. Where the server
+    ``is_watched`` nobody here looks: who waits is told when it is gone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_watched: bool = False) -> None:
+        self._is_watched = is_watched
         self._lock = Lock()
         self._is_out = False
         self._seen_at = float("-inf")
@@ -58,6 +60,8 @@ class Lookout:
 
     def begin(self, since: float, node: str) -> bool:
         """Say whether to look now; raise what somebody has found to be wrong ``since`` then."""
+        if self._is_watched:
+            return False
         with self._lock:
             if self._seen_at < since:
                 should, self._is_out = not self._is_out, True

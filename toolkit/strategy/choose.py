@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from toolkit.catalog import Entry, Rollup
-from toolkit.config import Limits, Prices
 from toolkit.dataset import Aggregate, Dataset
 from toolkit.errors import QueryError, UnknownName
+from toolkit.options import Limits, Prices
 from toolkit.query import Query
 from toolkit.strategy.plan import Density, Kept, Plan
 from toolkit.strategy.price import Changed, Known, cheapest

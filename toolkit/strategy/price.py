@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from toolkit.catalog import Entry, Rollup
-from toolkit.config import Prices
 from toolkit.errors import QueryError
+from toolkit.options import Prices
 from toolkit.query import Query
 from toolkit.strategy.plan import Kept, Plan
 from toolkit.strategy.ways import Road, Ways

@@ -1,0 +1,152 @@
+"""What keeps a store in order: refresh, compress, verify, partitions; for the blocking store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from toolkit.drivers import drive
+from toolkit.inspection import DatasetStats
+from toolkit.partitions import Partition
+from toolkit.refresher import Progress, RefreshReport
+from toolkit.roads import Roads
+from toolkit.shelved import LevelShared, ShelfReport
+from toolkit.tally import PackReport
+from toolkit.tally import Progress as PackProgress
+from toolkit.verifier import Progress as VerifyProgress
+from toolkit.verifier import VerifyReport
+
+
+class Upkeep:
+    """The calls of a store that cron makes, and people who look after it."""
+
+    _roads: Roads
+
+    def refresh(
+        self, dataset: str, on_progress: Progress = lambda step, buckets: None
+    ) -> RefreshReport:
+        """Bring the rollups of a dataset up to now; answers are right without it, only slower.
+
+        Any number of processes may refresh at once; one that is killed is taken over.
+        """
+        return drive(self._roads.refresh(dataset, on_progress))
+
+    def compress(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        start: object = None,
+        end: object = None,
+        *,
+        dry_run: bool = False,
+        gently: bool = False,
+        on_progress: PackProgress = lambda report, total: None,
+    ) -> PackReport:
+        """Move points of ``[start, end)`` from rows to blocks; answers stay what they are.
+
+        A span of some thousand points is a transaction; killed at any time, the next call goes
+        on. Points written later into that time are rows again, and count; they are folded into
+        their blocks. Rollups are refreshed first. Takes no lock that readers notice; who writes
+        to the same points waits for milliseconds. Without ``end`` the dataset's own
+        ``compress_after`` says what is old. With ``dry_run`` nothing is changed: the report says
+        what there is to do, and from a sample of spans, which is encoded, what it would save.
+        ``gently``: one span at a time, with rests, so that readers notice less.
+        """
+        return drive(
+            self._roads.compress(dataset, series, start, end, dry_run, False, gently, on_progress)
+        )
+
+    def recompress(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        start: object = None,
+        end: object = None,
+        *,
+        on_progress: PackProgress = lambda report, total: None,
+    ) -> PackReport:
+        """Fold points that were written into compressed time into its blocks."""
+        return drive(
+            self._roads.compress(dataset, series, start, end, False, True, False, on_progress)
+        )
+
+    def decompress(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        start: object = None,
+        end: object = None,
+        *,
+        dry_run: bool = False,
+        on_progress: PackProgress = lambda report, total: None,
+    ) -> PackReport:
+        """Make rows again of the blocks that reach into ``[start, end)``: compress undone.
+
+        With ``dry_run`` nothing is changed: the report says what these blocks hold.
+        """
+        return drive(self._roads.decompress(dataset, series, start, end, dry_run, on_progress))
+
+    def verify(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        start: object = None,
+        end: object = None,
+        *,
+        on_progress: VerifyProgress = lambda report, total: None,
+    ) -> VerifyReport:
+        """Read and decode every block that reaches into ``[start, end)``, and say what is wrong.
+
+        Changes nothing. For each damaged block the report says which columns still decode, and
+        what it can be made again from. Memory is bounded by some blocks.
+        """
+        return drive(self._roads.verify(dataset, series, start, end, on_progress))
+
+    def forget(
+        self,
+        dataset: str,
+        series: str | None = None,
+        start: object = None,
+        end: object = None,
+    ) -> int:
+        """Drop what this store remembers of a range, and return how many spans that were.
+
+        ``series`` is a name or a pattern (``"BTC-*"``), None for all; without ``start`` and
+        ``end`` it is all of time. What is shared is dropped, too, but not what other processes
+        remember themselves. Never needed for what the change log tells. Raises Unavailable
+        where Redis is out: what is there will be found again.
+        """
+        return drive(self._roads.forget(dataset, series, start, end))
+
+    def describe_shared(self, seconds: float = 5.0) -> ShelfReport:
+        """Say what of the datasets lies in ``cache.redis``, and how that server is set up.
+
+        Looks at every key there, for at most so many seconds. Raises ConfigError where nothing
+        is shared, Unavailable where Redis is out.
+        """
+        return drive(self._roads.describe_shared(seconds))
+
+    def peek_shared(
+        self, dataset: str, series: str, start: object, end: object
+    ) -> tuple[LevelShared, ...]:
+        """Say which spans of a series' range lie in ``cache.redis``, level by level."""
+        return drive(self._roads.peek_shared(dataset, series, start, end))
+
+    def partitions(self, dataset: str) -> list[Partition]:
+        """Return the time ranges that a dataset is stored in, oldest first; counts its blocks."""
+        return drive(self._roads.partitions(dataset))
+
+    def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
+        """Drop the partitions that lie wholly inside ``[start, end)`` with all their points.
+
+        The change log hears of it: rollups lose those points at the next refresh. Takes the
+        strongest lock on the dataset for a moment.
+        """
+        return drive(self._roads.drop_partitions(dataset, start, end))
+
+    def set_compress_after(self, dataset: str, age: str) -> str:
+        """Have :meth:`compress` take points older than ``age`` (``30d``); empty: none by itself."""
+        return drive(self._roads.set_compress_after(dataset, age))
+
+    def describe(self, dataset: str) -> DatasetStats:
+        """Return the server's figures of a dataset: series, rows, bytes, what is unfollowed."""
+        return drive(self._roads.describe(dataset))
