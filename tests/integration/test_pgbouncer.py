@@ -90,7 +90,7 @@ def test_the_main_road_leads_through_pgbouncer(behind: Behind, pooled: Any) -> N
         same(pooled.latest("candles", n=3), direct.latest("candles", n=3))
         pieces = list(pooled.stream("candles", "A", START, END))
         assert sum(len(piece) for piece in pieces) == MINUTES
-        pooled.compress("candles", before=END)
+        pooled.compress("candles", end=END)
         same(pooled.read("candles", "A", START, END), direct.read("candles", "A", START, END))
         checked = pooled.verify("candles")
         assert checked.blocks > 0
