@@ -105,10 +105,10 @@ class Cluster:
             change = self.health.saw(name, sample)
         self._changed(change)
 
-    def silent(self, name: str, why: str) -> None:
-        """Hear from the prober that a node has not answered."""
+    def silent(self, name: str, asked_at: float, why: str) -> None:
+        """Hear from the prober that a node which it asked then has not answered."""
         with self.lock:
-            change = self.health.silent(name, self._clock(), why)
+            change = self.health.silent(name, asked_at, self._clock(), why)
         self._changed(change)
 
     def refused(self, name: str, why: str) -> None:

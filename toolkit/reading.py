@@ -98,7 +98,8 @@ class Readings:
     ) -> T:
         """Run a job over a node that is as fresh as the query wants, and over another if it fails.
 
-        Without a primary nobody can tell what has changed: then nothing cached is believed.
+        Without a primary that answers nobody can tell what has changed: then nothing cached is
+        believed.
         """
         cluster = self._cluster
         if cluster is None:
@@ -107,7 +108,7 @@ class Readings:
 
         async def ask(name: str) -> T:
             left = partial(with_time_left, started=started)
-            if cluster.health.primary is not None:
+            if cluster.health.is_heard:
                 try:
                     return await job(self._of[name], left(query))
                 except Unavailable as error:

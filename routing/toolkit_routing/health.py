@@ -133,6 +133,11 @@ class Health:
         self.nodes = {name: Standing(name) for name in self.names}
 
     @property
+    def is_heard(self) -> bool:
+        """Whether there is a primary, and it has answered when it was looked at last."""
+        return self.primary is not None and self.primary.silent_since is None
+
+    @property
     def position(self) -> Position | None:
         """The last position that the primary was seen at."""
         if self.sysid is None or not self._written:
@@ -245,12 +250,12 @@ class Health:
         if at:
             node.as_of = max(node.as_of, written[at - 1][0])
 
-    def silent(self, name: str, now: float, why: str) -> Change:
+    def silent(self, name: str, asked_at: float, now: float, why: str) -> Change:
         """Hear that a node did not answer in time: down, once that has gone on for a while."""
         node = self.nodes[name]
         node.failures += 1
         if node.silent_since is None:
-            node.silent_since = now
+            node.silent_since = asked_at
         if node.failures < 2 or now - node.silent_since < self.patience:
             node.why = why if not node.is_up else node.why
             return self._take_waiting(_NONE) if self._waiting else _NONE

@@ -201,7 +201,7 @@ def test_whose_cluster_it_is_the_declared_primary_says_even_if_it_answers_last()
     assert [n.role for n in health.nodes.values()] == [Role.PRIMARY, Role.FOREIGN, Role.REPLICA]
     away = Health(["a", "b"])
     away.saw("b", primary(1.0, 1_000))
-    away.silent("a", 1.5, "no answer")
+    away.silent("a", 1.0, 1.5, "no answer")
     assert away.primary is away.nodes["b"]
 
 
@@ -251,10 +251,10 @@ def test_of_two_untold_ones_who_began_to_take_writes_last_is_the_primary() -> No
 
 def test_silence_is_down_after_a_while_and_refusal_at_once() -> None:
     health, loads = a_shard(2)
-    assert health.silent("b", 2.0, "no answer").cut == ()
-    assert health.silent("b", 2.4, "no answer").cut == ()
+    assert health.silent("b", 2.0, 2.5, "no answer").cut == ()
+    assert health.silent("b", 2.5, 3.0, "no answer").cut == ()
     assert health.nodes["b"].is_up
-    assert health.silent("b", 3.6, "no answer").cut == ("b",)
+    assert health.silent("b", 3.0, 3.5, "no answer").cut == ("b",)
     assert health.refused("c", 3.7, "connection refused").cut == ("c",)
     assert chosen(health, loads, Want(max_age=9.0), 3.8) == "a"
     health.saw("c", replica(4.0, 1_000))
@@ -270,6 +270,19 @@ def test_without_a_primary_reads_of_a_session_go_on_and_strict_ones_wait() -> No
     lost = route(health, loads, Chooser(), Want(Position(SYSID, 1, 1_100), 1.0), 60.0)
     assert lost is not None
     assert lost.confirm == 1_100  # it may have come that far since
+
+
+def test_while_the_primary_does_not_answer_its_last_answer_is_now() -> None:
+    health, loads = a_shard(1)  # b is as of 1.0
+    assert chosen(health, loads, Want(max_age=1.0), 2.5) == "a"
+    health.silent("a", 1.9, 2.4, "no answer")
+    assert not health.is_heard
+    assert health.primary is health.nodes["a"]
+    assert chosen(health, loads, Want(max_age=1.0), 2.5) == "b"
+    assert chosen(health, loads, Want(max_age=0.8), 2.5) == "a"
+    assert chosen(health, loads, Want(max_age=1.0, is_strict=True), 2.5) == "a"
+    health.saw("a", primary(2.6, 1_000))
+    assert health.is_heard
 
 
 def test_without_a_primary_the_replicas_that_are_foremost_are_read() -> None:
@@ -390,7 +403,7 @@ def test_a_read_is_never_sent_to_a_node_that_is_older_than_it_may_be(data: st.Da
                 seen = primary(now, lsn) if name == "p" else replica(now, reached[name])
                 health.saw(name, seen)
         elif act == "silent":
-            health.silent(data.draw(st.sampled_from("qr")), now, "no answer")
+            health.silent(data.draw(st.sampled_from("pqr")), now - 0.5, now, "no answer")
         else:
             age = data.draw(st.floats(0.0, 3.0))
             at = data.draw(st.one_of(st.none(), st.integers(900, lsn)))

@@ -32,7 +32,7 @@ class Watcher(Protocol):
     """Who is told what was found; called in the prober's thread."""
 
     def saw(self, name: str, sample: Sample) -> None: ...
-    def silent(self, name: str, why: str) -> None: ...
+    def silent(self, name: str, asked_at: float, why: str) -> None: ...
     def refused(self, name: str, why: str) -> None: ...
 
 
@@ -157,14 +157,16 @@ class Prober:
         await look.close()
 
     async def _look(self, node: Node, look: _Look) -> None:
-        due = time.monotonic() + self.deadline
+        asked_at = time.monotonic()
+        due = asked_at + self.deadline
         task = asyncio.create_task(look.take())
         done, _ = await asyncio.wait({task}, timeout=self.deadline)
         if not done and time.monotonic() - due > self.deadline / 2:
             # it is we who are late, this process gets no turn: the answer may be here
             done, _ = await asyncio.wait({task}, timeout=self.deadline)
         if not done:
-            self._watcher.silent(node.name, f"no answer within {self.deadline:g} s")
+            why = f"no answer within {self.deadline:g} s"
+            self._watcher.silent(node.name, asked_at, why)
             if not look.cut():  # it is still being made
                 task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -176,7 +178,7 @@ class Prober:
             look.drop()
             found = translate(error)
             if isinstance(found, NoConnection):
-                self._watcher.silent(node.name, str(found))  # it is there
+                self._watcher.silent(node.name, asked_at, str(found))  # it is there
             else:
                 self._watcher.refused(node.name, str(found))
         else:
