@@ -43,6 +43,7 @@ class Settings:
     admission: AdmissionOptions = AdmissionOptions()
     topology: Topology | None = None
     console: str = ""  # of the PgBouncer before it
+    slow: float = 0.0
     parallel: int = 2
     plausible: Span = field(default_factory=lambda: Span(EARLIEST, LATEST))
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -61,6 +62,7 @@ class Settings:
             "database.schema": self.schema,
             "database.allow_newer_schema": str(self.allow_newer_schema).lower(),
             "pgbouncer.console": hide_password(self.console) if self.console else "",
+            "log.slow": str(self.slow),
             "read.parallel": str(self.parallel),
             "write.earliest": iso(self.plausible.start),
             "write.latest": iso(self.plausible.end),
@@ -92,6 +94,7 @@ _KEYS: dict[str, type] = {
     "database.schema": str,
     "database.allow_newer_schema": bool,
     "pgbouncer.console": str,
+    "log.slow": float,
     "read.parallel": int,
     "write.earliest": str,
     "write.latest": str,
@@ -103,7 +106,7 @@ _KEYS: dict[str, type] = {
     **ROUTING_KEYS,
     **{f"admission.{f.name}": type(f.default) for f in fields(AdmissionOptions)},
 }
-_MAY_BE_ZERO = {"pool.min_size", "cache.memory", "cache.max_age", "cache.keep_log"}
+_MAY_BE_ZERO = {"log.slow", "pool.min_size", "cache.memory", "cache.max_age", "cache.keep_log"}
 _MAY_BE_ZERO |= {"decode.least", "decode.most", "admission.max_inflight", "admission.rate"}
 _MAY_BE_ZERO |= {f"prices.{f.name}" for f in fields(Prices)}
 _LONGEST_S = 10 * 24 * 3600
@@ -322,6 +325,7 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
             **{k.partition(".")[2]: v for k, v in values.items() if k.startswith("admission.")}
         ),
         console=values.get("pgbouncer.console", ""),
+        slow=values.get("log.slow", 0.0),
         parallel=values.get("read.parallel", 2),
         plausible=_plausible(values, origins),
         origins=origins,

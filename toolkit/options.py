@@ -18,7 +18,7 @@ class PoolOptions:
     connect_timeout: float = 3.0
     pool_timeout: float = 30.0
     statement_timeout: float = 30.0
-    max_idle: float = 300.0
+    max_idle: float = 30.0
     application_name: str = "toolkit"
 
 

@@ -39,6 +39,7 @@ from toolkit.reading import Reading, Readings
 from toolkit.refresher import Progress, Refresher, RefreshReport
 from toolkit.shared import Shared
 from toolkit.shelved import LevelShared, ShelfReport
+from toolkit.slow import SlowLog
 from toolkit.strategy import Plan
 from toolkit.tally import PackReport
 from toolkit.tally import Progress as PackProgress
@@ -70,6 +71,7 @@ class Roads:
         self.cluster = cluster
         self.settings = settings
         self.counters = Counters()
+        self.slow = SlowLog(settings.slow)
         self.directory = Directory(
             driver, Catalog(), settings.schema, allow_newer_schema=settings.allow_newer_schema
         )
@@ -105,8 +107,10 @@ class Roads:
                 left = with_time_left(query, started)
                 return self.readings.ask(left, lambda on, asked: on.reader.read(asked))
 
-            async with self.gate.turn(query):
-                columns = await self._twice(read)
+            with self.slow.over("read of", query) as call:
+                async with self.gate.turn(query):
+                    columns = await self._twice(read)
+                call.answered(columns)
         assert isinstance(columns.plan, Plan)
         self.counters.add_read(columns.plan, len(columns))
         return columns
@@ -140,7 +144,9 @@ class Roads:
                 f"n: {n!r} is not a whole number of at least 1 and at most 2,147,483,647"
             )
         started = time.perf_counter()
-        columns = await self.readings.ask(query, lambda on, asked: on.newest.latest(asked, n))
+        with self.slow.over("latest of", query) as call:
+            columns = await self.readings.ask(query, lambda on, asked: on.newest.latest(asked, n))
+            call.answered(columns)
         assert isinstance(columns.plan, Plan)
         elapsed = (time.perf_counter() - started) * 1000
         columns.plan = replace(columns.plan, elapsed_ms=elapsed)
@@ -157,7 +163,8 @@ class Roads:
             raise QueryError("stream: oldest first, native or with a given step")
         self.counters.add(streams=1)
         # closed here, not by the garbage collector: a stream left early gives its connection back
-        first, rest = await self.readings.ask(query, partial(_begin_stream, rows), "bulk")
+        with self.slow.over("first rows of a stream of", query):
+            first, rest = await self.readings.ask(query, partial(_begin_stream, rows), "bulk")
         async with aclosing(rest) as pieces:
             if first is not None:
                 self.counters.add(rows_returned=len(first))
@@ -197,8 +204,10 @@ class Roads:
         mode: str,
         on_chunk: Callable[[WriteReport], None],
     ) -> WriteReport:
-        async with self._changing(dataset):
-            report = await self.writer.write(dataset, frame, intake, mode, on_chunk)
+        with self.slow.over("write to", dataset) as call:
+            async with self._changing(dataset):
+                report = await self.writer.write(dataset, frame, intake, mode, on_chunk)
+            call.wrote(report)
         self.counters.add(writes=1, **_counted(report))
         return report
 
@@ -237,8 +246,9 @@ class Roads:
         query = build_query(dataset, series, start, end)
         if query.asked.series is None:
             raise QueryError("delete: name the series; to empty a dataset, drop its partitions")
-        async with self._changing(dataset):
-            count = await self.eraser.delete(dataset, query.asked.series, query.span)
+        with self.slow.over("delete of", query):
+            async with self._changing(dataset):
+                count = await self.eraser.delete(dataset, query.asked.series, query.span)
         self.counters.add(deletes=1, rows_deleted=count)
         return count
 

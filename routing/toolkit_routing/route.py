@@ -19,9 +19,9 @@ class Want:
 
     ``position``: everything up to there; ``max_age``: everything committed that many seconds
     ago. With ``is_strict`` that holds also while no primary is to be found, or it does not answer;
-    else what was known of it last is enough then. ``is_primary``: nothing but the primary will do. ``wrote_at`` is
-    when was written last: servers that do not tell how far they have come are trusted with that
-    ``max_age`` later, and only where it is not strict.
+    else what was known of it last is enough then. ``is_primary``: nothing but the primary will
+    do. ``wrote_at`` is when was written last: servers that do not tell how far they have come are
+    trusted with that ``max_age`` later, and only where it is not strict.
     """
 
     position: Position | None = None
@@ -66,9 +66,8 @@ def route(
     is_lost = primary is None and not want.is_strict
     since = float("-inf")
     if want.max_age is not None and not is_lost:
-        is_silent = primary is not None and primary.silent_since is not None
-        known = primary.silent_since if is_silent and not want.is_strict else now
-        since = known - want.max_age
+        silent_since = None if primary is None or want.is_strict else primary.silent_since
+        since = (now if silent_since is None else silent_since) - want.max_age
     settled_at = want.wrote_at + (want.max_age or 0.0)
     is_untold = primary is None or primary.is_untold
     is_enough = is_untold and lsn is None and not want.is_strict and now >= settled_at

@@ -20,6 +20,7 @@ _SECTIONS = {
     "database": "where the data is",
     "pool": "how connections are kept; times in seconds",
     "pgbouncer": "",
+    "log": "",
     "read": "",
     "write": "",
     "chooser": "how a read is answered; points and buckets of a series",
@@ -44,6 +45,8 @@ NOTES = {
     "pool.application_name": "what the server lists us as",
     "pgbouncer.console": "where migrations, and toolkit pgbouncer, find its console:\n"
     "host=… port=6432 user=… dbname=pgbouncer",
+    "log.slow": "seconds after which a read, a write or a delete is logged as slow, by the logger\n"
+    "toolkit.slow, with how it was answered and where; 0 logs none",
     "read.parallel": "statements a large read runs at a time",
     "write.earliest": "points before this are refused",
     "write.latest": "points from this on are refused",
@@ -95,6 +98,7 @@ def defaults() -> dict[str, object]:
         "database.allow_newer_schema": plain["allow_newer_schema"],
         **{f"pool.{f.name}": f.default for f in fields(PoolOptions)},
         "pgbouncer.console": plain["console"],
+        "log.slow": plain["slow"],
         "read.parallel": plain["parallel"],
         "write.earliest": iso(EARLIEST),
         "write.latest": iso(LATEST),
