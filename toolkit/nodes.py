@@ -10,6 +10,7 @@ from typing import Any
 from toolkit.catalog import REVISION, VERSION_TABLE
 from toolkit.cluster import Cluster
 from toolkit.drivers import Driver
+from toolkit.drivers.session import lacking
 from toolkit.errors import DatabaseError, ToolkitError
 from toolkit.statements import compose, name
 from toolkit_routing import Health, Lag, Node, Role, Shard
@@ -48,12 +49,14 @@ async def describe_nodes(cluster: Cluster, schema: str) -> list[NodeReport]:
     shard, health = cluster.shard, cluster.health
     facts: dict[str, Mapping[str, str]] = {}
     revisions: dict[str, str | None] = {}
+    lacks: dict[str, tuple[str, ...]] = {}
     problems: dict[str, list[str]] = {node.name: [] for node in shard.nodes}
     for node in shard.nodes:
         if not health.nodes[node.name].is_up:
             continue
         driver = cluster.drivers[node.name]
         try:
+            lacks[node.name] = (await driver.open()).lacks
             rows = await driver.fetch(compose("routing/describe_node"), timeout=5.0)
             facts[node.name] = {key: value for key, value in rows if value is not None}
             revisions[node.name] = await _revision(driver, schema)
@@ -66,8 +69,10 @@ async def describe_nodes(cluster: Cluster, schema: str) -> list[NodeReport]:
         found += _problems(shard, node, health, now)
         if node.name in facts:
             found += _about_schema(node.name, revisions.get(node.name), newest)
-        remarks = _remarks(node, health, facts.get(node.name, {}), len(shard.replicas))
-        reports.append(_report(shard, node, health, now, facts, revisions, found, list(remarks)))
+        remarks = list(_remarks(node, health, facts.get(node.name, {}), len(shard.replicas)))
+        if lacks.get(node.name):
+            remarks.append(lacking(lacks[node.name]))
+        reports.append(_report(shard, node, health, now, facts, revisions, found, remarks))
     return reports
 
 

@@ -14,6 +14,7 @@ import pytest
 from fix_pgbouncer import Bouncer, MakePgBouncer
 from fix_servers import Database
 from fix_stores import COLOURS, open_store
+from fix_topologies import router
 
 import toolkit
 from toolkit import migrate
@@ -22,6 +23,7 @@ from toolkit.drivers import drive
 from toolkit.drivers.aio import AsyncDriver
 from toolkit.drivers.blocking import BlockingDriver
 from toolkit.errors import ConfigError, SchemaError, Unavailable
+from toolkit.nodes import describe_nodes
 from toolkit.options import PoolOptions
 from toolkit_routing import Node, Shard, Topology
 
@@ -341,6 +343,21 @@ def test_what_sessions_lack_is_logged_once(
     assert len(warnings) == 1
     assert "lack statement_timeout, jit" in warnings[0]
     assert "connect_query" in warnings[0]
+
+
+def test_topology_check_says_what_sessions_lack(behind: Behind) -> None:
+    def remarks() -> tuple[str, ...]:
+        with toolkit.connect(behind.settings) as store:
+            (found,) = drive(describe_nodes(router(store), "toolkit"))
+        assert not found.problems
+        return found.remarks
+
+    (lack,) = remarks()
+    assert lack.startswith("sessions behind the pooler lack statement_timeout, jit, so each")
+    behind.bouncer.databases["*"] += f" connect_query='{SET_UP}'"
+    behind.bouncer.configure()
+    behind.bouncer.console("RECONNECT")
+    assert not remarks()
 
 
 def test_a_restart_of_pgbouncer_fails_no_later_call(behind: Behind, pooled: Any) -> None:

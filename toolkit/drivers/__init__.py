@@ -24,10 +24,14 @@ BULK_TIMEOUT = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What a driver learned of its server when it first connected."""
+    """What a driver learned of its server when it first connected.
+
+    ``lacks`` are settings that sessions behind a pooler are not given.
+    """
 
     version: int
     sysid: int | None
+    lacks: tuple[str, ...] = ()
 
 
 class Transaction(Protocol):

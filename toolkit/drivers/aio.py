@@ -124,7 +124,9 @@ class AsyncDriver:
         # first by itself: a pool only says that it timed out, not that the password is wrong
         with translated(self.node):
             async with await self._connect() as connection:
-                server = Server(connection.info.server_version, await identify(connection))
+                server = Server(
+                    connection.info.server_version, await identify(connection), self._reached.lacks
+                )
                 self._is_tracked = self._reached.is_pooled and await is_tracked(connection)
                 return server
 

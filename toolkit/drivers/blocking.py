@@ -142,7 +142,9 @@ class BlockingDriver:
     def _greet(self) -> Server:
         # first by itself: a pool only says that it timed out, not that the password is wrong
         with translated(self.node), self._connect() as connection:
-            server = Server(connection.info.server_version, identify(connection))
+            server = Server(
+                connection.info.server_version, identify(connection), self._reached.lacks
+            )
             self._is_tracked = self._reached.is_pooled and is_tracked(connection)
             return server
 

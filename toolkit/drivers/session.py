@@ -101,12 +101,15 @@ def log_change(node: str, before: Reached, now: Reached) -> None:
     how = "prepared" if now.is_prepared else "unprepared"
     _log.info("%s is behind a pooler: statements go %s", node, how)
     if now.lacks and now.lacks != before.lacks:
-        _log.warning(
-            "%s: sessions behind the pooler lack %s, so each statement takes a transaction; "
-            "set it by connect_query (toolkit pgbouncer render) or ALTER ROLE … SET",
-            node,
-            ", ".join(now.lacks),
-        )
+        _log.warning("%s: %s", node, lacking(now.lacks))
+
+
+def lacking(settings: Sequence[str]) -> str:
+    """Return what it means that sessions are not given some settings, and what ends that."""
+    return (
+        f"sessions behind the pooler lack {', '.join(settings)}, so each statement takes a "
+        "transaction; set it by connect_query (toolkit pgbouncer render) or ALTER ROLE … SET"
+    )
 
 
 def find_prepared() -> bytes:
