@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any, TypeVar
@@ -217,9 +217,11 @@ class Cluster:
                 tried.clear()
                 continue
             name = chosen.name
-            if chosen.confirm is not None and not await self.reach(name, chosen.confirm):
-                tried.add(name)
-                continue
+            if chosen.confirm is not None:
+                pauses = _CATCH_UP if not tried else _CATCH_UP[:1]  # who waited once waits no more
+                if not await self.reach(name, chosen.confirm, pauses):
+                    tried.add(name)
+                    continue
             try:
                 with self._on_its_way(name):
                     return await ask(name), chosen
@@ -257,14 +259,14 @@ class Cluster:
             position = (now.timeline, now.lsn)
         return position[0] == self.health.timeline and await self.reach(name, position[1])
 
-    async def reach(self, name: str, lsn: int) -> bool:
+    async def reach(self, name: str, lsn: int, pauses: Sequence[float] = _CATCH_UP) -> bool:
         """Return whether a node has replayed up to somewhere, or does so in some milliseconds."""
         node, began = self.health.nodes[name], self._clock()
         if node.role is Role.PRIMARY or node.replayed >= lsn:
             return True
         driver = self.drivers[name]
         try:
-            for pause in _CATCH_UP:
+            for pause in pauses:
                 if pause:
                     await driver.pause(pause)
                 (is_replica, found), *_ = await driver.fetch(
