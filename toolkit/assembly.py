@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.cluster import Cluster
 from toolkit.config import Settings
-from toolkit.drivers import Driver
+from toolkit.drivers import NodeDriver
 from toolkit.options import PoolOptions
 from toolkit.primary import PrimaryDriver
 from toolkit.roads import Roads
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def opened(
     settings: Settings,
-    kind: Callable[[str, PoolOptions, str, str, bool], Driver],
+    kind: Callable[[str, PoolOptions, str, str, bool], NodeDriver],
     shelf: Shelf | None,
 ) -> Roads:
     """Return the roads of a store over drivers of a kind: one for each node it is told of."""

@@ -7,11 +7,10 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from threading import Lock
 from typing import Any, TypeVar
 
-from toolkit.drivers import Driver
+from toolkit.drivers import Driver, NodeDriver
 from toolkit.drivers.failures import DENIED
 from toolkit.drivers.prober import Prober
 from toolkit.errors import (
@@ -20,7 +19,6 @@ from toolkit.errors import (
     DatabaseError,
     NoConnection,
     NoPrimary,
-    QueryTimeout,
     ReadOnlyDatabase,
     SchemaError,
     ToolkitError,
@@ -34,7 +32,6 @@ from toolkit_routing import (
     Chooser,
     Ejection,
     Health,
-    Load,
     Node,
     Position,
     Role,
@@ -60,7 +57,7 @@ class Cluster:
     def __init__(
         self,
         shard: Shard,
-        drivers: Mapping[str, Driver],
+        drivers: Mapping[str, NodeDriver],
         pool: PoolOptions,
         options: RoutingOptions,
         clock: Callable[[], float] = time.monotonic,
@@ -69,7 +66,10 @@ class Cluster:
         self.drivers = drivers
         self.options = options
         self.health = Health([node.name for node in shard.nodes], options.patience)
-        self.loads = {n.name: Load(n.name, n.weight, n.region) for n in shard.nodes}
+        self.loads = {n.name: drivers[n.name].load for n in shard.nodes}
+        for node in shard.nodes:
+            load = self.loads[node.name]
+            load.weight, load.region = node.weight, node.region
         self._is_checked = False
         self._listeners: list[Callable[[str], None]] = []
         self._chooser = Chooser(
@@ -116,6 +116,10 @@ class Cluster:
         with self.lock:
             change = self.health.refused(name, self._clock(), why)
         self._changed(change)
+
+    def is_stuck(self, name: str) -> bool:
+        """Tell the prober that calls to a node do not come back."""
+        return self.loads[name].is_stuck(self._clock(), self.options.patience)
 
     def failed(self, name: str, error: ToolkitError, began: float) -> bool:
         """Hear what a call that began then met with; return whether another node may do better.
@@ -223,29 +227,13 @@ class Cluster:
                     tried.add(name)
                     continue
             try:
-                with self._on_its_way(name):
-                    return await ask(name), chosen
+                return await ask(name), chosen
             except (Unavailable, DatabaseError, SchemaError) as error:
                 if not self.failed(name, error, began):
                     raise
                 last = error
                 tried.add(name)
                 _log.info("a read moves on from %s: %s", name, error)
-
-    @contextmanager
-    def _on_its_way(self, name: str) -> Iterator[None]:
-        load, began = self.loads[name], self._clock()
-        load.inflight += 1
-        try:
-            yield
-            now = self._clock()
-            load.done(now, now - began)
-        except QueryTimeout:  # slow counts, answered or not
-            now = self._clock()
-            load.done(now, now - began)
-            raise
-        finally:
-            load.inflight -= 1
 
     async def reached(self, name: str, position: tuple[int, int] | None) -> bool:
         """Return whether a node has come to a timeline and LSN; None: to where the primary is."""
@@ -255,7 +243,7 @@ class Cluster:
         if primary is not None and primary.is_untold:
             return False
         if position is None:
-            now = await self.position()
+            now = await self.position(0.0)
             position = (now.timeline, now.lsn)
         return position[0] == self.health.timeline and await self.reach(name, position[1])
 

@@ -21,6 +21,7 @@ _log = logging.getLogger("toolkit.follower")
 _MOST = 5_000  # changed ranges that are worth looking at one by one
 NOTHING = "1:1:"  # the snapshot that saw nothing
 _NOT_TOLD = ("42501", "0A000")  # what a managed server answers instead of a position
+_MOST_TOKENS = 10_000
 _SHARE = 10  # one part in so many of the time may go into looks because of messages
 _LEAST_TIME = 0.001  # seconds that a look gets, however late its caller is
 
@@ -83,18 +84,26 @@ class Follower:
         self._clock = clock
         self._shared = shared
         self._places: dict[int, Place] = {}
+        self._heard: dict[str, float] = {}
 
     def place(self, entry: Entry) -> Place:
         """Return how far a dataset has been followed."""
         return self._places.setdefault(entry.id, Place())
 
+    def hear(self, token: Token) -> None:
+        """Hear that somebody must see what a token stands for: who looks from now on does."""
+        if len(self._heard) >= _MOST_TOKENS:
+            self._heard.clear()
+        self._heard.setdefault(str(token), self._clock())
+
     def covers(self, entry: Entry, token: Token) -> bool:
-        """Return whether the last look saw all that a token stands for, as far as can be told."""
-        place = self._places.get(entry.id)
-        if place is None or place.position is None:
-            return False
-        timeline, lsn = place.position
-        return all(p.timeline == timeline and p.lsn <= lsn for p in token.positions.values())
+        """Return whether the last look began after a token was heard of.
+
+        Its position would not tell: a commit that waits for a replica is in the log, and nobody
+        sees it yet.
+        """
+        place, heard_at = self._places.get(entry.id), self._heard.get(str(token))
+        return place is not None and heard_at is not None and place.checked_at >= heard_at
 
     def knows(self, entry: Entry, since: float, *, own: bool) -> bool:
         """Return whether nothing needs to be looked for."""
@@ -169,7 +178,8 @@ class Follower:
             since = was.snapshot if was is not None else since
             await shared.follow(tier, entry, was, since, now, None if problem else unheard)
             await shared.listen(tier, partial(_hear, place, self._clock))
-        # before anything is dropped: a fill that begins after that has to have read what changed
+        # before anything is dropped: a fill that begins after that has to have read what changed,
+        # and whatever this look saw is in the log up to there, for it was asked for after that
         timeline, lsn = rows[0][7:]
         place.position = (timeline, settled(int(lsn))) if lsn is not None else None
         # only now: until it was gone there, a read could still take it from there

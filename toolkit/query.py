@@ -104,9 +104,11 @@ def after(token: str | Token) -> Freshness:
     process, sees what the one before has written.
     """
     try:
-        found = token if isinstance(token, Token) else Token.parse(str(token))
+        found = token if isinstance(token, Token) else Token.parse(str(token).strip())
     except ValueError as error:
         raise QueryError(f"after: {error}") from None
+    if not found.positions:
+        raise QueryError("after: the token is empty; give what store.token() returned")
     return Freshness(token=found)
 
 

@@ -20,6 +20,7 @@ from toolkit.newest import Newest
 from toolkit.partitions import NativePartitioning
 from toolkit.query import Freshness, Query
 from toolkit.reader import Reader
+from toolkit.statements import compose
 from toolkit.streaming import Streamer
 from toolkit.work import Reach, always_there, with_time_left
 from toolkit.written import Written
@@ -27,6 +28,8 @@ from toolkit_routing import Position, Token, Want
 
 T = TypeVar("T")
 _log = logging.getLogger("toolkit.cluster")
+_TURN = 0.01  # seconds between looks whether a replica has come to a token
+_MOST_MET = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Readings:
         self._cluster = cluster
         self._max_age = settings.cache.max_age
         self._of: dict[str, Reading] = {}
+        self._driver, self._cache, self._wait = driver, cache, settings.routing.wait
+        self._met: set[str] = set()
         self._names = {"": directory}
         if cluster is None:
             return
@@ -88,7 +93,9 @@ class Readings:
         if self._cluster is None:
             await self._names[""].load()
             return
-        await self._cluster.read(Want(), lambda name: self._names[name].load(), None)
+        await self._cluster.read(
+            Want(max_age=self._max_age), lambda name: self._names[name].load(), None
+        )
 
     async def ask(
         self,
@@ -101,8 +108,10 @@ class Readings:
         Without a primary that answers nobody can tell what has changed: then nothing cached is
         believed.
         """
-        cluster = self._cluster
+        cluster, token = self._cluster, query.freshness.token
         if cluster is None:
+            if token is not None:
+                await self._meet(token)
             return await job(self.home, query)
         started, uncached = time.perf_counter(), replace(query, is_cached=False)
 
@@ -119,8 +128,33 @@ class Readings:
 
         await cluster.ready()
         want = await want_of(query.freshness, cluster, self.written, self._max_age, kind)
+        if token is not None and self._cache is not None:
+            self._cache.follower.hear(token)
         found, _ = await cluster.read(want, ask, query.timeout)
         return found
+
+    async def _meet(self, token: Token) -> None:
+        """Return when the only server there is has what a token stands for; it may be a replica."""
+        text = str(token)
+        if text in self._met:
+            return
+        position = told(token, (await self._driver.open()).sysid)
+        if self._cache is not None:
+            self._cache.follower.hear(token)
+        until = time.monotonic() + self._wait
+        while True:
+            (is_replica, lsn), *_ = await self._driver.fetch(compose("routing/look_at_replica"))
+            if not is_replica or (lsn is not None and lsn >= position.lsn):
+                break
+            if time.monotonic() > until:
+                raise Unavailable(
+                    f"{self._driver.node}: this replica has not come to the token within "
+                    f"{self._wait:g} s; read from the primary, or give [[shards]]"
+                )
+            await self._driver.pause(_TURN)
+        if len(self._met) >= _MOST_MET:
+            self._met.clear()
+        self._met.add(text)
 
 
 async def want_of(
@@ -133,20 +167,23 @@ async def want_of(
         return Want(None, freshness.max_age, is_strict=True, kind=kind)
     position = await written.wanted()
     if freshness.token is not None:
-        position = later(position, told(freshness.token, cluster))
+        position = later(position, told(freshness.token, cluster.health.sysid))
     return Want(position, max_age, kind=kind, wrote_at=written.wrote_at)
 
 
-def told(token: Token, cluster: Cluster) -> Position | None:
-    """Return what a token says of a shard; QueryError if it is of another cluster."""
-    found = token.positions.get(cluster.shard.name)
-    sysid = cluster.health.sysid
-    if found is not None and sysid is not None and found.sysid != sysid:
-        raise QueryError(
-            f"freshness: the token is of another cluster than shard {cluster.shard.name!r} "
-            f"(system {found.sysid}, not {sysid}); pass on tokens only between stores of one"
-        )
-    return found
+def told(token: Token, sysid: int | None) -> Position:
+    """Return what a token says of a cluster; QueryError if it says nothing of it.
+
+    Whatever its shard is called there: a cluster is known by its system identifier, if it tells.
+    """
+    for position in token.positions.values():
+        if sysid is None or position.sysid == sysid:
+            return position
+    others = ", ".join(f"{name!r} (system {at.sysid})" for name, at in token.positions.items())
+    raise QueryError(
+        f"freshness: the token is of {others or 'no cluster'}, not of this one (system {sysid}); "
+        "pass on tokens only between stores of the same servers"
+    )
 
 
 def later(one: Position | None, other: Position | None) -> Position | None:

@@ -59,15 +59,15 @@ class SlowLog:
         finally:
             took = self._clock() - began
             if self._threshold and took >= self._threshold:
-                text = asked if isinstance(asked, str) else told(asked)
+                text = asked if isinstance(asked, str) else in_words(asked)
                 _log.warning("%s %s took %.3f s: %s", what, text, took, call.outcome or "done")
 
 
-def told(query: Query) -> str:
+def in_words(query: Query) -> str:
     """Return what a query asks, in a line, without its values.
 
     >>> from toolkit.query import build_query
-    >>> told(build_query("candles", "BTC-USD", "2024-05-01Z", "2024-05-02Z", step="1h"))
+    >>> in_words(build_query("candles", "BTC-USD", "2024-05-01Z", "2024-05-02Z", step="1h"))
     'candles BTC-USD 2024-05-01T00:00Z to 2024-05-02T00:00Z step=1h'
     """
     asked = query.asked

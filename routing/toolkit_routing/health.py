@@ -238,9 +238,10 @@ class Health:
         return Change((node.name,) if has_left else (), f"{node.name}: {role.value} {why}".rstrip())
 
     def replayed(self, name: str, lsn: int, timeline: int | None = None) -> None:
-        """Hear that a replica has been found at a position; it never goes back."""
+        """Hear that a replica has been found at a position; while it is up it never goes back."""
         node = self.nodes[name]
-        if node.role is Role.REPLICA and (timeline or node.timeline) == self.timeline:
+        is_ours = (timeline or node.timeline) == self.timeline
+        if node.is_up and node.role is Role.REPLICA and is_ours:
             self._reached(node, lsn)
 
     def _reached(self, node: Standing, lsn: int) -> None:
@@ -287,6 +288,8 @@ class Health:
     def _down(self, node: Standing, why: str) -> Change:
         was_up = node.is_up
         node.is_up, node.why = False, why
+        # one that is started again may begin before where it was
+        node.as_of, node.replayed = float("-inf"), -1
         if self.primary is node:
             self.primary = None
         change = Change((node.name,), f"{node.name} is down: {why}") if was_up else _NONE

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 _DECAY = 10.0  # seconds after which an old latency counts for a third
@@ -36,6 +37,19 @@ class Load:
     ejections: int = 0
     ejected_until: float = -math.inf
     _at: float = -math.inf
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Count what the block does as on its way."""
+        self.inflight += 1
+        try:
+            yield
+        finally:
+            self.inflight -= 1
+
+    def is_stuck(self, now: float, seconds: float) -> bool:
+        """Tell whether something is on its way, and nothing has come back for so long."""
+        return self.inflight > 0 and now - self._at > seconds
 
     def done(self, now: float, seconds: float) -> None:
         """Note an answer and what it took."""

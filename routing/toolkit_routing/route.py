@@ -51,7 +51,8 @@ def route(
 ) -> Route | None:
     """Choose a node for a read; None where none will do, of those not ``tried`` already.
 
-    Replicas before the primary, which is the last resort, unless the chooser reads it, too.
+    Replicas before the primary, which is the last resort, unless the chooser reads it, too; nodes
+    without weight only where it will not do, either.
     """
     primary = health.primary
     if want.is_primary:
@@ -61,7 +62,9 @@ def route(
     position = want.position
     lsn = None
     if position is not None:
-        # of another timeline: nobody can compare, only the primary has all there is
+        if position.timeline > health.timeline > 0:  # who we take for the primary was replaced
+            return None
+        # of one before: nobody can compare, only the primary has all there is
         lsn = position.lsn if position.timeline == health.timeline else -1
     is_lost = primary is None and not want.is_strict
     since = float("-inf")
@@ -73,11 +76,12 @@ def route(
     is_enough = is_untold and lsn is None and not want.is_strict and now >= settled_at
     fresh: list[Load] = []
     behind: list[Load] = []
+    spare: list[Load] = []
     for name, node in health.nodes.items():
         if name in tried or not node.is_up:
             continue
         load = loads[name]
-        if not load.weight or load.ejected_until > now:
+        if load.ejected_until > now:
             continue
         if node.role is not _REPLICA:
             if chooser.reads_primary:
@@ -87,11 +91,11 @@ def route(
                 fresh.append(load)
         elif node.as_of >= since and (lsn is None or lsn >= 0):
             if lsn is None or node.replayed >= lsn:
-                fresh.append(load)
-            elif node.timeline == health.timeline:
+                (fresh if load.weight else spare).append(load)
+            elif node.timeline == health.timeline and load.weight:
                 behind.append(load)
-    if is_lost and len(fresh) > 1:
-        fresh = _foremost(health, fresh)
+    if is_lost:
+        fresh, spare = _foremost(health, fresh), _foremost(health, spare)
     if fresh:
         chosen = chooser.pick(fresh, want.kind, now)
         return Route(chosen.name, "fresh enough")
@@ -100,11 +104,15 @@ def route(
         return Route(chosen.name, "has to have come far enough", lsn)
     if primary is not None and primary.name not in tried:
         return Route(primary.name, _why(health, loads, lsn, now, tried))
+    if spare:
+        return Route(chooser.pick(spare, want.kind, now).name, "no other will do")
     return None
 
 
 def _foremost(health: Health, loads: list[Load]) -> list[Load]:
     """Return who has all that the lost primary was seen to have written, or else the most of it."""
+    if len(loads) < 2:
+        return loads
     replayed = {load.name: health.nodes[load.name].replayed for load in loads}
     edge = max(replayed.values())
     if health.position is not None:

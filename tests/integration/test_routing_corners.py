@@ -132,7 +132,7 @@ def test_who_slept_through_a_failover_finds_the_new_primary_at_once(
     with over(colour, servers) as store:
         store.write("metrics", metric(0), series="a")
         assert int(str(servers.ask("pg1", probes))) == 1
-        router(store)._prober._idle = 0.2
+        router(store)._prober.idle = 0.2
         until(lambda: servers.ask("pg1", probes) == 0, "nobody looks any more")
         servers.kill("pg1")
         servers.promote("pg2")

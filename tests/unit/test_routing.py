@@ -144,9 +144,10 @@ def test_nothing_of_an_old_timeline_is_believed_on_a_new_one() -> None:
     assert chosen(health, loads, Want(Position(SYSID, 2, 1_600), 9.0), 2.4) == "c"
 
 
-def test_a_token_of_another_timeline_goes_to_the_primary() -> None:
+def test_a_token_of_a_timeline_before_goes_to_the_primary() -> None:
     health, loads = a_shard()
-    found = route(health, loads, Chooser(), Want(Position(SYSID, 3, 10), 9.0), 1.5)
+    health.saw("a", primary(1.2, 1_000, timeline=2))
+    found = route(health, loads, Chooser(), Want(Position(SYSID, 1, 10), 9.0), 1.5)
     assert found is not None
     assert (found.name, found.reason) == ("a", "the token is of another timeline")
 
@@ -270,6 +271,35 @@ def test_without_a_primary_reads_of_a_session_go_on_and_strict_ones_wait() -> No
     lost = route(health, loads, Chooser(), Want(Position(SYSID, 1, 1_100), 1.0), 60.0)
     assert lost is not None
     assert lost.confirm == 1_100  # it may have come that far since
+
+
+def test_a_node_that_was_down_is_where_it_says_and_not_where_it_was() -> None:
+    health, loads = a_shard(1)
+    own = Want(Position(SYSID, 1, 1_000), 9.0)
+    assert chosen(health, loads, own, 2.0) == "b"
+    health.refused("b", 2.0, "killed")
+    health.replayed("b", 1_000)  # somebody had asked it before
+    health.saw("b", replica(3.0, 900))
+    assert health.lag("b", 3.1).bytes == 100
+    assert chosen(health, loads, own, 3.1) == "a"
+    assert chosen(health, loads, Want(max_age=9.0), 3.1) == "a"
+
+
+def test_a_position_of_a_newer_timeline_waits_for_who_has_it() -> None:
+    health, loads = a_shard(1)
+    assert route(health, loads, Chooser(), Want(Position(SYSID, 2, 1), 9.0), 2.0) is None
+    health.saw("b", primary(2.5, 1_100, timeline=2))
+    assert chosen(health, loads, Want(Position(SYSID, 2, 1), 9.0), 3.0) == "b"
+
+
+def test_a_node_without_weight_is_read_from_where_no_other_will_do() -> None:
+    health, loads = a_shard(2)
+    loads["b"].weight = 0.0
+    assert chosen(health, loads, Want(max_age=9.0), 2.0) == "c"
+    health.refused("c", 2.0, "killed")
+    assert chosen(health, loads, Want(max_age=9.0), 2.1) == "a"
+    health.refused("a", 2.0, "killed")
+    assert chosen(health, loads, Want(max_age=9.0), 2.1) == "b"
 
 
 def test_while_the_primary_does_not_answer_its_last_answer_is_now() -> None:

@@ -13,6 +13,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from toolkit_routing import Load
+
 T = TypeVar("T")
 Params = Mapping[str, Any]
 Rows = list[tuple[Any, ...]]
@@ -145,6 +147,12 @@ class Driver(Protocol):
 
     def stats(self) -> dict[str, int]:
         """Return plain counters of the pool."""
+
+
+class NodeDriver(Driver, Protocol):
+    """The driver of a server itself; ``load`` is what is on its way there, and how it answers."""
+
+    load: Load
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -26,15 +26,22 @@ from toolkit.drivers.aio_connection import (
     ask_on,
     identify,
     is_tracked,
-    translated,
 )
 from toolkit.drivers.background import AsyncBackground
-from toolkit.drivers.failures import is_lost, no_turn, too_long, translate, unknown_outcome
+from toolkit.drivers.failures import (
+    answering,
+    is_lost,
+    no_turn,
+    too_long,
+    translated,
+    unknown_outcome,
+)
 from toolkit.drivers.session import DIRECT, Reached
 from toolkit.drivers.sockets import Sockets
 from toolkit.drivers.waiting import Lookout, Turns, left
 from toolkit.errors import QueryTimeout
 from toolkit.options import PoolOptions
+from toolkit_routing import Load
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 T = TypeVar("T")
@@ -53,6 +60,7 @@ class AsyncDriver:
         is_watched: bool = False,
     ) -> None:
         self.node = node
+        self.load = Load(node)
         self._conninfo = conninfo
         self._direct = direct
         self._options = options
@@ -234,7 +242,7 @@ class AsyncDriver:
             rest = left(timeout, time.monotonic() - asked)
             return await ask_on(connection, statement, params, rest, self._reached)
 
-        try:
+        with answering(self.node, self.load):
             if pool is None or self._owner != os.getpid():
                 pool = await self._open()
             connection = await self._getconn(pool, left(timeout, time.monotonic() - asked))
@@ -248,8 +256,6 @@ class AsyncDriver:
             _log.info("a connection to %s was dead, trying a new one", self.node)
             async with await self._connect() as connection:
                 return await ask(connection)
-        except (psycopg.Error, PoolTimeout) as error:
-            raise translate(error, self.node) from error
 
     async def command(self, statement: bytes, *, timeout: float, alone: str = "") -> bool:
         with translated(self.node):
@@ -282,7 +288,7 @@ class AsyncDriver:
             return session.begin(snapshot, repeatable, read_only, timeout, self._reached)
 
         is_committing = False
-        with translated(self.node):
+        with translated(self.node), self.load.under_way():
             connection, block = await self._begin(said, patience)
             try:
                 async with block:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
-from psycopg_pool import PoolTimeout
 
 from toolkit.drivers import Params, Rows, session
-from toolkit.drivers.failures import translate
+from toolkit.drivers.failures import translated
 from toolkit.drivers.session import DIRECT, Reached
 
 _log = logging.getLogger("toolkit.drivers")
@@ -104,12 +103,3 @@ async def identify(connection: psycopg.AsyncConnection[Any]) -> int | None:
         _log.info("the server does not tell its system identifier: %s", error)
         return None
     return row[0] if row else None
-
-
-@contextmanager
-def translated(node: str) -> Iterator[None]:
-    """Raise the toolkit's errors for psycopg's."""
-    try:
-        yield
-    except (psycopg.Error, PoolTimeout) as error:
-        raise translate(error, node) from error

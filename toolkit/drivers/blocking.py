@@ -30,14 +30,21 @@ from toolkit.drivers.blocking_connection import (
     ask_on,
     identify,
     is_tracked,
-    translated,
 )
-from toolkit.drivers.failures import is_lost, no_turn, too_long, translate, unknown_outcome
+from toolkit.drivers.failures import (
+    answering,
+    is_lost,
+    no_turn,
+    too_long,
+    translated,
+    unknown_outcome,
+)
 from toolkit.drivers.session import DIRECT, Reached
 from toolkit.drivers.sockets import Sockets
 from toolkit.drivers.waiting import Lookout, Turns, left
 from toolkit.errors import QueryTimeout
 from toolkit.options import PoolOptions
+from toolkit_routing import Load
 
 Pool = ConnectionPool[psycopg.Connection[Any]]
 T = TypeVar("T")
@@ -56,6 +63,7 @@ class BlockingDriver:
         is_watched: bool = False,
     ) -> None:
         self.node = node
+        self.load = Load(node)
         self._conninfo = conninfo
         self._direct = direct
         self._options = options
@@ -245,7 +253,7 @@ class BlockingDriver:
             rest = left(timeout, time.monotonic() - asked)
             return ask_on(connection, statement, params, rest, self._reached)
 
-        try:
+        with answering(self.node, self.load):
             if pool is None or self._owner != os.getpid():
                 pool = self._open()
             connection = self._getconn(pool, left(timeout, time.monotonic() - asked))
@@ -259,8 +267,6 @@ class BlockingDriver:
             _log.info("a connection to %s was dead, trying a new one", self.node)
             with self._connect() as connection:
                 return ask(connection)
-        except (psycopg.Error, PoolTimeout) as error:
-            raise translate(error, self.node) from error
 
     async def command(self, statement: bytes, *, timeout: float, alone: str = "") -> bool:
         with translated(self.node), self._to(self._direct or self._conninfo) as connection:
@@ -290,7 +296,7 @@ class BlockingDriver:
             return session.begin(snapshot, repeatable, read_only, timeout, self._reached)
 
         is_committing = False
-        with translated(self.node):
+        with translated(self.node), self.load.under_way():
             connection, block = self._begin(said, patience)
             try:
                 with block:

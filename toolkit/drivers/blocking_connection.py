@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
-from psycopg_pool import PoolTimeout
 
 from toolkit.drivers import Params, Rows, session
-from toolkit.drivers.failures import translate
+from toolkit.drivers.failures import translated
 from toolkit.drivers.session import DIRECT, Reached
 
 _log = logging.getLogger("toolkit.drivers")
@@ -101,12 +100,3 @@ def identify(connection: psycopg.Connection[Any]) -> int | None:
         _log.info("the server does not tell its system identifier: %s", error)
         return None
     return row[0] if row else None
-
-
-@contextmanager
-def translated(node: str) -> Iterator[None]:
-    """Raise the toolkit's errors for psycopg's."""
-    try:
-        yield
-    except (psycopg.Error, PoolTimeout) as error:
-        raise translate(error, node) from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -20,6 +23,7 @@ from toolkit.errors import (
     ToolkitError,
     Unavailable,
 )
+from toolkit_routing import Load
 
 _LOST = ("08", "57P")  # SQLSTATE classes of a server that went away
 _NO_ENTRY = (
@@ -36,6 +40,31 @@ _FULL = (
     "remaining connection slots are reserved",
     "no more connections allowed",  # PgBouncer's max_client_conn
 )
+
+
+@contextmanager
+def translated(node: str) -> Iterator[None]:
+    """Raise the toolkit's errors for psycopg's."""
+    try:
+        yield
+    except (psycopg.Error, PoolTimeout) as error:
+        raise translate(error, node) from error
+
+
+@contextmanager
+def answering(node: str, load: Load) -> Iterator[None]:
+    """The same for a question to a node, which counts as its load; slow counts, answered or not."""
+    began = time.monotonic()
+    with load.under_way():
+        try:
+            yield
+        except (psycopg.Error, PoolTimeout) as error:
+            found = translate(error, node)
+            if isinstance(found, QueryTimeout):
+                load.done(time.monotonic(), time.monotonic() - began)
+            raise found from error
+    now = time.monotonic()
+    load.done(now, now - began)
 
 
 def translate(error: BaseException, node: str = "") -> ToolkitError:
