@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-
-from psycopg.conninfo import conninfo_to_dict
+from typing import Any
 
 from toolkit.errors import ConfigError
 from toolkit_routing import Node
@@ -100,7 +99,7 @@ def roles_of(nodes: Sequence[Node]) -> tuple[str, ...]:
     >>> roles_of([Node("a", "host=x user=ana"), Node("b", "host=y user=ana")])
     ('ana',)
     """
-    found = {str(conninfo_to_dict(n.conninfo).get("user") or ""): None for n in nodes}
+    found = {str(_parts(n.conninfo).get("user") or ""): None for n in nodes}
     return tuple(role for role in found if role)
 
 
@@ -128,10 +127,10 @@ def render(nodes: Sequence[Node], facts: Mapping[str, Facts], options: Options) 
 
 
 def _entry(node: Node, facts: Facts, roles: int) -> _Entry:
-    parts = conninfo_to_dict(node.direct or node.conninfo)
+    parts = _parts(node.direct or node.conninfo)
     place = {"host": parts.get("hostaddr") or parts.get("host"), "port": parts.get("port")}
     place["dbname"] = parts.get("dbname") or parts.get("user")
-    asked = conninfo_to_dict(node.conninfo)
+    asked = _parts(node.conninfo)
     name = str((asked.get("dbname") or asked.get("user")) if node.direct else node.name)
     free = facts.limit - facts.reserved - facts.others
     share = (free - min(_DIRECT, free // 4)) // roles
@@ -262,7 +261,7 @@ def _settings(
 
 
 def _encryption(entries: Sequence[_Entry]) -> Iterator[tuple[str, str, str]]:
-    parts = [conninfo_to_dict(e.node.direct or e.node.conninfo) for e in entries]
+    parts = [_parts(e.node.direct or e.node.conninfo) for e in entries]
     modes = [str(each.get("sslmode") or "prefer") for each in parts]
     strictest = max(modes, key=lambda mode: _STRICTEST.index(mode) if mode in _STRICTEST else 0)
     yield "server_tls_sslmode", strictest, "as the servers' own addresses have it"
@@ -294,3 +293,9 @@ def _name(name: str) -> str:
     if all(c.isalnum() or c in "._-" for c in name):
         return name
     return '"{}"'.format(name.replace('"', '""'))
+
+
+def _parts(conninfo: str) -> dict[str, Any]:
+    from psycopg.conninfo import conninfo_to_dict  # it takes 0.1 s to import
+
+    return conninfo_to_dict(conninfo)

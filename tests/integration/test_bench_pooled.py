@@ -11,7 +11,6 @@ from fix_servers import Database
 from toolkit.bench import pooled
 from toolkit.bench.ground import Sizes, prepared
 from toolkit.errors import Unavailable
-from toolkit.local.account import choose_account
 
 TINY = Sizes(series=1, minutes=2_000, small_read=100, turns=5)
 
@@ -28,8 +27,7 @@ def test_pgbouncer_in_the_path_is_measured(
     pgbouncer_programs: Programs,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    account = choose_account(pgbouncer_programs._store)
-    program = pgbouncer_programs.program(version, account)
+    program = pgbouncer_programs.program(version)
     monkeypatch.setattr(pooled.debian, "pgbouncer", lambda account, store: program)
     with prepared(database.dsn, redis_url, "toolkit", TINY, silent) as ground:
         result = pooled.pooled(ground)

@@ -66,7 +66,7 @@ def test_two_threads_find_out_that_a_way_is_gone(database: Database) -> None:
         store.write("metrics", minutes(1), series="a")
         for _ in range(3):
             store.read("metrics", "a", *DAY)
-        directory = roads(store).reader._shortcuts._directory
+        directory = roads(store).reader.shortcuts._directory
         real, both, seen = directory.remembered, threading.Barrier(2), threading.local()
 
         def remembered(name: str) -> Any:
