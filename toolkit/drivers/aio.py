@@ -199,7 +199,7 @@ class AsyncDriver:
         try:
             yield connection
         finally:
-            await pool.putconn(connection)
+            await _give_back(pool, connection)
 
     async def _getconn(
         self, pool: Pool, timeout: float | None = None
@@ -252,7 +252,7 @@ class AsyncDriver:
                 if not is_lost(connection, error) or self._sockets.cuts != cuts:
                     raise
             finally:
-                await pool.putconn(connection)
+                await _give_back(pool, connection)
             _log.info("a connection to %s was dead, trying a new one", self.node)
             async with await self._connect() as connection:
                 return await ask(connection)
@@ -400,3 +400,8 @@ class AsyncDriver:
 
     def stats(self) -> dict[str, int]:
         return dict(self._pool.get_stats()) if self._pool is not None else {}
+
+
+async def _give_back(pool: Pool, connection: psycopg.AsyncConnection[Any]) -> None:
+    """Return a connection to its pool; also who is cancelled meanwhile, or its place is lost."""
+    await asyncio.shield(pool.putconn(connection))
