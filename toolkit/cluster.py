@@ -111,6 +111,13 @@ class Cluster:
             change = self.health.silent(name, asked_at, self._clock(), why)
         self._changed(change)
 
+    def full(self, name: str, asked_at: float, why: str) -> None:
+        """Hear from the prober that a node has no connection left for it."""
+        with self.lock:
+            change = self.health.full(name, asked_at, self._clock(), why)
+            self._looked_at = self._clock()
+        self._changed(change)
+
     def refused(self, name: str, why: str) -> None:
         """Hear that a node cannot be connected to."""
         with self.lock:

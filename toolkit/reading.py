@@ -187,9 +187,12 @@ def told(token: Token, sysid: int | None) -> Position:
 
 
 def later(one: Position | None, other: Position | None) -> Position | None:
-    """Return the later of two positions; of two timelines, one that no replica can have."""
+    """Return the later of two positions; one of no timeline, which no replica can have, is that.
+
+    What has survived of a timeline is on the next one before all that was written there.
+    """
     if one is None or other is None:
         return one or other
-    if one.timeline != other.timeline:
+    if min(one.timeline, other.timeline) < 0:
         return Position(one.sysid, -1, 0)
-    return max(one, other, key=lambda p: p.lsn)
+    return max(one, other, key=lambda p: (p.timeline, p.lsn))

@@ -30,7 +30,8 @@ class Sample:
     ``lsn`` is up to where a primary has written, or a replica has replayed; None where a server
     does not tell (Aurora). ``timeline`` None: not known. ``receiver`` says whether a replica is
     connected to what it replicates, ``skew`` by how many seconds its clock is ahead of ours,
-    ``is_read_only`` that transactions may not write there unless they ask to.
+    ``is_read_only`` that transactions may not write there unless they ask to, ``is_anew`` that
+    the look was the first through its connection: the server may have been restarted.
     """
 
     asked_at: float
@@ -45,6 +46,7 @@ class Sample:
     skew: float = 0.0
     version: int = 0
     is_read_only: bool = False
+    is_anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +217,9 @@ class Health:
     def _saw_replica(self, node: Standing, sample: Sample) -> Change:
         was_primary = node.role in (Role.PRIMARY, Role.FENCED)
         change = self._is_now(node, Role.REPLICA, "")
-        if was_primary:
+        if was_primary or sample.is_anew:  # it may begin before where it was
             node.as_of, node.replayed = float("-inf"), -1
+        if was_primary:
             if self.primary is node:
                 self.primary = None
             change = Change((node.name,), f"{node.name} is a replica now")
@@ -250,6 +253,14 @@ class Health:
         at = bisect_right(written, node.replayed, key=lambda w: w[1])
         if at:
             node.as_of = max(node.as_of, written[at - 1][0])
+
+    def full(self, name: str, asked_at: float, now: float, why: str) -> Change:
+        """Hear that a node has no connection left: it is there, and those that it has may work."""
+        node = self.nodes[name]
+        if not node.is_up:
+            return self.silent(name, asked_at, now, why)
+        node.silent_since, node.failures = None, 0
+        return _NONE
 
     def silent(self, name: str, asked_at: float, now: float, why: str) -> Change:
         """Hear that a node did not answer in time: down, once that has gone on for a while."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import quote, unquote
 
 PAGE = 8192
 _TOKEN = re.compile(
@@ -31,17 +32,20 @@ class Position:
 class Token:
     """What a reader must see: a position for each shard that was written to.
 
-    Its text is for headers and cookies: no spaces, no secrets.
+    Its text is for headers and cookies: ASCII without spaces, no secrets.
 
     >>> token = Token({"main": Position(0x6B1F00D, 2, 0x16B3748)})
     >>> str(token), Token.parse(str(token)) == token
     ('main=6b1f00d-2-0/16B3748', True)
+    >>> odd = Token({"a=b, ü": Position(1, 2, 3)})
+    >>> str(odd), Token.parse(str(odd)) == odd
+    ('a%3Db%2C%20%C3%BC=1-2-0/3', True)
     """
 
     positions: Mapping[str, Position]
 
     def __str__(self) -> str:
-        return ",".join(f"{name}={at}" for name, at in sorted(self.positions.items()))
+        return ",".join(f"{quote(name, '')}={at}" for name, at in sorted(self.positions.items()))
 
     @classmethod
     def parse(cls, text: str) -> Token:
@@ -53,7 +57,7 @@ class Token:
                 raise ValueError(f"{part[:80]!r} is no token; give what store.token() returned")
             name, sysid, timeline, high, low = match.groups()
             lsn = (int(high, 16) << 32) | int(low, 16)
-            found[name] = Position(int(sysid, 16), int(timeline), lsn)
+            found[unquote(name)] = Position(int(sysid, 16), int(timeline), lsn)
         return cls(found)
 
 

@@ -285,6 +285,26 @@ def test_a_node_that_was_down_is_where_it_says_and_not_where_it_was() -> None:
     assert chosen(health, loads, Want(max_age=9.0), 3.1) == "a"
 
 
+def test_a_node_that_has_been_restarted_between_two_looks_is_where_it_says() -> None:
+    health, loads = a_shard(1)
+    own = Want(Position(SYSID, 1, 1_000), 9.0)
+    health.saw("b", replica(2.0, 900))
+    assert chosen(health, loads, own, 2.1) == "b"  # an answer that overtook another
+    health.saw("b", replica(3.0, 900, is_anew=True))
+    assert health.lag("b", 3.1).bytes == 100
+    assert chosen(health, loads, own, 3.1) == "a"
+
+
+def test_a_server_that_is_full_is_there() -> None:
+    health, loads = a_shard(1)
+    for at in (2.0, 4.0, 6.0):
+        assert health.full("b", at, at + 0.1, "too many clients").cut == ()
+    assert chosen(health, loads, Want(max_age=9.0), 6.2) == "b"
+    assert health.refused("b", 7.0, "killed").cut == ("b",)
+    health.full("b", 8.0, 8.1, "too many clients")
+    assert not health.nodes["b"].is_up
+
+
 def test_a_position_of_a_newer_timeline_waits_for_who_has_it() -> None:
     health, loads = a_shard(1)
     assert route(health, loads, Chooser(), Want(Position(SYSID, 2, 1), 9.0), 2.0) is None

@@ -34,6 +34,7 @@ class Watcher(Protocol):
 
     def saw(self, name: str, sample: Sample) -> None: ...
     def silent(self, name: str, asked_at: float, why: str) -> None: ...
+    def full(self, name: str, asked_at: float, why: str) -> None: ...
     def refused(self, name: str, why: str) -> None: ...
     def is_stuck(self, name: str) -> bool: ...
 
@@ -202,7 +203,7 @@ class _Look:
         self._options = options
         self._watcher = watcher
         self._connection: _Connection | None = None
-        self._is_connecting = False
+        self._is_connecting = self._is_cut = False
         self._knocked_at = float("-inf")
         self._tells = True
         self._statement = compose("routing/look_at_node")
@@ -232,7 +233,9 @@ class _Look:
         except psycopg.Error as error:
             self.drop()
             found = translate(error)
-            if isinstance(found, NoConnection | QueryTimeout):
+            if isinstance(found, NoConnection):
+                watcher.full(self.name, asked_at, str(found))
+            elif isinstance(found, QueryTimeout):
                 watcher.silent(self.name, asked_at, str(found))  # it is there
             else:
                 watcher.refused(self.name, str(found))
@@ -240,16 +243,24 @@ class _Look:
             watcher.saw(self.name, sample)
 
     async def _take(self) -> Sample:
+        self._is_cut = False
         if self._pooled:
             await self._look_at_pooler()
-        asked_at = time.monotonic()
         connection = self._connection
-        if connection is None or connection.closed:
-            connection = await self._connect(self._conninfo)
-            self._connection, self._tells = connection, True
-            await connection.execute(*session.prepare(self._options, connection.info.backend_pid))
-            asked_at = time.monotonic()
-        version = connection.info.server_version
+        if connection is not None and not connection.closed:
+            try:
+                return await self._ask(connection, is_anew=False)
+            except psycopg.OperationalError:
+                if self._is_cut or not connection.broken:
+                    raise
+                self.drop()  # the server may be well, and this one connection ended
+        connection = await self._connect(self._conninfo)
+        self._connection, self._tells = connection, True
+        await connection.execute(*session.prepare(self._options, connection.info.backend_pid))
+        return await self._ask(connection, is_anew=True)
+
+    async def _ask(self, connection: _Connection, *, is_anew: bool) -> Sample:
+        asked_at, version = time.monotonic(), connection.info.server_version
         if self._tells:
             try:
                 row = await self._row(connection, self._statement)
@@ -257,7 +268,7 @@ class _Look:
                 _log.info("a node does not tell how far its log has come: %s", error)
                 self._tells = False
             else:
-                return _sample(asked_at, time.monotonic(), row, version)
+                return replace(_sample(asked_at, time.monotonic(), row, version), is_anew=is_anew)
         row = await self._row(connection, compose("routing/look_at_managed"))
         is_replica, at, is_read_only = row
         return Sample(
@@ -270,6 +281,7 @@ class _Look:
             skew=_skew(at, asked_at),
             version=version,
             is_read_only=is_read_only,
+            is_anew=is_anew,
         )
 
     async def _row(self, connection: _Connection, statement: bytes) -> Any:
@@ -305,6 +317,7 @@ class _Look:
         if self._connection is None or self._is_connecting:
             task.cancel()
             return
+        self._is_cut = True
         with suppress(psycopg.Error, OSError):
             shut_down(self._connection)
 
