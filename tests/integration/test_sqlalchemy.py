@@ -172,6 +172,16 @@ def test_a_session_reads_what_was_written_and_others_when_it_is_there(
         with pytest.raises(QueryError, match="freshness: 'new' is none of"):
             others.run(lambda s: on_replica(s, freshness="new"))
 
+        # a function that writes, asked for as its error says
+        def jot(session: RoutingSession) -> None:
+            words = select(func.toolkit.jot("two"))
+            session.execute(words, execution_options={"freshness": "strong"})
+            session.commit()
+
+        sessions.run(jot)
+        assert sessions.run(notes) == ["one", "two"]
+        sessions.run(lambda s: (s.execute(delete(NOTE).where(NOTE.c.words == "two")), s.commit()))
+
         # from a session to a store, and back
         settings = settings_of(servers)
         with toolkit.connect(settings) as store:

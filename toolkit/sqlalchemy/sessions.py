@@ -77,7 +77,7 @@ class RoutingSession(Session):
             self._begin(None)
         place = self._primary or self._reading
         assert place is not None
-        if freshness is None:
+        if freshness is None or freshness.max_age == 0.0:  # a function that writes is asked so
             place.writes()
         return place.connection
 
