@@ -24,7 +24,7 @@ from toolkit.statements import compose
 from toolkit.streaming import Streamer
 from toolkit.work import Reach, always_there, with_time_left
 from toolkit.written import Written
-from toolkit_routing import Position, Token, Want
+from toolkit_routing import NOWHERE, Position, Token, Want
 
 T = TypeVar("T")
 _log = logging.getLogger("toolkit.cluster")
@@ -187,12 +187,12 @@ def told(token: Token, sysid: int | None) -> Position:
 
 
 def later(one: Position | None, other: Position | None) -> Position | None:
-    """Return the later of two positions; one of no timeline, which no replica can have, is that.
+    """Return the later of two positions.
 
     What has survived of a timeline is on the next one before all that was written there.
     """
     if one is None or other is None:
         return one or other
-    if min(one.timeline, other.timeline) < 0:
-        return Position(one.sysid, -1, 0)
+    if NOWHERE in (one.lsn, other.lsn):
+        return Position(one.sysid, max(one.timeline, other.timeline), NOWHERE)
     return max(one, other, key=lambda p: (p.timeline, p.lsn))

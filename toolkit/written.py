@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from toolkit.cluster import Cluster
 from toolkit.errors import QueryError, ToolkitError
-from toolkit_routing import Position
+from toolkit_routing import NOWHERE, Position
 
 _log = logging.getLogger("toolkit.cluster")
 
@@ -83,7 +83,7 @@ class Written:
                 return await self._settle(wait=0.0)
             except ToolkitError:
                 if self._unsettled_at > float("-inf"):
-                    return Position(0, -1, 0)  # of no timeline: the primary alone will do
+                    return Position(0, self._cluster.health.timeline, NOWHERE)
         return self.position
 
 

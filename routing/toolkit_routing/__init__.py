@@ -4,13 +4,14 @@ from toolkit_routing.admission import PRIORITIES, Admission, AdmissionOptions, R
 from toolkit_routing.choice import CHOICES, KINDS, Chooser
 from toolkit_routing.health import Change, Health, Lag, Role, Sample, Standing
 from toolkit_routing.load import Ejection, Load
-from toolkit_routing.positions import Position, Token, lsn_text, settled
+from toolkit_routing.positions import NOWHERE, Position, Token, lsn_text, settled
 from toolkit_routing.route import Route, Want, route
 from toolkit_routing.topology import Node, Shard, Topology, TopologyError
 
 __all__ = [
     "CHOICES",
     "KINDS",
+    "NOWHERE",
     "PRIORITIES",
     "Admission",
     "AdmissionOptions",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 PAGE = 8192
+NOWHERE = -1
+"""An LSN that is not known: no replica is sure to have come there, the primary has."""
 _TOKEN = re.compile(
     r"([^=,]+)=([0-9a-f]{1,16})-([0-9]{1,10})-([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})"
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from toolkit_routing.choice import Chooser
 from toolkit_routing.health import Health, Role
 from toolkit_routing.load import Load
-from toolkit_routing.positions import Position
+from toolkit_routing.positions import NOWHERE, Position
 
 _REPLICA = Role.REPLICA
 
@@ -65,7 +65,7 @@ def route(
         if position.timeline > health.timeline > 0:  # who we take for the primary was replaced
             return None
         # of one before: nobody can compare, only the primary has all there is
-        lsn = position.lsn if position.timeline == health.timeline else -1
+        lsn = position.lsn if position.timeline == health.timeline else NOWHERE
     is_lost = primary is None and not want.is_strict
     since = float("-inf")
     if want.max_age is not None and not is_lost:
@@ -89,7 +89,7 @@ def route(
         elif node.is_untold:
             if is_enough:
                 fresh.append(load)
-        elif node.as_of >= since and (lsn is None or lsn >= 0):
+        elif node.as_of >= since and lsn != NOWHERE:
             if lsn is None or node.replayed >= lsn:
                 (fresh if load.weight else spare).append(load)
             elif node.timeline == health.timeline and load.weight:
@@ -133,7 +133,7 @@ def _why(
         return "only node"
     if all(n.is_untold for n in others):
         return "the replicas do not tell how far they have come"
-    if lsn is not None and lsn < 0:
+    if lsn == NOWHERE:
         return "the token is of another timeline"
     if all(n.name in tried or not n.is_up for n in others):
         return "no replica is up"

@@ -9,9 +9,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import psycopg
 import pytest
 from fix_proxy import Proxy
 from fix_servers import Database
-from fix_stores import COLOURS, Awaited, minutes, open_store
+from fix_stores import COLOURS, Awaited, open_store
 from psycopg import sql as sql_text
 from psycopg.conninfo import make_conninfo
 
@@ -481,29 +480,3 @@ def test_a_blocking_store_says_that_it_cannot_await_an_iterator(blocking: toolki
 
     with pytest.raises(InputError, match="connect_async"):
         blocking.write("metrics", frames(), series="a")
-
-
-def test_tasks_that_are_cancelled_at_any_moment_leave_the_pool_whole(database: Database) -> None:
-    random = Random(5)
-    day = ("2024-01-01Z", "2024-01-02Z")
-
-    async def ask(store: toolkit.AsyncStore) -> None:
-        async with aclosing(store.stream("metrics", "A", *day, rows=100)) as pieces:
-            async for _ in pieces:
-                pass
-
-    async def run() -> None:
-        async with toolkit.connect_async(database.dsn) as store:
-            await store.write("metrics", minutes(500), series="A")
-            for _ in range(60):
-                tasks = [asyncio.create_task(ask(store)) for _ in range(12)]
-                await asyncio.sleep(random.random() * 0.03)
-                for task in tasks[::2]:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-            deadline = time.monotonic() + 5.0
-            while (found := store.stats())["pool_available"] != found["pool_size"]:
-                assert time.monotonic() < deadline, found
-                await asyncio.sleep(0.01)
-
-    asyncio.run(run())

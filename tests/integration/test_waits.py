@@ -6,7 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
+from random import Random
 from typing import Any
 
 import psycopg
@@ -118,3 +119,28 @@ def test_who_waits_for_one_in_a_hurry_has_what_is_left_of_its_own_time(
                 thread.join()
         assert 0.15 < took[0.2] < 0.5
         assert 0.5 < took[0.6] < 0.9
+
+
+def test_tasks_that_are_cancelled_at_any_moment_leave_the_pool_whole(database: Database) -> None:
+    random = Random(5)
+
+    async def ask(store: toolkit.AsyncStore) -> None:
+        async with aclosing(store.stream("metrics", "A", *DAY, rows=300)) as pieces:
+            async for _ in pieces:
+                pass
+
+    async def run() -> None:
+        async with toolkit.connect_async(database.dsn) as store:
+            await store.write("metrics", minutes(1), series="A")
+            for _ in range(60):
+                tasks = [asyncio.create_task(ask(store)) for _ in range(12)]
+                await asyncio.sleep(random.random() * 0.03)
+                for task in tasks[::2]:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            deadline = time.monotonic() + 5.0
+            while (found := store.stats())["pool_available"] != found["pool_size"]:
+                assert time.monotonic() < deadline, found
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
