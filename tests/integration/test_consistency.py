@@ -25,7 +25,7 @@ MAX_AGE = 0.5
 def disturb(servers: Cluster, dice: random.Random) -> str:
     """Hold one of the replicas up in some way for a moment."""
     name = dice.choice(["pg2", "pg3"])
-    what = dice.choice(["paused", "slow", "cut"])
+    what = dice.choice(["paused", "slow", "cut", "killed"])
     if what == "paused":
         servers.pause_replay(name)
         time.sleep(dice.uniform(0.1, 1.5))
@@ -33,6 +33,12 @@ def disturb(servers: Cluster, dice: random.Random) -> str:
     elif what == "slow":
         servers.slow_replay(name, f"{dice.randrange(20, 800)}ms")
         time.sleep(dice.uniform(0.5, 2.0))
+        servers.slow_replay(name, None)
+    elif what == "killed":  # it comes back before where it was
+        servers.slow_replay(name, f"{dice.randrange(200, 800)}ms")
+        servers.kill(name)
+        servers.start(name)
+        time.sleep(dice.uniform(0.2, 1.0))
         servers.slow_replay(name, None)
     else:
         servers.cut_receiver(name)
