@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ from fix_compressing import END, START, fill, frame
 from fix_servers import Database
 
 import toolkit
+from toolkit.config import load_settings
 from toolkit.dataset import CANDLES, TRADES
 from toolkit.errors import QueryError, UnknownName
+from toolkit.options import CacheOptions, PoolOptions
 
 DAY = "2024-01-21T00:00Z"
 
@@ -122,3 +126,27 @@ def test_a_wrong_question_is_named(store: toolkit.Store, bad: Any, says: str) ->
 def test_an_unknown_series_fails_all_of_it(store: toolkit.Store) -> None:
     with pytest.raises(UnknownName, match="'Z'"):
         store.read_many([question("A"), question("Z")])
+
+
+def test_questions_whose_answers_take_several_connections_do_not_wait_for_each_other(
+    database: Database,
+) -> None:
+    pool = PoolOptions(min_size=0, max_size=2)
+    settings = replace(load_settings(database.dsn, environ={}), pool=pool, cache=CacheOptions(0))
+    ts = np.datetime64("2024-01-01", "us") + np.arange(150_000) * np.timedelta64(1, "s")
+    found: list[int] = []
+
+    def ask() -> None:
+        with toolkit.connect(settings) as store:
+            for name in "AB":
+                store.write("metrics", {"ts": ts, "value": np.arange(150_000.0)}, series=name)
+            asked = [
+                {"dataset": "metrics", "series": name, "start": "2024-01-01Z", "end": f"2024-01-0{n}Z"}
+                for n, name in enumerate("ABABAB", 3)
+            ]
+            found.extend(len(columns) for columns in store.read_many(asked))
+
+    asker = threading.Thread(target=ask, daemon=True)
+    asker.start()
+    asker.join(30)
+    assert found == [150_000] * 6

@@ -14,7 +14,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from threading import Lock, Thread
@@ -138,11 +138,8 @@ class BlockingDriver:
             else:
                 opening.cancel()
             raise
-        threads = self._threads or ThreadPoolExecutor(
-            max(2, self._options.max_size), f"toolkit-{self.node}"
-        )
         with self._lock:
-            self._server, self._pool, self._threads = server, pool, threads
+            self._server, self._pool = server, pool
             self._opening = None
         opening.set_result(pool)
         return pool
@@ -337,22 +334,40 @@ class BlockingDriver:
     ) -> list[T]:
         if len(jobs) < 2:
             return [await job() for job in jobs]
-        if self._threads is None or self._owner != os.getpid():
-            self._open()
-        assert self._threads is not None
+        threads = self._workers()
+
+        def run(job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+            try:
+                return _drive(job)
+            except BaseException:
+                on_error()
+                raise
+
+        first, *others = jobs
         futures: list[Future[T]] = []
         try:
-            for job in jobs:
-                futures.append(self._threads.submit(_drive, job))
-            for done in wait(futures, return_when=FIRST_EXCEPTION).done:
-                done.result()
-            return [future.result() for future in futures]
+            for job in others:
+                futures.append(threads.submit(run, job))
+            found = [run(first)]
+            for job, future in zip(others, futures, strict=True):
+                # not begun: who has the threads may himself be waiting for some
+                found.append(run(job) if future.cancel() else future.result())
+            return found
         except BaseException:
             on_error()
             for future in futures:
                 future.cancel()
             wait(futures)  # they use connections that the caller is about to give back
             raise
+
+    def _workers(self) -> ThreadPoolExecutor:
+        """Return the threads, which need no server."""
+        with self._lock:
+            self._leave_to_parent()
+            if self._threads is None:
+                most = max(2, self._options.max_size)
+                self._threads = ThreadPoolExecutor(most, f"toolkit-{self.node}")
+            return self._threads
 
     async def once(
         self,
