@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fix_compressing import END, START, fill, frame
 from fix_servers import Database
+from fix_stores import COLOURS, open_store
 
 import toolkit
 from toolkit.config import load_settings
@@ -128,25 +129,28 @@ def test_an_unknown_series_fails_all_of_it(store: toolkit.Store) -> None:
         store.read_many([question("A"), question("Z")])
 
 
-def test_questions_whose_answers_take_several_connections_do_not_wait_for_each_other(
-    database: Database,
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("memory", [0, 64])
+def test_questions_that_take_several_connections_each_do_not_wait_for_each_other(
+    database: Database, colour: str, memory: int
 ) -> None:
     pool = PoolOptions(min_size=0, max_size=2)
-    settings = replace(load_settings(database.dsn, environ={}), pool=pool, cache=CacheOptions(0))
-    ts = np.datetime64("2024-01-01", "us") + np.arange(150_000) * np.timedelta64(1, "s")
+    settings = load_settings(database.dsn, environ={})
+    settings = replace(settings, pool=pool, cache=CacheOptions(memory))
+    ts = np.datetime64("2024-01-01", "us") + np.arange(100_000) * np.timedelta64(1, "s")
+    asked = [
+        {"dataset": "metrics", "series": name, "start": "2024-01-01Z", "end": f"2024-01-0{day}Z"}
+        for day, name in enumerate("ABABAB", 3)
+    ]
     found: list[int] = []
 
     def ask() -> None:
-        with toolkit.connect(settings) as store:
+        with open_store(colour, settings) as store:
             for name in "AB":
-                store.write("metrics", {"ts": ts, "value": np.arange(150_000.0)}, series=name)
-            asked = [
-                {"dataset": "metrics", "series": name, "start": "2024-01-01Z", "end": f"2024-01-0{n}Z"}
-                for n, name in enumerate("ABABAB", 3)
-            ]
+                store.write("metrics", {"ts": ts, "value": np.arange(100_000.0)}, series=name)
             found.extend(len(columns) for columns in store.read_many(asked))
 
     asker = threading.Thread(target=ask, daemon=True)
     asker.start()
     asker.join(30)
-    assert found == [150_000] * 6
+    assert found == [100_000] * 6

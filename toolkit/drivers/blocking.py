@@ -42,6 +42,7 @@ from toolkit.drivers.failures import (
 from toolkit.drivers.session import DIRECT, Reached
 from toolkit.drivers.sockets import Sockets
 from toolkit.drivers.waiting import Lookout, Turns, left
+from toolkit.drivers.workers import run_all
 from toolkit.errors import QueryTimeout
 from toolkit.options import PoolOptions
 from toolkit_routing import Load
@@ -334,31 +335,7 @@ class BlockingDriver:
     ) -> list[T]:
         if len(jobs) < 2:
             return [await job() for job in jobs]
-        threads = self._workers()
-
-        def run(job: Callable[[], Coroutine[Any, Any, T]]) -> T:
-            try:
-                return _drive(job)
-            except BaseException:
-                on_error()
-                raise
-
-        first, *others = jobs
-        futures: list[Future[T]] = []
-        try:
-            for job in others:
-                futures.append(threads.submit(run, job))
-            found = [run(first)]
-            for job, future in zip(others, futures, strict=True):
-                # not begun: who has the threads may himself be waiting for some
-                found.append(run(job) if future.cancel() else future.result())
-            return found
-        except BaseException:
-            on_error()
-            for future in futures:
-                future.cancel()
-            wait(futures)  # they use connections that the caller is about to give back
-            raise
+        return run_all(self._workers(), [partial(_drive, job) for job in jobs], on_error)
 
     def _workers(self) -> ThreadPoolExecutor:
         """Return the threads, which need no server."""
