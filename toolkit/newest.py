@@ -13,7 +13,7 @@ from toolkit.catalog import Entry
 from toolkit.columns import Columns
 from toolkit.directory import Directory
 from toolkit.drivers import Driver
-from toolkit.errors import SchemaError
+from toolkit.errors import QueryError, SchemaError
 from toolkit.partitions import Partitioning
 from toolkit.query import Query
 from toolkit.reader import Reader
@@ -254,3 +254,9 @@ def _last_n(series: Any, n: int) -> Any:
         for start, end in zip(starts, ends, strict=True):
             mask[max(start, end - n) : end] = True
     return mask
+
+
+def check_count(n: object) -> None:
+    """Raise QueryError for what is no number of points."""
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n < 2**31:
+        raise QueryError(f"n: {n!r} is not a whole number of at least 1 and at most 2,147,483,647")

@@ -18,7 +18,7 @@ from toolkit.errors import QueryError, Unavailable
 from toolkit.merging import Run
 from toolkit.newest import Newest
 from toolkit.partitions import NativePartitioning
-from toolkit.query import Freshness, Query
+from toolkit.query import SESSION, Freshness, Query
 from toolkit.reader import Reader
 from toolkit.statements import compose
 from toolkit.streaming import Streamer
@@ -97,14 +97,25 @@ class Readings:
             Want(max_age=self._max_age), lambda name: self._names[name].load(), None
         )
 
+    async def look_up(self, job: Callable[[Directory], Coroutine[Any, Any, T]]) -> T:
+        """Run a job over the names as a node has them that is fresh enough for a session."""
+        cluster = self._cluster
+        if cluster is None:
+            return await job(self._names[""])
+        await cluster.ready()
+        want = await want_of(SESSION, cluster, self.written, self._max_age)
+        found, _ = await cluster.read(want, lambda name: job(self._names[name]), None)
+        return found
+
     async def ask(
         self,
         query: Query,
         job: Callable[[Reading, Query], Coroutine[Any, Any, T]],
-        kind: str = "small",
+        kind: str = "",
     ) -> T:
         """Run a job over a node that is as fresh as the query wants, and over another if it fails.
 
+        It is chosen as for that ``kind`` of query; for analysis where it is one of a batch.
         Without a primary that answers nobody can tell what has changed: then nothing cached is
         believed.
         """
@@ -127,6 +138,7 @@ class Readings:
             return await job(self._of[name], left(uncached))
 
         await cluster.ready()
+        kind = kind or ("analysis" if query.priority == "batch" else "small")
         want = await want_of(query.freshness, cluster, self.written, self._max_age, kind)
         if token is not None and self._cache is not None:
             self._cache.follower.hear(token)

@@ -30,17 +30,19 @@ from toolkit.errors import CorruptBlock, PartialWrite, QueryError, SchemaError
 from toolkit.exporting import PIECE, ExportReport, ParquetFile, described, export
 from toolkit.inspection import DatasetStats, describe
 from toolkit.intake import Intake, WriteReport
+from toolkit.newest import check_count
 from toolkit.packer import Packer
 from toolkit.partitions import NativePartitioning, Partition
 from toolkit.primary import PrimaryDriver
 from toolkit.query import Query, build_query, ends_of
 from toolkit.reader import Explanation
-from toolkit.reading import Reading, Readings
+from toolkit.reading import Readings
 from toolkit.refresher import Progress, Refresher, RefreshReport
 from toolkit.shared import Shared
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.slow import SlowLog
 from toolkit.strategy import Plan
+from toolkit.streaming import check_stream
 from toolkit.tally import PackReport
 from toolkit.tally import Progress as PackProgress
 from toolkit.timegrid import EARLIEST, LATEST, Span, Step
@@ -136,16 +138,15 @@ class Roads:
         def ask() -> Coroutine[Any, Any, Explanation]:
             return self.readings.ask(query, lambda on, q: on.reader.explain(q, analyze=analyze))
 
-        return await self._twice(ask)
+        async with self.gate.turn(query):
+            return await self._twice(ask)
 
     async def latest(self, query: Query, n: int) -> Columns:
-        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n < 2**31:
-            raise QueryError(
-                f"n: {n!r} is not a whole number of at least 1 and at most 2,147,483,647"
-            )
+        check_count(n)
         started = time.perf_counter()
         with self.slow.over("latest of", query) as call:
-            columns = await self.readings.ask(query, lambda on, asked: on.newest.latest(asked, n))
+            async with self.gate.turn(query):
+                columns = await self.readings.ask(query, lambda on, q: on.newest.latest(q, n))
             call.answered(columns)
         assert isinstance(columns.plan, Plan)
         elapsed = (time.perf_counter() - started) * 1000
@@ -154,17 +155,13 @@ class Roads:
         return columns
 
     async def stream(self, query: Query, rows: int) -> AsyncGenerator[Columns]:
-        if rows < 1:
-            raise QueryError(f"rows: {rows!r} is not at least 1")
-        for name in ("limit", "points", "group_by"):
-            if getattr(query.asked, name) is not None:
-                raise QueryError(f"stream: {name} is for read; a stream yields everything")
-        if query.asked.descending or query.asked.is_auto:
-            raise QueryError("stream: oldest first, native or with a given step")
+        check_stream(query, rows)
         self.counters.add(streams=1)
         # closed here, not by the garbage collector: a stream left early gives its connection back
         with self.slow.over("first rows of a stream of", query):
-            first, rest = await self.readings.ask(query, partial(_begin_stream, rows), "bulk")
+            async with self.gate.turn(query):  # its beginning: it may go on for hours
+                begun = self.readings.ask(query, lambda on, q: on.streamer.begin(q, rows), "bulk")
+                first, rest = await begun
         async with aclosing(rest) as pieces:
             if first is not None:
                 self.counters.add(rows_returned=len(first))
@@ -227,7 +224,20 @@ class Roads:
     @asynccontextmanager
     async def _changing(self, dataset: str) -> AsyncIterator[None]:
         """Drop from the cache what the block changes, also if it fails: it may have half-way."""
-        before, is_sure = self.directory.catalog.entry(dataset), False
+        before = self.directory.catalog.entry(dataset)
+        try:
+            async with self._noting():
+                yield
+        finally:
+            # another thread may have made the catalog forget it meanwhile
+            entry = self.directory.catalog.entry(dataset) or before
+            if self.cache is not None and entry is not None:
+                await self.cache.wrote(entry)
+
+    @asynccontextmanager
+    async def _noting(self) -> AsyncIterator[None]:
+        """Note where the log is after what the block writes, also if it fails."""
+        is_sure = False
         try:
             yield
             is_sure = True
@@ -235,12 +245,8 @@ class Roads:
             is_sure = True
             raise
         finally:
-            # another thread may have made the catalog forget it meanwhile
-            entry = self.directory.catalog.entry(dataset) or before
             if self.cluster is not None:
                 await self.readings.written.wrote(is_sure=is_sure)
-            if self.cache is not None and entry is not None:
-                await self.cache.wrote(entry)
 
     async def delete(self, dataset: str, series: Any, start: object, end: object) -> int:
         query = build_query(dataset, series, start, end)
@@ -326,13 +332,14 @@ class Roads:
         return await self.verifier.verify(dataset, query.asked.series, query.span, on_progress)
 
     async def datasets(self) -> tuple[Dataset, ...]:
-        return tuple(e.dataset for e in await self.directory.load())
+        entries = await self.readings.look_up(lambda names: names.load())
+        return tuple(entry.dataset for entry in entries)
 
     async def series(self, dataset: str, labels: Mapping[str, str] | None) -> tuple[Series, ...]:
-        async def ask() -> list[Series]:
-            return await self.directory.list_series(await self.directory.entry(dataset), labels)
+        async def ask(names: Directory) -> list[Series]:
+            return await names.list_series(await names.entry(dataset), labels)
 
-        return tuple(await self._twice(ask))
+        return tuple(await self._twice(lambda: self.readings.look_up(ask)))
 
     async def label(
         self, dataset: str, series: str, labels: Mapping[str, str | None]
@@ -341,7 +348,8 @@ class Roads:
             entry = await self.directory.entry(dataset)
             return await self.directory.set_labels(entry, series, labels)
 
-        return await self._twice(ask)
+        async with self._noting():
+            return await self._twice(ask)
 
     async def partitions(self, dataset: str) -> list[Partition]:
         entry = await self.directory.entry(dataset)
@@ -351,7 +359,7 @@ class Roads:
         entry = await self.directory.entry(dataset)
         wanted = replace(entry.dataset, compress_after=str(Step.parse(age)) if age else "")
         said = ddl.set_compress_after(dataset, entry.schema, wanted.compress_after)
-        async with self.driver.transaction() as transaction:
+        async with self._noting(), self.driver.transaction() as transaction:
             for statement in said:
                 await transaction.execute(statement.encode())
         await self.directory.load()
@@ -410,14 +418,6 @@ class Roads:
         if self.cluster is None:
             return Token({"main": await position_of(self.driver)})
         return Token({self.cluster.shard.name: await self.readings.written.own()})
-
-
-async def _begin_stream(
-    rows: int, reading: Reading, query: Query
-) -> tuple[Columns | None, AsyncGenerator[Columns]]:
-    """Return a stream's first piece, and what yields the others: from then on it has its node."""
-    pieces = reading.streamer.stream(query, rows)
-    return await anext(pieces, None), pieces
 
 
 def _counted(report: WriteReport) -> dict[str, int]:

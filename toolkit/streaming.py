@@ -13,7 +13,7 @@ from toolkit.columns import Columns
 from toolkit.directory import Directory
 from toolkit.drivers import Driver, Transaction
 from toolkit.drivers.inside import InsideDriver
-from toolkit.errors import SchemaError
+from toolkit.errors import QueryError, SchemaError
 from toolkit.merging import Run, run_here
 from toolkit.options import Limits, Prices
 from toolkit.query import Query
@@ -42,6 +42,13 @@ class Streamer:
         self._limits = limits
         self._prices = prices
         self._run = run
+
+    async def begin(
+        self, query: Query, rows: int
+    ) -> tuple[Columns | None, AsyncGenerator[Columns]]:
+        """Return the first piece, and what yields the others: from then on it has its node."""
+        pieces = self.stream(query, rows)
+        return await anext(pieces, None), pieces
 
     async def stream(self, query: Query, rows: int) -> AsyncGenerator[Columns]:
         """Yield the answer in pieces of at most ``rows`` rows, series after series."""
@@ -141,6 +148,17 @@ class Streamer:
                 extent = (
                     await reader.fetcher.density(rest, work.entry, work.targets, cap=1)
                 ).extent
+
+
+def check_stream(query: Query, rows: int) -> None:
+    """Raise QueryError for what cannot come in pieces."""
+    if rows < 1:
+        raise QueryError(f"rows: {rows!r} is not at least 1")
+    for name in ("limit", "points", "group_by"):
+        if getattr(query.asked, name) is not None:
+            raise QueryError(f"stream: {name} is for read; a stream yields everything")
+    if query.asked.descending or query.asked.is_auto:
+        raise QueryError("stream: oldest first, native or with a given step")
 
 
 def _window_end(grid: Grid, extent: Span, buckets: int) -> int:

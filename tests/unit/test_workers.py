@@ -58,7 +58,7 @@ def test_after_a_failure_nothing_is_begun_and_it_is_told_once(failing: int) -> N
         is_told.wait(10)
         said.append("ended")
 
+    jobs = [lambda n=n: job(n) for n in range(9)]  # type: ignore[misc]
     with ThreadPoolExecutor(2) as threads, pytest.raises(ValueError, match="no"):
-        jobs = [lambda n=n: job(n) for n in range(9)]  # type: ignore[misc]
         run_all(threads, jobs, tell)
     assert said == ["told", "ended", "ended"]

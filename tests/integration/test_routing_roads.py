@@ -1,0 +1,130 @@
+"""What else a store does over several nodes: looks up names, labels, exports, batches, gives turns."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import psycopg
+import pytest
+from fix_replicas import MakeCluster, until
+from fix_servers import Database
+from fix_stores import COLOURS
+from fix_topologies import DAY, metric, over, settings_of, threaded
+
+from toolkit.config import load_settings
+from toolkit.errors import Overloaded
+from toolkit.options import CacheOptions
+from toolkit_routing import AdmissionOptions
+
+both = pytest.mark.parametrize("colour", COLOURS)
+ASKED = {"dataset": "metrics", "series": "a", "start": DAY[0], "end": DAY[1]}
+
+
+@both
+def test_all_that_reads_does_without_a_primary_that_is_dead_from_the_start(
+    cluster: MakeCluster, colour: str, tmp_path: Path
+) -> None:
+    servers = cluster(replicas=2)
+    with over("blocking", servers) as store:
+        store.write("metrics", metric(0), series="a")
+        store.label("metrics", "a", {"x": "1"})
+    servers.wait_replayed()
+    servers.kill("pg1")
+    with over(colour, servers) as store:
+        file = tmp_path / "a.parquet"
+        for call in (
+            lambda: store.read_many([ASKED, {**ASKED, "step": "1h"}]),
+            lambda: store.latest("metrics", "a"),
+            lambda: store.explain("metrics", "a", *DAY).plan and "a",
+            lambda: list(store.stream("metrics", "a", *DAY)),
+            lambda: store.datasets(),
+            lambda: [s.labels["x"] for s in store.series("metrics")],
+            lambda: store.export("metrics", file, "a", *DAY) and file.read_bytes(),
+        ):
+            began = time.monotonic()
+            assert call()
+            assert time.monotonic() - began < 3.0
+
+
+@both
+def test_who_labels_a_series_reads_it_by_that(cluster: MakeCluster, colour: str) -> None:
+    servers = cluster(replicas=1)
+    with over(colour, servers) as store:
+        store.write("metrics", metric(0), series="a")
+        servers.wait_replayed()
+        until(lambda: store.read("metrics", "a", *DAY).plan.node == "pg2", "it is read from")
+        servers.pause_replay("pg2")
+        before = store.token()
+        store.label("metrics", "a", {"x": "1"})
+        by_label = store.read("metrics", None, *DAY, labels={"x": "1"})
+        assert (len(by_label), by_label.plan.node) == (1, "pg1")
+        assert [s.labels for s in store.series("metrics", {"x": "1"})] == [{"x": "1"}]
+        assert store.token() != before
+        servers.resume_replay("pg2")
+        servers.wait_replayed()
+        until(lambda: store.read("metrics", "a", *DAY).plan.node == "pg2", "it is read from again")
+        servers.pause_replay("pg2")
+        store.set_compress_after("metrics", "40d")
+        (metrics,) = [d for d in store.datasets() if d.name == "metrics"]
+        assert metrics.compress_after == "40d"
+
+
+@both
+def test_reads_of_a_batch_choose_their_node_as_analysis_does(
+    cluster: MakeCluster, colour: str
+) -> None:
+    servers = cluster(replicas=2)
+    with over(colour, servers, analysis="round-robin") as store:
+        store.write("metrics", metric(0), series="a")
+        servers.wait_replayed()
+
+        def nodes() -> list[str]:
+            reads = [store.read("metrics", "a", *DAY, priority="batch") for _ in range(12)]
+            return [read.plan.node for read in reads]
+
+        until(lambda: set(nodes()) == {"pg2", "pg3"}, "both are read from")
+        taken = nodes()
+        assert all(one != other for one, other in zip(taken, taken[1:], strict=False)), taken
+
+
+@both
+def test_whatever_reads_waits_for_its_turn_and_a_stream_only_to_begin(
+    database: Database, colour: str, tmp_path: Path
+) -> None:
+    settings = replace(
+        load_settings(database.dsn, environ={}),
+        cache=CacheOptions(memory=0),
+        admission=AdmissionOptions(max_inflight=1, normal=0.1),
+    )
+    with threaded(colour, settings) as store:
+        store.write("metrics", metric(0), series="a")
+        store.write("metrics", metric(1), series="a")
+
+        def inflight() -> float:
+            found: float = store.stats()["admission_inflight"]
+            return found
+
+        with psycopg.connect(database.dsn) as other:
+            other.execute("LOCK TABLE toolkit.metrics")
+            reader = Thread(target=lambda: store.read("metrics", "a", *DAY))
+            reader.start()
+            until(lambda: inflight() == 1, "a read is under way")
+            for call in (
+                lambda: store.read_many([ASKED]),
+                lambda: store.latest("metrics", "a"),
+                lambda: store.explain("metrics", "a", *DAY),
+                lambda: next(store.stream("metrics", "a", *DAY)),
+                lambda: store.export("metrics", tmp_path / "a.parquet", "a", *DAY),
+            ):
+                with pytest.raises(Overloaded):
+                    call()
+        reader.join()
+        pieces: Any = store.stream("metrics", "a", *DAY, rows=1)
+        assert len(next(pieces)) == 1
+        assert inflight() == 0
+        assert len(store.read("metrics", "a", *DAY)) == 2
+        assert [len(piece) for piece in pieces] == [1]
