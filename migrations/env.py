@@ -51,10 +51,10 @@ elif (given := config.attributes.get("connection")) is not None:
     with context.begin_transaction():
         context.run_migrations()
 else:
-    from toolkit import resolve
     from toolkit.migrate import connected
+    from toolkit.opening import primary_of, resolve
 
-    with connected(resolve().dsn or "") as connection:
+    with connected(primary_of(resolve())) as connection:
         configure(connection)
         with context.begin_transaction():
             context.run_migrations()

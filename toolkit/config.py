@@ -158,7 +158,9 @@ def _with_topology(settings: Settings, topology: Topology | None, file: str) -> 
     if len(topology.shards) > 1:
         raise ConfigError(file, "shards[1]", "one shard is all that is supported yet")
     primary = topology.shards[0].primary
-    return replace(settings, dsn=primary.direct or primary.conninfo, topology=topology)
+    origins = {**settings.origins, "shards": file}
+    dsn = primary.direct or primary.conninfo
+    return replace(settings, dsn=dsn, topology=topology, origins=origins)
 
 
 def environment() -> Mapping[str, str]:

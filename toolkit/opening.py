@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from toolkit.config import Settings, environment, load_settings
 from toolkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from toolkit.cluster import Cluster
 
 _PORTS = re.compile(r"[0-9]*(,[0-9]*)*")
 
@@ -26,6 +31,10 @@ def resolve(
     ``migrates``, brought to the newest migration. ``flags`` are those of ``load_settings``.
     """
     settings = load_settings(source, flags=flags)
+    if settings.topology is not None:
+        check_nodes(settings)
+        primary = settings.topology.shards[0].primary
+        return replace(settings, dsn=primary.direct or primary.conninfo)
     if settings.dsn is not None:
         check_conninfo(settings.dsn, settings.origins.get("database.dsn", "settings"))
         return settings
@@ -41,7 +50,51 @@ def resolve(
     return replace(settings, dsn=endpoints.dsn)
 
 
-def check_conninfo(dsn: str, origin: str) -> None:
+def primary_of(settings: Settings) -> str:
+    """Return the address past any pooler of the server that takes the writes at the moment.
+
+    Of several servers that is found out; NoPrimary where none does.
+    """
+    if settings.topology is None:
+        assert settings.dsn is not None
+        return settings.dsn
+    from toolkit.drivers import drive
+
+    with cluster_of(settings) as cluster:
+        name = drive(cluster.primary())
+        (found,) = [node for node in cluster.shard.nodes if node.name == name]
+        return found.direct or found.conninfo
+
+
+@contextmanager
+def cluster_of(settings: Settings) -> Iterator[Cluster]:
+    """Yield the nodes of a topology for who looks at them, and opens no store."""
+    from toolkit.cluster import Cluster
+    from toolkit.drivers import drive
+    from toolkit.drivers.blocking import BlockingDriver
+
+    assert settings.topology is not None
+    shard, pool = settings.topology.shards[0], settings.pool
+    doors = {n.name: BlockingDriver(n.conninfo, pool, n.name, n.direct, True) for n in shard.nodes}
+    cluster = Cluster(shard, doors, pool, settings.routing)
+    try:
+        yield cluster
+    finally:
+        drive(cluster.close())
+
+
+def check_nodes(settings: Settings) -> None:
+    """Refuse addresses of nodes that libpq cannot read, by their entries in the file."""
+    assert settings.topology is not None
+    origin = settings.origins.get("shards", "settings")
+    for number, shard in enumerate(settings.topology.shards):
+        for place, node in enumerate(shard.nodes):
+            where = f"shards[{number}]." + (f"replicas[{place - 1}]" if place else "primary")
+            check_conninfo(node.conninfo, origin, f"{where}.dsn")
+            check_conninfo(node.direct, origin, f"{where}.direct")
+
+
+def check_conninfo(dsn: str, origin: str, key: str = "database.dsn") -> None:
     """Refuse what libpq cannot read, without repeating it: there may be a password in it."""
     from psycopg import Error
     from psycopg.conninfo import conninfo_to_dict
@@ -59,7 +112,7 @@ def check_conninfo(dsn: str, origin: str) -> None:
     if problem:
         raise ConfigError(
             origin,
-            "database.dsn",
+            key,
             f"{problem}; give postgresql://user:password@host:port/name (special characters "
             "%-encoded) or key=value words",
         )

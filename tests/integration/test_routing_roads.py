@@ -1,20 +1,25 @@
-"""What else a store does over several nodes: looks up names, labels, exports, batches, gives turns."""
+"""What else a store does over several nodes: names, labels, exports, batches, turns, migrations."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from fix_replicas import MakeCluster, until
-from fix_servers import Database
+from fix_servers import PROJECT, Database
 from fix_stores import COLOURS
-from fix_topologies import DAY, metric, over, settings_of, threaded
+from fix_topologies import DAY, metric, over, threaded
 
+from toolkit.cli import main
 from toolkit.config import load_settings
 from toolkit.errors import Overloaded
 from toolkit.options import CacheOptions
@@ -88,7 +93,7 @@ def test_reads_of_a_batch_choose_their_node_as_analysis_does(
 
         until(lambda: set(nodes()) == {"pg2", "pg3"}, "both are read from")
         taken = nodes()
-        assert all(one != other for one, other in zip(taken, taken[1:], strict=False)), taken
+        assert all(one != other for one, other in pairwise(taken)), taken
 
 
 @both
@@ -128,3 +133,41 @@ def test_whatever_reads_waits_for_its_turn_and_a_stream_only_to_begin(
         assert inflight() == 0
         assert len(store.read("metrics", "a", *DAY)) == 2
         assert [len(piece) for piece in pieces] == [1]
+
+
+def test_migrations_go_to_the_server_that_is_the_primary_now(
+    cluster: MakeCluster, tmp_path: Path
+) -> None:
+    servers = cluster(replicas=1)
+    file = tmp_path / "toolkit.toml"
+    nodes = f'primary = "{servers.dsn("pg1")}"\nreplicas = ["{servers.dsn("pg2")}"]\n'
+    file.write_text(f"[[shards]]\n{nodes}[routing]\nwait = 1.0\n")
+    migrated = "SELECT to_regclass('toolkit.dataset') IS NOT NULL"
+
+    def is_migrated(name: str) -> bool:
+        with servers.admin(name, "toolkit") as admin:
+            row = admin.execute(migrated.encode()).fetchone()
+        assert row is not None
+        return bool(row[0])
+
+    def run(*words: str, code: int = 0) -> str:
+        result = CliRunner().invoke(main, ["--config", str(file), "migrate", *words])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    servers.promote("pg2", follow=False)  # and pg1, which it left behind, still takes writes
+    run("down", "base", "--yes")
+    assert (is_migrated("pg1"), is_migrated("pg2")) == (True, False)
+    run("status", code=1)
+    given = [sys.executable, "-m", "alembic", "-c", str(PROJECT / "alembic.ini"), "upgrade", "head"]
+    environ = {"TOOLKIT_CONFIG": str(file), "PATH": "", "PYTHONPATH": ":".join(sys.path)}
+    ran = subprocess.run(
+        given, env=environ, cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert is_migrated("pg2")
+    run("status")
+    servers.kill("pg2")
+    servers.kill("pg1")
+    said = run("up", code=3)
+    assert "no primary that takes writes within 1 s (primary: cannot be reached: " in said

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from toolkit.config import load_settings
+import toolkit
+from toolkit.cli import main
+from toolkit.config import Settings, load_settings
 from toolkit.errors import ConfigError
+from toolkit_routing import Node, Shard, Topology
 
 
 def load(folder: Path, text: str) -> object:
@@ -67,3 +72,37 @@ def test_no_message_repeats_a_password(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, "[[shards]]\nprimary = ['host=a password=secret', 'x']")
     assert "secret" not in str(caught.value)
+
+
+BAD = [
+    ("{dsn = 'postgresql://u:S3CR3T@h@x/d'}", "dsn: the host has an @ in it"),
+    ("{dsn = 'host=c port=S3CR3T'}", "dsn: the port is not a number"),
+    ("{dsn = 'S3CR3T'}", "dsn: missing"),
+    ("{dsn = 'host=c', direct = 'host=c nonsense=S3CR3T'}", "direct: invalid connection option"),
+]
+
+
+@pytest.mark.parametrize(("node", "said"), BAD)
+@pytest.mark.parametrize("connect", [toolkit.connect, toolkit.connect_async])
+def test_an_address_that_is_none_is_named_before_anything_is_connected_to(
+    tmp_path: Path, node: str, said: str, connect: Callable[..., object]
+) -> None:
+    file = tmp_path / "toolkit.toml"
+    for text, where in (
+        (f"[[shards]]\nprimary = {node}\n", "primary"),
+        (f"{PRIMARY}replicas = ['host=b', {node}]", "replicas[1]"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            connect(file)
+        assert str(caught.value).startswith(f"{file}: shards[0].{where}.{said}")
+        assert "S3CR3T" not in str(caught.value)
+        run = CliRunner().invoke(main, ["--config", str(file), "topology", "check"])
+        assert (run.exit_code, run.stderr) == (2, f"Error: {caught.value}\n")
+
+
+def test_an_address_that_is_none_is_named_in_code_too() -> None:
+    shard = Shard("main", Node("db1", "host=a"), (Node("db2", "nonsense"),))
+    said = r"settings: shards\[0\].replicas\[0\].dsn: missing"
+    with pytest.raises(ConfigError, match=said):
+        toolkit.connect(Settings(topology=Topology((shard,))))

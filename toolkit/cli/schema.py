@@ -45,11 +45,12 @@ def up(choice: Choice, revision: str, wait: float, as_json: bool) -> None:
     from toolkit import migrate as migrations
     from toolkit.cli.pgbouncer import after_migration
     from toolkit.cli.render import working
+    from toolkit.opening import primary_of
 
     settings = choice.resolved(migrates=False)
     with working("migrating") as say:
         status = migrations.upgrade(
-            settings.dsn or "",
+            primary_of(settings),
             schema=settings.schema,
             revision=revision,
             deadline_s=wait,
@@ -75,9 +76,11 @@ def down(choice: Choice, revision: str, yes: bool, wait: float, as_json: bool) -
     from toolkit import migrate as migrations
     from toolkit.cli.pgbouncer import after_migration
     from toolkit.cli.render import confirmed, working
+    from toolkit.opening import primary_of
 
     settings = choice.resolved(migrates=False)
-    before = migrations.status(settings.dsn or "", schema=settings.schema)
+    primary = primary_of(settings)
+    before = migrations.status(primary, schema=settings.schema)
     where = (
         f"from {before.current or 'nothing'} to {'one before' if revision == '-1' else revision}"
     )
@@ -88,7 +91,7 @@ def down(choice: Choice, revision: str, yes: bool, wait: float, as_json: bool) -
     )
     with working("migrating") as say:
         status = migrations.downgrade(
-            settings.dsn or "",
+            primary,
             schema=settings.schema,
             revision=revision,
             deadline_s=wait,
@@ -108,9 +111,10 @@ def status(context: click.Context, as_json: bool) -> None:
     Exits 1 if a migration is missing, or the database has one that is not known.
     """
     from toolkit import migrate as migrations
+    from toolkit.opening import primary_of
 
     settings = context.obj.resolved(migrates=False)
-    found = migrations.status(settings.dsn or "", schema=settings.schema)
+    found = migrations.status(primary_of(settings), schema=settings.schema)
     _show(found, settings.schema, as_json)
     context.exit(0 if found.is_current else FAILED)
 
@@ -125,9 +129,10 @@ def history(choice: Choice, as_json: bool) -> None:
     """
     from toolkit import migrate as migrations
     from toolkit.cli.render import echo_json, echo_table
+    from toolkit.opening import primary_of
 
     settings = choice.resolved(migrates=False)
-    found = migrations.history(settings.dsn or "", schema=settings.schema)
+    found = migrations.history(primary_of(settings), schema=settings.schema)
     if as_json:
         echo_json(found)
     else:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -14,12 +12,11 @@ from rich.live import Live
 from rich.table import Table
 
 from toolkit.cli.choice import Choice
-from toolkit.cluster import Cluster
 from toolkit.config import Settings, hide_password
 from toolkit.drivers import drive
-from toolkit.drivers.blocking import BlockingDriver
 from toolkit.errors import ConfigError
 from toolkit.nodes import NodeReport, as_mapping, describe_nodes
+from toolkit.opening import check_nodes, cluster_of
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -73,7 +70,7 @@ def check(context: click.Context, choice: Choice, as_json: bool) -> None:
     Exits 1 if anything is wrong with one.
     """
     settings = _settings(choice)
-    with _cluster(settings) as cluster:
+    with cluster_of(settings) as cluster:
         reports = drive(describe_nodes(cluster, settings.schema))
     if as_json:
         click.echo(json.dumps([as_mapping(r) for r in reports], indent=2))
@@ -97,7 +94,7 @@ def watch(choice: Choice, every: float, as_json: bool) -> None:
     With --json, a line for each look.
     """
     settings = _settings(choice)
-    with _cluster(settings) as cluster:
+    with cluster_of(settings) as cluster:
         if as_json:
             while True:
                 reports = drive(describe_nodes(cluster, settings.schema))
@@ -120,22 +117,8 @@ def _settings(choice: Choice) -> Settings:
             "there is none: the configuration names one database; give a toolkit.toml with "
             "[[shards]], or try it here: toolkit up --replicas 2",
         )
+    check_nodes(settings)
     return settings
-
-
-@contextmanager
-def _cluster(settings: Settings) -> Iterator[Cluster]:
-    assert settings.topology is not None
-    shard = settings.topology.shards[0]
-    drivers = {
-        n.name: BlockingDriver(n.conninfo, settings.pool, n.name, n.direct, True)
-        for n in shard.nodes
-    }
-    cluster = Cluster(shard, drivers, settings.pool, settings.routing)
-    try:
-        yield cluster
-    finally:
-        drive(cluster.close())
 
 
 def _table(reports: list[NodeReport]) -> Table:
