@@ -28,8 +28,9 @@ class Eraser:
 
     async def delete(self, dataset: str, names: tuple[str, ...], span: Span) -> int:
         """Delete the points of series in a span, and return how many there were."""
+        # once more it would delete what others have written to the range meanwhile
         return await self._driver.again(
-            lambda: self._delete_known(dataset, names, span), is_idempotent=True
+            lambda: self._delete_known(dataset, names, span), is_idempotent=False
         )
 
     async def _delete_known(self, dataset: str, names: tuple[str, ...], span: Span) -> int:
