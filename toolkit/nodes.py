@@ -127,9 +127,8 @@ def _remarks(node: Node, health: Health, facts: Mapping[str, str], replicas: int
         names = facts.get("synchronous_standby_names", "")
         commit = facts.get("synchronous_commit", "on")
         if not names or commit in ("off", "local"):
-            lags = [health.lag(n, 0.0).bytes for n in health.nodes if n != node.name]
-            known = [lag for lag in lags if lag is not None]
-            now = f", now {min(known):,} bytes" if known else ""
+            unreceived = _unreceived(health)
+            now = f", now {unreceived:,} bytes" if unreceived is not None else ""
             yield (
                 "commits do not wait for a replica: when it dies, what none has received is lost"
                 f"{now}; synchronous_standby_names = 'ANY 1 (*)' ends that"
@@ -141,6 +140,18 @@ def _remarks(node: Node, health: Health, facts: Mapping[str, str], replicas: int
             "the role may not see whose log it receives: after a failover it is read from only "
             "when that is written down, which may take minutes; GRANT pg_read_all_stats ends that"
         )
+
+
+def _unreceived(health: Health) -> int | None:
+    """Return how much of the primary's log no replica has; None where that is not known."""
+    received = [
+        max(sample.lsn or 0, sample.received or 0)
+        for node in health.nodes.values()
+        if node.role is Role.REPLICA and (sample := node.sample) is not None
+        if sample.timeline == health.timeline and (sample.lsn, sample.received) != (None, None)
+    ]
+    written = health.position
+    return max(0, written.lsn - max(received)) if written is not None and received else None
 
 
 def _report(

@@ -275,6 +275,28 @@ def test_topology_check_lists_all_that_is_wrong_and_what_a_failover_may_lose(
     assert (code, found["primary"]["remarks"]) == (0, [])
 
 
+def test_what_a_failover_may_lose_is_what_no_replica_has_received(cluster: MakeCluster) -> None:
+    servers = cluster(replicas=2)
+    with looking(servers) as (store, nodes):
+
+        def lost() -> int:
+            (remark,) = [r for r in reports(nodes)["pg1"].remarks if "is lost, now " in r]
+            return int(remark.partition("is lost, now ")[2].partition(" bytes")[0].replace(",", ""))
+
+        servers.wait_replayed()
+        servers.cut_receiver("pg3")
+        servers.pause_replay("pg2")
+        for minute in range(1, 20):
+            store.write("metrics", metric(minute), series="a")
+        until(lambda: (reports(nodes)["pg2"].lag.bytes or 0) > 1_000, "it replays nothing")
+        until(lambda: lost() == 0, "it has received all")
+        servers.stop("pg2")
+        for minute in range(20, 40):
+            store.write("metrics", metric(minute), series="a")
+        until(lambda: lost() > 1_000, "nobody has received that")
+        assert lost() < (reports(nodes)["pg2"].lag.bytes or 0)
+
+
 # -- a server that does not tell where its log is -------------------------------------------------
 
 _TELL = (
