@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
+from tempfile import mkstemp
 
 import click
 from rich.console import Console as Screen
@@ -239,10 +241,17 @@ def _write(folder: Path, found: Rendered) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("pgbouncer.ini", found.ini), ("userlist.txt", found.userlist)):
         path = folder / name
-        # secrets are never readable to others, not even for a moment
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        # a new file: secrets are never readable to others, whatever the mode of the old one is
+        handle, part = mkstemp(dir=folder, prefix=f".{name}.")
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            with suppress(FileNotFoundError, PermissionError):  # PgBouncer is still to read it
+                os.chown(part, path.stat().st_uid, path.stat().st_gid)
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
         click.echo(f"wrote {path}", err=True)
 
 
