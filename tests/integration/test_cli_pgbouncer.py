@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 from fix_pgbouncer import Bouncer, MakePgBouncer
+from fix_proxy import Proxy
 from fix_servers import Database
 
 import toolkit
@@ -20,7 +23,7 @@ from toolkit.cli import main
 from toolkit.drivers import drive
 from toolkit.drivers.blocking import BlockingDriver
 from toolkit.drivers.console import Console, console_of
-from toolkit.errors import ConfigError
+from toolkit.errors import Busy, ConfigError, QueryTimeout
 from toolkit.options import PoolOptions
 from toolkit.pgbouncer import Facts, Options, render
 from toolkit_routing import Node
@@ -294,3 +297,35 @@ def test_the_version_has_to_be_one() -> None:
     result = run("pgbouncer", "render", "--pgbouncer-version", "new", code=2)
     assert "not a version" in result.output
     assert toolkit.__version__
+
+
+class SlowToAnswer(Proxy):
+    """Takes its time for every connection."""
+
+    def _serve(self, client: socket.socket) -> None:
+        time.sleep(0.6)
+        super()._serve(client)
+
+
+def test_a_command_has_one_deadline_however_many_questions_it_takes(
+    database: Database, pgbouncer: MakePgBouncer
+) -> None:
+    bouncer = pgbouncer(database.dsn, database.admin_dsn)
+    proxy = SlowToAnswer(bouncer.console_dsn)
+    console = Console(proxy.dsn, deadline=1.0)
+    try:
+        with psycopg.connect(bouncer.dsn) as client:
+            client.execute("SELECT 1")  # a transaction: a pause has to wait for it
+            began = time.monotonic()
+            assert console.show("databases")
+            assert 0.6 < time.monotonic() - began < 1.0
+            began = time.monotonic()
+            with pytest.raises(QueryTimeout, match="no answer within 1 s"):
+                console.reconnect(database.name)  # asks what databases there are, too
+            assert time.monotonic() - began < 1.2
+            began = time.monotonic()
+            with pytest.raises(Busy, match="not paused: after 1 s"):
+                console.pause()
+            assert time.monotonic() - began < 2.2  # as long again, to take it back
+    finally:
+        proxy.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ def console_of(conninfo: str) -> str:
 
 
 class Console:
-    """One PgBouncer's console: connects for each command, and waits no longer than ``deadline``.
+    """One PgBouncer's console: connects for each command, and is done with it by ``deadline``.
 
     It knows the simple protocol only, no parameters and no BEGIN.
     """
@@ -70,11 +71,16 @@ class Console:
         self._ask("RELOAD")
 
     def pause(self, database: str | None = None) -> None:
-        """Let transactions end, and clients wait, until `resume`."""
+        """Let transactions end, and clients wait, until `resume`.
+
+        What has not come about by the deadline is taken back, which may take as long again.
+        """
+        until = self._until()
+        place = self._place(database, until)
         try:
-            self._act("PAUSE", database)
+            self._ask(f"PAUSE{place}", until)
         except QueryTimeout as error:
-            self._act("RESUME", database)  # else clients would wait on
+            self._ask(f"RESUME{place}")  # else clients would wait on
             raise Busy(
                 f"{self.node}: not paused: after {self._deadline:g} s there are still transactions "
                 "to wait for; give them longer with --wait, or look: toolkit pgbouncer show clients"
@@ -89,18 +95,25 @@ class Console:
         self._act("RECONNECT", database)
 
     def _act(self, command: str, database: str | None) -> None:
+        until = self._until()
+        self._ask(command + self._place(database, until), until)
+
+    def _place(self, database: str | None, until: float) -> str:
+        """Return how a command names a database; nothing for all."""
         if database is None:
-            self._ask(command)
-            return
-        there = [row["name"] for row in self.show("databases")]
+            return ""
+        there = [row["name"] for row in self._ask("SHOW DATABASES", until)]
         if database not in there:
             raise UnknownName("database", database, there, self.node)
         quoted = database.replace('"', '""')
-        self._ask(command + (f" {database}" if database.isidentifier() else f' "{quoted}"'))
+        return f" {database}" if database.isidentifier() else f' "{quoted}"'
 
-    def _ask(self, command: str) -> list[Row]:
+    def _until(self) -> float:
+        return time.monotonic() + self._deadline
+
+    def _ask(self, command: str, until: float | None = None) -> list[Row]:
         try:
-            return asyncio.run(self._answer(command))
+            return asyncio.run(self._answer(command, until or self._until()))
         except TimeoutError:
             raise QueryTimeout(f"{self.node}: no answer within {self._deadline:g} s") from None
         except psycopg.Error as error:
@@ -108,14 +121,14 @@ class Console:
                 return []
             raise self._explained(error) from error
 
-    async def _answer(self, command: str) -> list[Row]:
-        async with asyncio.timeout(self._deadline):
+    async def _answer(self, command: str, until: float) -> list[Row]:
+        async with asyncio.timeout(until - time.monotonic()):
             options = PoolOptions(connect_timeout=self._deadline)
             arguments = session.arguments(self._conninfo, options)
             connection = await psycopg.AsyncConnection.connect(self._conninfo, **arguments)
         try:
             asking = asyncio.create_task(_rows(connection, command))
-            done, _ = await asyncio.wait({asking}, timeout=self._deadline)
+            done, _ = await asyncio.wait({asking}, timeout=max(0.0, until - time.monotonic()))
             if not done:  # to cancel it would be to wait for what says nothing
                 shut_down(connection)
                 await asyncio.wait({asking})
