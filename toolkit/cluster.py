@@ -383,12 +383,14 @@ os.register_at_fork(after_in_child=_forked)
 
 async def position_of(driver: Driver) -> Position:
     """Ask a primary where its log is."""
-    sysid, timeline, lsn, segment = (await driver.fetch(compose("routing/find_position")))[0]
+    try:
+        rows = await driver.fetch(compose("routing/find_position"))
+    except DatabaseError as error:
+        if error.sqlstate != "55000":
+            raise
+        raise ReadOnlyDatabase(str(error), error.sqlstate) from error  # a replica by now
+    sysid, timeline, lsn, segment = rows[0]
     return Position(sysid, timeline, settled(int(lsn), segment))
-
-
-def _order(position: Position) -> tuple[int, int]:
-    return position.timeline, position.lsn
 
 
 def entries(shard: Shard) -> Iterator[tuple[str, Node]]:

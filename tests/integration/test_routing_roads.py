@@ -17,11 +17,12 @@ from click.testing import CliRunner
 from fix_replicas import MakeCluster, until
 from fix_servers import PROJECT, Database
 from fix_stores import COLOURS
-from fix_topologies import DAY, metric, over, threaded
+from fix_topologies import DAY, metric, over, router, threaded
 
 from toolkit.cli import main
 from toolkit.config import load_settings
-from toolkit.errors import Overloaded
+from toolkit.drivers import drive
+from toolkit.errors import Overloaded, ReadOnlyDatabase
 from toolkit.options import CacheOptions
 from toolkit_routing import AdmissionOptions
 
@@ -171,3 +172,22 @@ def test_migrations_go_to_the_server_that_is_the_primary_now(
     servers.kill("pg1")
     said = run("up", code=3)
     assert "no primary that takes writes within 1 s (primary: cannot be reached: " in said
+
+
+@both
+def test_a_position_asked_of_a_demoted_primary_tells_that_it_is_none(
+    cluster: MakeCluster, colour: str
+) -> None:
+    servers = cluster(replicas=1)
+    with over(colour, servers, interval=30.0) as store:
+        store.write("metrics", metric(0), series="a")
+        nodes = router(store)
+        servers.stop("pg1")
+        servers.promote("pg2")
+        servers.demote("pg1", "pg2")
+        assert nodes.health.primary.name == "pg1"  # nobody has looked since
+
+        with pytest.raises(ReadOnlyDatabase, match=r"pg1: .*recovery is in progress"):
+            drive(nodes.position()) if colour == "blocking" else store.run(nodes.position())
+        found = nodes.health
+        until(lambda: found.primary is not None and found.primary.name == "pg2", "it is found", 5.0)
