@@ -41,6 +41,13 @@ class RoutingOptions:
             how = getattr(self, kind)
             if how not in CHOICES:
                 raise ConfigError("routing", kind, str(UnknownName("choice", how, CHOICES)))
+        for key in ("wait", "interval", "deadline", "patience"):
+            seconds = getattr(self, key)
+            if not 0 < seconds < float("inf"):
+                raise ConfigError("routing", key, f"{seconds!r} is no time; give seconds")
+        if not 0 <= self.ejected <= 1:
+            problem = f"{self.ejected!r} is no part of the nodes; give a number from 0 to 1"
+            raise ConfigError("routing", "ejected", problem)
 
 
 ROUTING_KEYS = {f"routing.{f.name}": type(f.default) for f in fields(RoutingOptions)}

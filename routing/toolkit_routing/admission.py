@@ -28,6 +28,13 @@ class AdmissionOptions:
     normal: float = 0.2
     batch: float = 1.0
 
+    def __post_init__(self) -> None:
+        for key in ("max_inflight", "rate", *PRIORITIES):
+            if not 0 <= (value := getattr(self, key)) < math.inf:
+                raise ValueError(f"{key}: {value!r} is not a number from 0 on")
+        if not 1 <= self.burst < math.inf:
+            raise ValueError(f"burst: {self.burst!r} is not a number from 1 on")
+
     @property
     def is_on(self) -> bool:
         """Whether anybody is ever made to wait."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -99,8 +99,3 @@ class Ejection:
         load.ejected_until = now + pause
         load.failures = self.failures - 1  # the first call after the pause decides
         return True
-
-
-def not_ejected(loads: Iterable[Load], now: float) -> list[Load]:
-    """Return the nodes that are not left alone."""
-    return [load for load in loads if load.ejected_until <= now]

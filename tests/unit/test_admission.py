@@ -43,6 +43,15 @@ def a_query(priority: str = "normal", caller: str = "", timeout: float | None = 
     )
 
 
+@pytest.mark.parametrize(
+    "options", [{"max_inflight": -1}, {"rate": float("nan")}, {"burst": 0}, {"batch": -0.1}]
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, float]) -> None:
+    (key,) = options
+    with pytest.raises(ValueError, match=f"{key}: .* is not a number from"):
+        an_admission(**options)
+
+
 def test_so_many_at_once_and_the_next_when_one_leaves() -> None:
     admission, _ = an_admission(max_inflight=2)
     assert admission.enter("", "normal") is None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +14,7 @@ import toolkit
 from toolkit.cli import main
 from toolkit.config import Settings, load_settings
 from toolkit.errors import ConfigError
+from toolkit.topologies import RoutingOptions
 from toolkit_routing import Node, Shard, Topology
 
 
@@ -21,6 +24,7 @@ def load(folder: Path, text: str) -> object:
     return load_settings(file, environ={})
 
 
+TIMES = ("wait", "interval", "deadline", "patience")
 PRIMARY = '[[shards]]\nprimary = "host=a"\n'
 
 
@@ -66,6 +70,28 @@ PRIMARY = '[[shards]]\nprimary = "host=a"\n'
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        *(({key: -1.0}, f"routing: {key}: -1.0 is no time") for key in TIMES),
+        *(({key: 0.0}, f"routing: {key}: 0.0 is no time") for key in TIMES),
+        *(({key: math.nan}, f"routing: {key}: nan is no time") for key in TIMES),
+        ({"ejected": 5.0}, "routing: ejected: 5.0 is no part of the nodes"),
+        ({"ejected": math.nan}, "routing: ejected: nan is no part of the nodes"),
+        ({"analysis": "best"}, "routing: analysis: unknown choice 'best'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_in_code_too(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        RoutingOptions(**options)
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+def test_a_weight_is_a_number_from_0_on(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"weight: .* is not a number from 0 on"):
+        Node("db1", "host=a", weight=weight)
 
 
 def test_no_message_repeats_a_password(tmp_path: Path) -> None:
