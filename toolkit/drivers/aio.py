@@ -140,7 +140,11 @@ class AsyncDriver:
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         connection = await self._to(self._conninfo)
-        await self._configure(connection)
+        try:
+            await self._configure(connection)
+        except BaseException:
+            await connection.close()
+            raise
         return connection
 
     async def _to(self, conninfo: str) -> psycopg.AsyncConnection[Any]:

@@ -156,7 +156,11 @@ class BlockingDriver:
 
     def _connect(self) -> psycopg.Connection[Any]:
         connection = self._to(self._conninfo)
-        self._configure(connection)
+        try:
+            self._configure(connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _to(self, conninfo: str) -> psycopg.Connection[Any]:

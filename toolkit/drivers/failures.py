@@ -84,7 +84,7 @@ def _translated(error: BaseException, node: str) -> ToolkitError:
         why = f" ({_first_line(cause)})" if isinstance(cause, psycopg.Error) else ""
         return NoConnection(f"{place}no connection was free in time: {_first_line(error)}{why}")
     if isinstance(error, PoolClosed):
-        return Unavailable(f"{place}the store is closed")
+        return Unavailable(f"{place}connections to it were cut")
     if not isinstance(error, psycopg.Error):
         return DatabaseError(f"{place}{type(error).__name__}: {_first_line(error)}")
     state, text = error.sqlstate, _first_line(error)

@@ -25,12 +25,16 @@ NOT_TOLD = (InsufficientPrivilege, FeatureNotSupported, UndefinedFunction)
 """What a managed server may answer instead of its identifier; then None is remembered."""
 
 
-@lru_cache
 def arguments(conninfo: str, options: PoolOptions) -> dict[str, Any]:
     """Return the keyword arguments of a new connection; what the conninfo says itself wins.
 
     Not so for the encoding: binary COPY and the decoder speak UTF-8.
     """
+    return dict(_arguments(conninfo, options))
+
+
+@lru_cache
+def _arguments(conninfo: str, options: PoolOptions) -> Params:
     ours = {
         "connect_timeout": max(1, round(options.connect_timeout)),
         "application_name": options.application_name,
