@@ -49,30 +49,42 @@ class Gate:
         deadline = admission.deadline(query.priority)
         if query.timeout is not None:
             deadline = min(deadline, query.timeout)
+        until = self._clock() + deadline
+        place = admission.join(query.caller, query.priority, until)
         try:
-            turn = admission.enter(query.caller, query.priority)
-        except Refused as refused:
-            raise _overloaded(refused, query) from None
+            if place is not None:
+                while wait := admission.token(place):
+                    await self._driver.pause(wait)
+            await self._find_room(admission, query.priority, until)
+        except BaseException as error:
+            if place is not None:
+                admission.withdraw(place)
+            if isinstance(error, Refused):
+                raise _overloaded(error, query.priority, deadline) from None
+            raise
+
+    async def _find_room(self, admission: Admission, priority: str, until: float) -> None:
+        turn = admission.enter(priority, until)
         if turn is None:
             return
         try:
-            is_ours = await self._driver.hear(turn, deadline)
+            is_ours = await self._driver.hear(turn, max(until - self._clock(), 0.0))
         except BaseException:
             if admission.give_up(turn) is None:
                 admission.leave(0.0)
             raise
         in_vain = None if is_ours else admission.give_up(turn)
         if in_vain is not None:
-            raise _overloaded(in_vain, query)
+            raise in_vain
 
     def stats(self) -> dict[str, float]:
         """Return plain counters; nothing where nobody is made to wait."""
         return self._admission.stats() if self._options.is_on else {}
 
 
-def _overloaded(refused: Refused, query: Query) -> Overloaded:
+def _overloaded(refused: Refused, priority: str, deadline: float) -> Overloaded:
     return Overloaded(
-        f"{refused}: a {query.priority} read found no turn; try again in "
-        f"{refused.retry_after:.3g} s, or raise [admission] in toolkit.toml",
+        f"{refused}: a {priority} read gets no turn within {deadline:g} s; try again in "
+        f"{refused.retry_after:.3g} s, or raise {refused.limit} in [admission]",
         refused.retry_after,
     )
