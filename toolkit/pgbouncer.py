@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +11,13 @@ from toolkit.errors import ConfigError
 from toolkit_routing import Node
 
 Version = tuple[int, int]
+OLDEST = (1, 18)
 TRACKS = (1, 22)
 """The first version that notices a DEALLOCATE ALL, which psycopg says after a rollback; 1.21
 takes the session's statements to be there still, and they fail for everybody."""
 OPEN, AUTH_ROLE = "pgbouncer", "pgbouncer_auth"
 _DIRECT = 10  # sessions left for who goes past PgBouncer: migrations, maintenance, a shell
+_ENTRY = re.compile(r'\s*"((?:[^"]|"")*)"')  # a line of the userlist begins with the role
 _STRICTEST = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # what a store's statements rely on, for sessions that a client must not set up itself
 CONNECT_QUERY = "SET plan_cache_mode = force_custom_plan; SET jit = off; SET statement_timeout = {}"
@@ -58,6 +61,17 @@ class Options:
     admin: str = ""
     userlist: str = "/etc/pgbouncer/userlist.txt"
     statement_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.version < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            problem = f"is older than {oldest}, the first that a store works through"
+            raise ConfigError("pgbouncer", "version", problem)
+        for name in ("listen", "admin"):
+            if not getattr(self, name).isprintable():
+                raise ConfigError("pgbouncer", name, "is more than one line")
+        if not self.listen.strip():
+            raise ConfigError("pgbouncer", "listen", "is empty; give an address, or * for all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +290,29 @@ def _userlist(secrets: Mapping[str, str], by_query: bool) -> str:
     for role, secret in secrets.items():
         lines.append(" ".join('"{}"'.format(text.replace('"', '""')) for text in (role, secret)))
     return "".join(f"{line}\n" for line in lines)
+
+
+def merged(old: str, new: str, *, replaces: bool = False) -> tuple[str, list[str]]:
+    """Return the lines of a userlist with what another has besides; whose secrets differ.
+
+    Those stay as they are in the old one, unless the new one ``replaces`` them.
+
+    >>> merged('"ana" "1"\\n"bob" "2"\\n', '"ana" "3"\\n"eve" "4"\\n')
+    ('"ana" "1"\\n"bob" "2"\\n"eve" "4"\\n', ['ana'])
+    >>> merged('"ana" "1"\\n', '"ana" "3"\\n', replaces=True)[0]
+    '"ana" "3"\\n'
+    """
+    lines, differ = old.splitlines(), []
+    places = {found[1]: n for n, line in enumerate(lines) if (found := _ENTRY.match(line))}
+    for line in new.splitlines():
+        found = _ENTRY.match(line.removeprefix("; "))
+        place = places.get(found[1]) if found else None
+        if found is None or place is None:
+            lines += [line] if line not in lines else []
+        elif not line.startswith(";") and lines[place].strip() != line:
+            differ.append(found[1])
+            lines[place] = line if replaces else lines[place]
+    return "".join(f"{line}\n" for line in lines), differ
 
 
 def _quoted(value: str) -> str:

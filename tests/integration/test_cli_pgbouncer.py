@@ -18,7 +18,6 @@ from fix_pgbouncer import Bouncer, MakePgBouncer
 from fix_proxy import Proxy
 from fix_servers import Database
 
-import toolkit
 from toolkit.cli import main
 from toolkit.drivers import drive
 from toolkit.drivers.blocking import BlockingDriver
@@ -111,6 +110,40 @@ def _serves(bouncer: Bouncer, database: Database, version: str) -> None:
     assert ("max_prepared_statements" in values) == (version == "1.24")
 
 
+def test_what_stands_in_the_files_is_not_lost(database: Database, tmp_path: Path) -> None:
+    config = write_config(tmp_path, on_port(database.admin_dsn, 6432), database.admin_dsn)
+    out = tmp_path / "out"
+    out.mkdir()
+    users, ini = out / "userlist.txt", out / "pgbouncer.ini"
+    users.write_text('; by hand\n"pgbouncer_auth" "asks"\n"postgres" "mine"\n', "utf-8")
+    users.chmod(0o644)
+
+    def render_to(*more: str, code: int = 0) -> str:
+        arguments = ("--config", config, "pgbouncer", "render", "--output", str(out), *more)
+        return run(*arguments, code=code).output
+
+    said = render_to()
+    assert "its entries were kept" in said
+    assert "the secret of postgres, which is not the server's, was kept; --force" in said
+    kept = '; by hand\n"pgbouncer_auth" "asks"\n'
+    assert users.read_text("utf-8") == f'{kept}"postgres" "mine"\n'
+    assert users.stat().st_mode & 0o777 == 0o600
+    render_to()  # the same again
+
+    before = ini.read_text("utf-8")
+    said = render_to("--clients", "50", code=1)
+    assert "pgbouncer.ini exists and differs; nothing was written; --force" in said
+    assert ini.read_text("utf-8") == before
+    said = render_to("--clients", "50", "--force")
+    assert "was replaced" in said
+    assert "max_client_conn = 50" in ini.read_text("utf-8")
+    text = users.read_text("utf-8")
+    assert text.startswith(kept)
+    assert '"postgres" "SCRAM-SHA-256$' in text
+    assert '"mine"' not in text
+    assert sorted(path.name for path in out.iterdir()) == ["pgbouncer.ini", "userlist.txt"]
+
+
 def test_secrets_that_may_not_be_read_are_looked_up(
     database: Database, pgbouncer: MakePgBouncer, tmp_path: Path
 ) -> None:
@@ -200,6 +233,10 @@ def test_what_is_no_console_says_so(
     assert "this is no PgBouncer" in show(database.dsn, 2)
     assert "admin_users" in show(console_of(bouncer.dsn), 3)
     assert "cannot be reached" in show("host=127.0.0.1 port=1 dbname=pgbouncer user=x", 3)
+    parts = urlsplit(bouncer.console_dsn)  # the port is PgBouncer's, not PostgreSQL's
+    bare = f"host={parts.hostname} user={parts.username} password={parts.password}"
+    assert "127.0.0.1:6432" in show(bare, 3)
+    assert Console(f"{bare} port={bouncer.port}").version().startswith(version)
     with bouncer.frozen():
         assert "no answer within 0.3 s" in show(bouncer.console_dsn, 1, "--wait", "0.3")
     bouncer.configure(stats_users="toolkit")
@@ -221,6 +258,10 @@ def test_a_migration_lets_pgbouncer_reconnect(
     config = write_config(tmp_path, bouncer.dsn, database.dsn, bouncer.console_dsn)
     assert "reconnects" in run("--config", config, "migrate", "up").output
     assert pid_through(bouncer) != before
+    before = pid_through(bouncer)
+    said = run("--config", config, "--dsn", database.dsn, "migrate", "up")
+    assert "was left alone, as --dsn names another database" in said.output
+    assert pid_through(bouncer) == before
     bouncer.stop()
     said = run("--config", config, "migrate", "up")
     assert "not reconnected" in said.output
@@ -293,10 +334,25 @@ def test_secrets_that_differ_are_told() -> None:
     assert any("no SCRAM secret" in remark for remark in missing.remarks)
 
 
-def test_the_version_has_to_be_one() -> None:
-    result = run("pgbouncer", "render", "--pgbouncer-version", "new", code=2)
-    assert "not a version" in result.output
-    assert toolkit.__version__
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("render", "--pgbouncer-version", "new"), "not a version"),
+        (("render", "--pgbouncer-version", "1.17"), "version: is older than 1.18"),
+        (("render", "--listen", " "), "listen: is empty; give an address"),
+        (("render", "--admin", "a\nb"), "admin: is more than one line"),
+        (("show", "--console", "bad=secret"), "pgbouncer: console: is no conninfo; give host="),
+        (("show", "--console", "postgresql://a:se@cret@h:x/"), "console"),
+        (("pause", "--wait", "-1"), "--wait"),
+        (("pause", "--wait", "nan"), "--wait"),
+    ],
+)
+def test_wrong_wishes_are_a_sentence(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    config = write_config(tmp_path, "host=b user=ana dbname=shop", "host=db1 user=ana dbname=shop")
+    result = run("--config", config, "pgbouncer", *arguments, code=2)
+    assert said in result.output
+    assert "secret" not in result.output
+    assert "should not have happened" not in result.output
 
 
 class SlowToAnswer(Proxy):

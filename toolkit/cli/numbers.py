@@ -14,12 +14,12 @@ _LONGEST_S = 10 * 24 * 3600
 
 
 class Seconds(click.FloatRange):
-    """Seconds, up to ten days; not a number is refused, which no range does by itself."""
+    """Seconds, ``least`` to ten days; not a number is refused, which no range does by itself."""
 
     name = "seconds"
 
-    def __init__(self) -> None:
-        super().__init__(min=0, max=_LONGEST_S)
+    def __init__(self, least: float = 0) -> None:
+        super().__init__(min=least, max=_LONGEST_S)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
-from tempfile import mkstemp
 
 import click
-from rich.console import Console as Screen
-from rich.table import Table
 
 from toolkit.cli.choice import Choice
+from toolkit.cli.failing import Failure
+from toolkit.cli.numbers import Seconds
+from toolkit.cli.render import echo_table
 from toolkit.config import Settings
 from toolkit.drivers.console import SHOWN, Console, console_of, read_facts
 from toolkit.errors import ConfigError, ToolkitError, UnknownName
-from toolkit.pgbouncer import Options, Rendered, render, roles_of, version_of
+from toolkit.pgbouncer import Options, Rendered, merged, render, roles_of, version_of
 from toolkit_routing import Node
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -26,7 +25,11 @@ _CONSOLE = click.option(
     help="PgBouncer's address. Default: console in [pgbouncer], else the primary's.",
 )
 _WAIT = click.option(
-    "--wait", type=float, default=10.0, show_default=True, help="Seconds to wait for its answer."
+    "--wait",
+    type=Seconds(0.1),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for its answer.",
 )
 
 
@@ -65,6 +68,12 @@ def pgbouncer() -> None:
     help="How many may be connected.",
 )
 @click.option("--admin", default="", help="Who may use the console. Default: the nodes' role.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Overwrite a pgbouncer.ini that differs, and secrets that do. Other entries of "
+    "userlist.txt stay anyway.",
+)
 @_JSON
 @click.pass_obj
 def render_files(
@@ -76,6 +85,7 @@ def render_files(
     port: int,
     clients: int,
     admin: str,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Print pgbouncer.ini for the nodes of the topology, or write it with userlist.txt.
@@ -99,7 +109,7 @@ def render_files(
     }
     found = render(nodes, facts, options)
     if output is not None:
-        _write(output, found)
+        _write(output, found, force)
     if as_json:
         shown = {"ini": found.ini, "sql": found.sql, "remarks": list(found.remarks)}
         click.echo(json.dumps(shown, indent=2))
@@ -125,10 +135,8 @@ def show(choice: Choice, what: str, console: str | None, wait: float, as_json: b
         click.echo(json.dumps(rows, indent=2, default=str))
         return
     names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
-    table = Table(*names)
-    for row in rows:
-        table.add_row(*("" if row[name] is None else str(row[name]) for name in names))
-    Screen(width=None if Screen().is_terminal else 240).print(table)
+    shown = [["" if row[name] is None else str(row[name]) for name in names] for row in rows]
+    echo_table(names, shown, cell=1_000)
 
 
 @pgbouncer.command()
@@ -193,13 +201,19 @@ def after_migration(settings: Settings) -> str:
 
     Nothing to say where no node is behind one.
     """
-    if not settings.console:
+    console = _own_console(settings)
+    if not console:
+        if settings.console:
+            return (
+                "console in [pgbouncer] was left alone, as --dsn names another database; if it "
+                "leads there, too: toolkit pgbouncer reconnect"
+            )
         nodes = settings.topology.nodes if settings.topology else ()
         if not any(node.direct for node in nodes):
             return ""
         return "statements prepared through PgBouncer are old now: toolkit pgbouncer reconnect"
-    to = Console(settings.console)
     try:
+        to = Console(console)
         to.reconnect()
     except ToolkitError as error:
         return f"not reconnected, statements prepared through it may fail until it is: {error}"
@@ -209,7 +223,7 @@ def after_migration(settings: Settings) -> str:
 def _console(choice: Choice, console: str | None, wait: float) -> Console:
     if console is None:
         settings = choice.settings()
-        console = settings.console
+        console = _own_console(settings)
         if not console and settings.topology is not None:
             console = console_of(settings.topology.shards[0].primary.conninfo)
         elif not console and settings.dsn:
@@ -219,6 +233,11 @@ def _console(choice: Choice, console: str | None, wait: float) -> Console:
             "pgbouncer", "console", "there is none; give --console, or console in [pgbouncer]"
         )
     return Console(console, wait)
+
+
+def _own_console(settings: Settings) -> str:
+    """Return the console of the settings' database: --dsn names another than the file's."""
+    return "" if settings.origins.get("database.dsn") == "flag" else settings.console
 
 
 def _nodes(settings: Settings, names: tuple[str, ...]) -> tuple[Node, ...]:
@@ -237,22 +256,42 @@ def _userlist_in(output: Path | None) -> dict[str, str]:
     return {"userlist": str(output.resolve() / "userlist.txt")} if output is not None else {}
 
 
-def _write(folder: Path, found: Rendered) -> None:
+def _write(folder: Path, found: Rendered, force: bool) -> None:
+    """Write the files; what is in the userlist already, such as a password, stays there."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("pgbouncer.ini", found.ini), ("userlist.txt", found.userlist)):
-        path = folder / name
-        # a new file: secrets are never readable to others, whatever the mode of the old one is
-        handle, part = mkstemp(dir=folder, prefix=f".{name}.")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            with suppress(FileNotFoundError, PermissionError):  # PgBouncer is still to read it
-                os.chown(part, path.stat().st_uid, path.stat().st_gid)
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
+    ini, users = folder / "pgbouncer.ini", folder / "userlist.txt"
+    if ini.exists() and ini.read_text("utf-8") != found.ini and not force:
+        raise Failure(f"{ini} exists and differs; nothing was written; --force overwrites it")
+    old = users.read_text("utf-8") if users.exists() else ""
+    text, differ = merged(old, found.userlist, replaces=force)
+    _replace(users, text)
+    _replace(ini, found.ini)
+    for path in (ini, users):
         click.echo(f"wrote {path}", err=True)
+    if old:
+        click.echo(f"note: {users}: its entries were kept", err=True)
+    for role in differ:
+        done = "was replaced" if force else "was kept; --force takes the server's"
+        click.echo(
+            f"note: {users}: the secret of {role}, which is not the server's, {done}", err=True
+        )
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put a file in another's place, whole: its owner's, and readable to nobody else."""
+    there = path.resolve()
+    fresh = there.with_name(f".{there.name}.{os.getpid()}")
+    # secrets are never readable to others, not even for a moment
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            if there.exists() and (owner := there.stat()).st_uid != os.geteuid():
+                os.fchown(handle, owner.st_uid, owner.st_gid)  # PgBouncer's, where root writes it
+            file.write(text)
+        fresh.replace(there)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def _say(console: Console, done: str, as_json: bool) -> None:

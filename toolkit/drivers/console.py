@@ -20,6 +20,7 @@ from toolkit.pgbouncer import OPEN, Facts
 from toolkit.statements import compose
 
 Row = dict[str, Any]
+PORT = 6432
 SHOWN = ("pools", "clients", "servers", "stats", "databases", "config")
 _ADDRESS = (
     "host",
@@ -50,10 +51,22 @@ class Console:
     """
 
     def __init__(self, conninfo: str, deadline: float = 10.0) -> None:
-        self._conninfo = conninfo
-        parts = conninfo_to_dict(conninfo)
+        try:
+            parts = conninfo_to_dict(conninfo)
+        except psycopg.Error:
+            parts = {}
+        if not parts or ("://" in conninfo and "@" in str(parts.get("host"))):
+            raise ConfigError(  # not repeated: there may be a password in it
+                "pgbouncer",
+                "console",
+                "is no conninfo; give host=… port=6432 user=… dbname=pgbouncer, or a URL with "
+                "special characters %-encoded",
+            )
+        if not parts.get("service"):  # that may name both
+            parts = {"port": PORT, "dbname": OPEN, **parts}
+        self._conninfo = make_conninfo("", **parts)
         place = parts.get("hostaddr") or parts.get("host") or "localhost"
-        self.node = f"PgBouncer at {place}:{parts.get('port') or 6432}"
+        self.node = f"PgBouncer at {place}:{parts.get('port') or PORT}"
         self._deadline = deadline
 
     def version(self) -> str:
@@ -150,7 +163,8 @@ class Console:
         if "not allowed" in text or "admin access needed" in text:
             return AccessDenied(
                 f"{self.node}: this user may not do that ({text}); name it in admin_users "
-                "(stats_users, to look only) and reload, or log in as another"
+                "(stats_users, to look only) and reload, or give the console's address with a "
+                "user who may: --console, or console in [pgbouncer]"
             )
         return translate(error, self.node)
 
