@@ -299,6 +299,8 @@ class Cluster:
         nodes = self.health.nodes
         said = "; ".join(f"{name}: {self._about(name)}" for name in nodes)
         what = "no primary that takes writes" if want.is_primary else "no node that is fresh enough"
+        if not want.is_primary and not any(node.is_up for node in nodes.values()):
+            what = "no node answers"
         is_denied = all(DENIED in node.why for node in nodes.values())
         error = AccessDenied if is_denied else NoPrimary if want.is_primary else Unavailable
         return error(f"shard {self.shard.name!r}: {what} within {wait:g} s ({said})")

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from psycopg.conninfo import conninfo_to_dict
+
 from toolkit.catalog import REVISION, VERSION_TABLE
 from toolkit.cluster import Cluster
 from toolkit.drivers import Driver
 from toolkit.drivers.session import lacking
-from toolkit.errors import DatabaseError, ToolkitError
+from toolkit.errors import DatabaseError, ToolkitError, Unavailable
 from toolkit.statements import compose, name
 from toolkit_routing import Health, Lag, Node, Role, Shard
 
@@ -61,7 +63,7 @@ async def describe_nodes(cluster: Cluster, schema: str) -> list[NodeReport]:
             facts[node.name] = {key: value for key, value in rows if value is not None}
             revisions[node.name] = await _revision(driver, schema)
         except ToolkitError as error:
-            problems[node.name].append(str(error))
+            problems[node.name].append(_unasked(node, error))
     newest = revisions.get(health.primary.name) if health.primary is not None else None
     reports, now = [], time.monotonic()
     for node in shard.nodes:
@@ -74,6 +76,16 @@ async def describe_nodes(cluster: Cluster, schema: str) -> list[NodeReport]:
             remarks.append(lacking(lacks[node.name]))
         reports.append(_report(shard, node, health, now, facts, revisions, found, remarks))
     return reports
+
+
+def _unasked(node: Node, error: ToolkitError) -> str:
+    """Say why a node that is up could not be asked, where its name stands before it."""
+    said = str(error).removeprefix(f"{node.name}: ")
+    if not node.direct or type(error) is not Unavailable:
+        return said
+    parts = conninfo_to_dict(node.conninfo)
+    host, port = parts.get("hostaddr") or parts.get("host"), parts.get("port") or 5432
+    return f"the server is up, but the pooler before it, at {host}:{port}, is not: {said}"
 
 
 async def _revision(driver: Driver, schema: str) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from fix_cli import COMMAND
 from fix_replicas import Cluster, MakeCluster, until
 from fix_servers import Database
 from fix_stores import COLOURS
@@ -21,7 +24,7 @@ import toolkit
 from toolkit.cli import main
 from toolkit.cluster import Cluster as Router
 from toolkit.drivers import drive
-from toolkit.errors import AccessDenied, ConfigError, NoPrimary, QueryError
+from toolkit.errors import AccessDenied, ConfigError, NoPrimary, QueryError, Unavailable
 from toolkit.local.replication import slot_of
 from toolkit.nodes import NodeReport, describe_nodes
 from toolkit.options import CacheOptions
@@ -295,6 +298,60 @@ def test_what_a_failover_may_lose_is_what_no_replica_has_received(cluster: MakeC
             store.write("metrics", metric(minute), series="a")
         until(lambda: lost() > 1_000, "nobody has received that")
         assert lost() < (reports(nodes)["pg2"].lag.bytes or 0)
+
+
+def test_topology_is_shown_in_a_pipe_whole_and_at_each_look(
+    cluster: MakeCluster, tmp_path: Path
+) -> None:
+    servers = cluster(replicas=1)
+    file = tmp_path / "toolkit.toml"
+    long = f"{servers.dsn('pg2')}&application_name={'x' * 150}"
+    file.write_text(f'[[shards]]\nprimary = "{servers.dsn("pg1")}"\nreplicas = ["{long}"]\n')
+    command = [sys.executable, "-c", COMMAND, "--config", str(file), "topology"]
+    shown = subprocess.run([*command, "show"], capture_output=True, text=True, check=True).stdout
+    assert any(
+        "x" * 150 in line and line.rstrip().endswith("1.0") for line in shown.splitlines()
+    ), shown
+    watch = subprocess.Popen(
+        [*command, "watch", "--every", "0.1"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert watch.stdout is not None
+        heads = [next(line for line in watch.stdout if "schema" in line) for _ in range(2)]
+        row = next(line for line in watch.stdout if line.startswith(" replica1"))
+    finally:
+        watch.kill()
+        watch.communicate()
+    assert len(heads) == 2
+    assert row.split()[1] == "replica"
+
+
+def test_a_pooler_that_is_gone_is_told_from_a_server_that_is(
+    cluster: MakeCluster, tmp_path: Path
+) -> None:
+    servers = cluster(replicas=1)
+    file = tmp_path / "toolkit.toml"
+    gone = "host=127.0.0.1 port=1 user=x dbname=y"
+    nodes = [
+        f'{{name = "{n}", dsn = "{gone}{n}", direct = "{servers.dsn(n)}"}}' for n in ("pg1", "pg2")
+    ]
+    file.write_text(f"[[shards]]\nprimary = {nodes[0]}\nreplicas = [{nodes[1]}]\n")
+    result = CliRunner().invoke(main, ["--config", str(file), "topology", "check"])
+    said = [line for line in result.output.splitlines() if "pooler" in line]
+    told = "the server is up, but the pooler before it, at 127.0.0.1:1, is not: cannot be reached: "
+    assert [line.partition(told)[0] for line in said] == ["pg1: ", "pg2: "], result.output
+
+
+@both
+def test_where_no_node_answers_a_read_says_just_that(cluster: MakeCluster, colour: str) -> None:
+    servers = cluster(replicas=1)
+    dsns = dict.fromkeys(("pg1", "pg2"), "host=127.0.0.1 port=1 user=x dbname=x")
+    said = "shard 'main': no node answers within 0.5 s .pg1: cannot be reached"
+    with (
+        pytest.raises(Unavailable, match=said),
+        over(colour, servers, dsns=dsns, wait=0.5) as store,
+    ):
+        store.read("metrics", "a", *DAY)
 
 
 # -- a server that does not tell where its log is -------------------------------------------------

@@ -17,6 +17,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+    from rich.table import Table
 
 _MAX_CELL = 48
 _WIDE = 4_000  # a pipe has no width: nothing is folded there
@@ -63,8 +64,25 @@ def echo_table(
     cell: int = _MAX_CELL,
 ) -> None:
     """Print a table; the columns in ``numbers`` are aligned to the right."""
-    from rich import box
     from rich.console import Console
+
+    table = table_of(headers, rows, numbers=numbers, cell=cell)
+    is_tty = sys.stdout.isatty()
+    console = Console(width=None if is_tty else _WIDE, markup=False, emoji=False, highlight=False)
+    with console.capture() as captured:  # print() would end the program where a pipe is closed
+        console.print(table)
+    click.echo(captured.get(), nl=False)
+
+
+def table_of(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    numbers: Iterable[str] = (),
+    cell: int = _MAX_CELL,
+) -> Table:
+    """Return what :func:`echo_table` prints."""
+    from rich import box
     from rich.table import Table
 
     right = set(numbers)
@@ -75,11 +93,7 @@ def echo_table(
         table.add_column(header, justify=justify, overflow="fold", no_wrap=is_time)
     for row in rows:
         table.add_row(*(shown(value, cell) for value in row))
-    is_tty = sys.stdout.isatty()
-    console = Console(width=None if is_tty else _WIDE, markup=False, emoji=False, highlight=False)
-    with console.capture() as captured:  # print() would end the program where a pipe is closed
-        console.print(table)
-    click.echo(captured.get(), nl=False)
+    return table
 
 
 def echo_line(text: str) -> None:

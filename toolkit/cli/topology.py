@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
 from toolkit.cli.choice import Choice
+from toolkit.cli.numbers import Seconds
+from toolkit.cli.render import echo_json, echo_line, echo_table, shown, sized, table_of
 from toolkit.config import Settings, hide_password
 from toolkit.drivers import drive
 from toolkit.errors import ConfigError
 from toolkit.nodes import NodeReport, as_mapping, describe_nodes
 from toolkit.opening import check_nodes, cluster_of
 
+_NUMBERS = ("tli", "behind", "lag", "clock")
+_HEADERS = ("node", "is", "version", "tli", "behind", "lag", "schema", "clock")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
@@ -33,7 +39,6 @@ def show(choice: Choice, as_json: bool) -> None:
     """List the nodes as they are declared, without connecting."""
     settings = _settings(choice)
     assert settings.topology is not None
-    table = Table("shard", "node", "declared", "address", "direct", "region", "weight")
     rows: list[dict[str, Any]] = []
     for shard in settings.topology.shards:
         for node in shard.nodes:
@@ -48,16 +53,10 @@ def show(choice: Choice, as_json: bool) -> None:
                     "weight": node.weight,
                 }
             )
-            table.add_row(
-                *(
-                    f"{value:g}" if key == "weight" else str(value)
-                    for key, value in rows[-1].items()
-                )
-            )
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        echo_json(rows)
     else:
-        Console().print(table)
+        echo_table(list(rows[0]), [[str(v) for v in row.values()] for row in rows], cell=1_000)
 
 
 @topology.command()
@@ -73,39 +72,46 @@ def check(context: click.Context, choice: Choice, as_json: bool) -> None:
     with cluster_of(settings) as cluster:
         reports = drive(describe_nodes(cluster, settings.schema))
     if as_json:
-        click.echo(json.dumps([as_mapping(r) for r in reports], indent=2))
+        echo_json([as_mapping(r) for r in reports])
     else:
-        Console().print(_table(reports))
+        echo_table(_HEADERS, _rows(reports), numbers=_NUMBERS)
+        for line in _problems(reports):
+            click.echo(line)
         for report in reports:
-            for line in report.problems:
-                click.echo(f"{report.name}: {line}")
             for line in report.remarks:
-                click.echo(f"{report.name}: note: {line}")
+                echo_line(f"{report.name}: note: {line}")
     context.exit(1 if any(r.problems for r in reports) else 0)
 
 
 @topology.command()
-@click.option("--every", type=float, default=1.0, show_default=True, help="Seconds between looks.")
+@click.option(
+    "--every", type=Seconds(0.1), default=1.0, show_default=True, help="Seconds between looks."
+)
 @_JSON
 @click.pass_obj
 def watch(choice: Choice, every: float, as_json: bool) -> None:
     """Go on showing what each node is and how far behind, until interrupted.
 
-    With --json, a line for each look.
+    In a pipe, a table for each look; with --json, a line.
     """
     settings = _settings(choice)
-    with cluster_of(settings) as cluster:
-        if as_json:
-            while True:
-                reports = drive(describe_nodes(cluster, settings.schema))
+    console = Console()
+    with cluster_of(settings) as cluster, ExitStack() as stack:
+        if is_live := console.is_terminal and not as_json:
+            live = stack.enter_context(Live(console=console, auto_refresh=False))
+        while True:
+            reports = drive(describe_nodes(cluster, settings.schema))
+            if as_json:
                 click.echo(json.dumps([as_mapping(r) for r in reports]))
-                time.sleep(every)
-        with Live(console=Console(), auto_refresh=False) as live:
-            while True:
-                reports = drive(describe_nodes(cluster, settings.schema))
-                lines = [f"{r.name}: {line}" for r in reports for line in r.problems]
-                live.update(Group(_table(reports), *lines), refresh=True)
-                time.sleep(every)
+            elif is_live:
+                table = table_of(_HEADERS, _rows(reports), numbers=_NUMBERS)
+                live.update(Group(table, *map(Text, _problems(reports))), refresh=True)
+            else:
+                click.echo(shown(datetime.now(UTC)))
+                echo_table(_HEADERS, _rows(reports), numbers=_NUMBERS)
+                for line in _problems(reports):
+                    click.echo(line)
+            time.sleep(every)
 
 
 def _settings(choice: Choice) -> Settings:
@@ -121,21 +127,28 @@ def _settings(choice: Choice) -> Settings:
     return settings
 
 
-def _table(reports: list[NodeReport]) -> Table:
-    table = Table(
-        "node", "declared", "is", "up", "version", "timeline", "behind", "lag", "revision", "clock"
-    )
-    for r in reports:
-        table.add_row(
+def _rows(reports: list[NodeReport]) -> list[tuple[object, ...]]:
+    return [
+        (
             r.name,
-            r.declared,
-            r.role,
-            "yes" if r.is_up else "no",
+            _role(r),
             r.version,
-            str(r.timeline or ""),
-            f"{r.lag.bytes:,} B" if r.lag.bytes is not None else "unknown",
+            r.timeline,
+            sized(r.lag.bytes) if r.lag.bytes is not None else "unknown",
             f"{r.lag.seconds:.2f} s" if r.lag.seconds is not None else "unknown",
-            r.revision or "",
-            f"{r.skew_s:+.3f} s" if r.skew_s is not None else "",
+            r.revision,
+            f"{r.skew_s:+.3f} s" if r.skew_s is not None else None,
         )
-    return table
+        for r in reports
+    ]
+
+
+def _role(report: NodeReport) -> str:
+    if not report.is_up:
+        return "down"
+    is_other = report.role in ("primary", "replica") and report.role != report.declared
+    return f"{report.role}, declared {report.declared}" if is_other else report.role
+
+
+def _problems(reports: list[NodeReport]) -> list[str]:
+    return [shown(f"{r.name}: {line}", 1_000) for r in reports for line in r.problems]
