@@ -37,7 +37,7 @@ def run(run_folder: Path) -> Iterator[Run]:
     sweep(root)
 
 
-def test_servers_are_asked_for_shown_failed_over_and_taken_away(run: Run) -> None:
+def test_servers_are_asked_for_shown_failed_over_and_taken_away(run: Run, tmp_path: Path) -> None:
     shown = run("up", "--replicas", "2", "--pgbouncer", "--sync").stdout
     for words in ("PostgreSQL pg1", "primary", "PostgreSQL pg3", "streaming", "PgBouncer"):
         assert words in shown
@@ -47,13 +47,14 @@ def test_servers_are_asked_for_shown_failed_over_and_taken_away(run: Run) -> Non
     assert [server["role"] for server in up["others"]] == ["replica", "replica"]
     assert list(up["endpoints"]["replicas"]) == ["pg2", "pg3"]
     assert ask(up["endpoints"]["pooled"], "SELECT 1") == 1
+    _goes_on_from_what_is_printed(run("up", "--topology").stdout, tmp_path)
+    for address in (up["endpoints"]["dsn"], *up["endpoints"]["replicas"].values()):
+        assert ask(address, "SELECT pg_has_role('pg_read_all_stats', 'usage')") is True
 
     # in an orderly way: both replicas have all of it, so that the one can follow the other
     os.kill(up["postgres"]["pid"], signal.SIGINT)
     until(lambda: is_stopped(up["postgres"]["pid"]), "the primary has ended")
-    superuser = psycopg.conninfo.conninfo_to_dict(up["endpoints"]["admin_dsn"])
-    promoted = psycopg.conninfo.conninfo_to_dict(up["endpoints"]["replicas"]["pg2"])
-    with psycopg.connect(**superuser | {"port": promoted["port"]}) as connection:  # type: ignore[arg-type]
+    with psycopg.connect(up["endpoints"]["admins"]["pg2"]) as connection:
         connection.execute("SELECT pg_promote()")
     states = {
         server["node"]: server["role"]
@@ -79,6 +80,31 @@ def test_servers_are_asked_for_shown_failed_over_and_taken_away(run: Run) -> Non
     assert "pg2" not in run("status", code=3).stdout
 
 
+def _goes_on_from_what_is_printed(topology: str, folder: Path) -> None:
+    """The file that `up --topology` prints is all that the console and a look at nodes need."""
+    file = folder / "toolkit.toml"
+    file.write_text(topology, "utf-8")
+
+    def call(*words: str, code: int = 0) -> str:
+        result = CliRunner().invoke(main, ["--config", str(file), *words])
+        assert result.exit_code == code, result.output
+        return result.stdout
+
+    assert any(
+        pool["name"] == "pg2"
+        for pool in json.loads(call("pgbouncer", "show", "databases", "--json"))
+    )
+    call("migrate", "up")
+    checked = call("topology", "check")
+    assert "pg_read_all_stats" not in checked
+    lines = [line.split() for line in checked.splitlines() if line.startswith(" pg")]
+    assert [line[:2] for line in lines] == [
+        ["pg1", "primary"],
+        ["pg2", "replica"],
+        ["pg3", "replica"],
+    ]
+
+
 def _nodes(status: dict[str, object]) -> list[dict[str, object]]:
     others = status["others"]
     assert isinstance(others, list)
@@ -86,7 +112,9 @@ def _nodes(status: dict[str, object]) -> list[dict[str, object]]:
 
 
 def test_topology_is_toml_and_nothing_else(run: Run) -> None:
-    shards = tomllib.loads(run("up", "--replicas", "1", "--topology").stdout)["shards"]
+    printed = tomllib.loads(run("up", "--replicas", "1", "--topology").stdout)
+    assert list(printed) == ["shards"]
+    shards = printed["shards"]
     assert [shard["name"] for shard in shards] == ["local"]
     assert ask(shards[0]["primary"]["dsn"], "SELECT pg_is_in_recovery()") is False
     assert ask(shards[0]["replicas"][0]["dsn"], "SELECT pg_is_in_recovery()") is True

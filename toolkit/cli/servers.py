@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from toolkit.cli.render import confirmed
+from toolkit.cli.render import confirmed, echo_line, echo_table
 from toolkit.config import environment
 from toolkit.local import MOST_REPLICAS, Endpoints, LocalServers, Status, default_root
 
@@ -105,7 +104,7 @@ def up(
     if as_json:
         click.echo(_json(status, endpoints))
     else:
-        Console().print(_table(status))
+        _show(status)
         for label, url in endpoints.labelled().items():
             click.echo(f"{label:11} {url}")
 
@@ -130,7 +129,7 @@ def status(context: click.Context, root: Path | None, name: str, as_json: bool) 
     if as_json:
         click.echo(_json(found))
     else:
-        Console().print(_table(found))
+        _show(found)
     context.exit(0 if found.is_ready else DOWN)
 
 
@@ -145,21 +144,21 @@ def reset(root: Path | None, name: str, as_json: bool, yes: bool) -> None:
     click.echo(json.dumps({"reset": True}) if as_json else "stopped, and the data is deleted")
 
 
-def _table(status: Status) -> Table:
-    folder = status.postgres.data.parent
+def _show(status: Status) -> None:
     roles = ["role"] if status.others else []
-    table = Table("server", *roles, "state", "version", "address", "pid", caption=f"in {folder}")
-    for server in status.servers:
-        up = server.stream or "ready"
-        table.add_row(
+    rows = [
+        (
             f"{server.server} {server.node}" if roles and server.node else server.server,
-            *([server.role or ""] if roles else []),
-            up if server.is_ready else "starting" if server.pid else "down",
-            server.version or "",
-            f"127.0.0.1:{server.port}" if server.port else "",
+            *([server.role] if roles else []),
+            (server.stream or "ready") if server.is_ready else "starting" if server.pid else "down",
+            server.version,
+            f"127.0.0.1:{server.port}" if server.port else None,
             str(server.pid or ""),
         )
-    return table
+        for server in status.servers
+    ]
+    echo_table(("server", *roles, "state", "version", "address", "pid"), rows)
+    echo_line(f"in {status.postgres.data.parent}")
 
 
 def _json(status: Status, endpoints: Endpoints | None = None) -> str:

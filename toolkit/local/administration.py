@@ -76,7 +76,11 @@ class Administrator:
             )
 
     def settle_replication(self, password: str, standbys: Iterable[str]) -> None:
-        """On a primary: the replication role, and a slot for each standby and for no other."""
+        """On a primary: the replication role, and a slot for each standby and for no other.
+
+        The role ``toolkit`` may see statistics: whose log a replica receives is among them, and
+        after a failover one is read only when that is known.
+        """
         from psycopg import sql
 
         role = sql.Identifier(replication.ROLE)
@@ -96,6 +100,9 @@ class Administrator:
                 for function in _REWIND:
                     grant = sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}")
                     connection.execute(grant.format(sql.SQL(function), role))
+                connection.execute(
+                    sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(ROLE))
+                )
             self._settle_slots(connection, wanted)
 
     def _settle_slots(self, connection: psycopg.Connection, wanted: set[str]) -> None:

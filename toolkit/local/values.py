@@ -15,8 +15,9 @@ class Endpoints:
     """How to reach the servers. The addresses carry passwords; the ``repr`` does not.
 
     ``dsn`` is the role ``toolkit`` on the primary, which owns the schema ``toolkit`` in the
-    database of that name and may do nothing else; ``admin_dsn`` is the superuser, for tests and
-    administration. ``replicas`` are the role's addresses on the standbys by the nodes' names.
+    database of that name, may see all statistics where there are replicas, and nothing else;
+    ``admin_dsn`` is the superuser, for tests and administration. ``replicas`` are the role's
+    addresses on the standbys by the nodes' names, ``admins`` the superuser's, to promote one.
     ``pooled`` leads to the primary through PgBouncer, ``console_dsn`` to PgBouncer's own
     console; both are None where there is none.
     """
@@ -28,6 +29,7 @@ class Endpoints:
     replicas: Mapping[str, str] = field(default_factory=dict)
     pooled: str | None = None
     console_dsn: str | None = None
+    admins: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_state(cls, state: State, primary: str, standbys: Sequence[str]) -> Endpoints:
@@ -35,7 +37,7 @@ class Endpoints:
         pooled = state.is_pooled and state.pgbouncer_port is not None
         return cls(
             _dsn(state, primary),
-            _address("postgres", state.admin_password, state.port_of(primary), "postgres"),
+            _admin(state, primary),
             f"redis://:{state.valkey_password}@127.0.0.1:{state.valkey_port}/0",
             primary,
             {node: _dsn(state, node) for node in standbys},
@@ -43,10 +45,11 @@ class Endpoints:
             _address("pgbouncer", state.pgbouncer_password, state.pgbouncer_port, "pgbouncer")
             if pooled
             else None,
+            {node: _admin(state, node) for node in standbys},
         )
 
     def topology(self) -> str:
-        """The servers as a part of ``toolkit.toml``: one shard, with passwords."""
+        """The servers as a part of ``toolkit.toml``, with passwords: a shard, and the console."""
         replicas = [f"    {_node(name, dsn, self.pooled)}," for name, dsn in self.replicas.items()]
         return "\n".join(
             [
@@ -55,6 +58,7 @@ class Endpoints:
                 f"primary = {_node(self.primary, self.dsn, self.pooled)}",
                 *(["replicas = [", *replicas, "]"] if replicas else []),
                 "",
+                *(["[pgbouncer]", f'console = "{self.console_dsn}"', ""] if self.pooled else []),
             ]
         )
 
@@ -66,6 +70,7 @@ class Endpoints:
             admin_dsn=_mask(self.admin_dsn),
             redis_url=_mask(self.redis_url),
             replicas={node: _mask(dsn) for node, dsn in self.replicas.items()},
+            admins={node: _mask(dsn) for node, dsn in self.admins.items()},
             pooled=self.pooled and _mask(self.pooled),
             console_dsn=self.console_dsn and _mask(self.console_dsn),
         )
@@ -73,7 +78,8 @@ class Endpoints:
     def labelled(self) -> dict[str, str]:
         """Each address under a name to print it by."""
         found = {"dsn": self.dsn, "admin_dsn": self.admin_dsn, "redis_url": self.redis_url}
-        found |= self.replicas
+        for node, dsn in self.replicas.items():
+            found |= {node: dsn, f"{node} admin": self.admins[node]}
         if self.pooled is not None and self.console_dsn is not None:
             found |= {"pooled": self.pooled, "console_dsn": self.console_dsn}
         return found
@@ -89,6 +95,10 @@ def _address(role: str, password: str, port: int | None, database: str) -> str:
 
 def _dsn(state: State, node: str) -> str:
     return _address(ROLE, state.toolkit_password, state.port_of(node), DATABASE)
+
+
+def _admin(state: State, node: str) -> str:
+    return _address("postgres", state.admin_password, state.port_of(node), "postgres")
 
 
 def _pooled(state: State, database: str) -> str:
