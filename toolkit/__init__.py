@@ -98,10 +98,12 @@ def asyncpg_pool(
 ) -> asyncpg.Pool:
     """Return an asyncpg pool for a service's own statements that is safe behind PgBouncer.
 
-    ``source`` is what :func:`connect` takes (of several servers, the one declared primary), or a
-    node. Sizes and deadlines are those of the settings; ``options`` are asyncpg's own and win.
-    What the connections lead to is found out when the first is made: statements are prepared
-    where they may be, and no session of the server is changed that others use, too.
+    ``source`` is what :func:`connect` takes, or a node: one of ``resolve(…).topology.nodes``. Of
+    several servers it is the one that is the primary now, which is found out here, and not again:
+    after a failover make the pool anew. Sizes and deadlines are those of the settings; ``options``
+    are asyncpg's own and win. What the connections lead to is found out when the first is made:
+    statements are prepared where they may be, and no session of the server is changed that others
+    use, too.
     """
     from toolkit.drivers.pool_asyncpg import pool
     from toolkit.options import PoolOptions
@@ -110,9 +112,12 @@ def asyncpg_pool(
     if isinstance(source, Node):
         return pool(source.conninfo, PoolOptions(), **options)
     settings = resolve(source)
+    if settings.topology is not None:
+        from toolkit.opening import primary_node
+
+        return pool(primary_node(settings).conninfo, settings.pool, **options)
     assert settings.dsn is not None
-    primary = settings.topology.shards[0].primary.conninfo if settings.topology else settings.dsn
-    return pool(primary, settings.pool, **options)
+    return pool(settings.dsn, settings.pool, **options)
 
 
 def resolve(

@@ -320,9 +320,7 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
         prices=Prices(**prices),
         cache=CacheOptions(**cache),
         decode=decode,
-        routing=RoutingOptions(
-            **{k.partition(".")[2]: v for k, v in values.items() if k.startswith("routing.")}
-        ),
+        routing=_routing(values, origins),
         admission=AdmissionOptions(
             **{k.partition(".")[2]: v for k, v in values.items() if k.startswith("admission.")}
         ),
@@ -332,6 +330,15 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
         plausible=_plausible(values, origins),
         origins=origins,
     )
+
+
+def _routing(values: Mapping[str, Any], origins: Mapping[str, str]) -> RoutingOptions:
+    given = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("routing.")}
+    try:
+        return RoutingOptions(**given)
+    except ConfigError as error:
+        key, problem = f"routing.{error.key}", str(error).removeprefix(f"routing: {error.key}: ")
+        raise ConfigError(origins[key], key, problem) from None
 
 
 def _limits(values: Mapping[str, Any], origins: Mapping[str, str]) -> Limits:

@@ -14,6 +14,7 @@ from toolkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from toolkit.cluster import Cluster
+    from toolkit_routing import Node
 
 _PORTS = re.compile(r"[0-9]*(,[0-9]*)*")
 
@@ -58,12 +59,18 @@ def primary_of(settings: Settings) -> str:
     if settings.topology is None:
         assert settings.dsn is not None
         return settings.dsn
+    found = primary_node(settings)
+    return found.direct or found.conninfo
+
+
+def primary_node(settings: Settings) -> Node:
+    """Return the node of a topology that takes the writes at the moment; NoPrimary if none does."""
     from toolkit.drivers import drive
 
     with cluster_of(settings) as cluster:
         name = drive(cluster.primary())
         (found,) = [node for node in cluster.shard.nodes if node.name == name]
-        return found.direct or found.conninfo
+        return found
 
 
 @contextmanager
@@ -84,14 +91,37 @@ def cluster_of(settings: Settings) -> Iterator[Cluster]:
 
 
 def check_nodes(settings: Settings) -> None:
-    """Refuse addresses of nodes that libpq cannot read, by their entries in the file."""
+    """Refuse addresses of nodes that libpq cannot read, or of one server, by their entries."""
     assert settings.topology is not None
     origin = settings.origins.get("shards", "settings")
+    seen: dict[object, str] = {}
     for number, shard in enumerate(settings.topology.shards):
         for place, node in enumerate(shard.nodes):
             where = f"shards[{number}]." + (f"replicas[{place - 1}]" if place else "primary")
             check_conninfo(node.conninfo, origin, f"{where}.dsn")
             check_conninfo(node.direct, origin, f"{where}.direct")
+            for way, address in (("dsn", node.conninfo), ("direct", node.direct)):
+                if not address:
+                    continue
+                other = seen.setdefault((way, _place(address)), node.name)
+                if other != node.name:
+                    problem = f"leads to the same server and database as {other!r}; take one out"
+                    raise ConfigError(origin, f"{where}.{way}", problem)
+
+
+def _place(conninfo: str) -> tuple[object, ...]:
+    """Return what of a conninfo says where it leads.
+
+    >>> _place("host=a user=ana dbname=shop") == _place("postgresql://eve:x@a:5432/shop")
+    True
+    """
+    from psycopg.conninfo import conninfo_to_dict
+
+    parts = conninfo_to_dict(conninfo)
+    database = parts.get("dbname") or parts.get("user")
+    port = parts.get("port") or (None if parts.get("service") else "5432")
+    rest = ("host", "hostaddr", "service", "target_session_attrs")
+    return port, database, *map(parts.get, rest)
 
 
 def check_conninfo(dsn: str, origin: str, key: str = "database.dsn") -> None:

@@ -9,7 +9,9 @@ import asyncpg
 import psycopg
 import pytest
 from fix_pgbouncer import Bouncer, MakePgBouncer
+from fix_replicas import MakeCluster
 from fix_servers import Database
+from fix_topologies import settings_of
 
 import toolkit
 from toolkit.errors import ConfigError
@@ -161,3 +163,17 @@ def test_a_pool_takes_what_a_store_takes(database: Database, pgbouncer: MakePgBo
 def test_a_pool_without_a_database_says_so(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         toolkit.asyncpg_pool(tmp_path / "none.toml")
+
+
+def test_a_pool_leads_to_whichever_node_is_the_primary(cluster: MakeCluster) -> None:
+    servers = cluster(replicas=1)
+    servers.kill("pg1")
+    servers.promote("pg2")
+
+    async def ask() -> None:
+        async with toolkit.asyncpg_pool(settings_of(servers), min_size=1) as pool:
+            assert await pool.fetchval("SELECT pg_is_in_recovery()") is False
+            port = await pool.fetchval("SELECT inet_server_port()")
+            assert f":{port}/" in servers.dsn("pg2")
+
+    asyncio.run(ask())

@@ -52,6 +52,16 @@ def test_file_that_init_writes_changes_nothing_until_it_is_uncommented(tmp_path:
     assert shown == {k: v for k, v in plain.shown().items() if k != "database.dsn"}
 
 
+def test_file_that_init_writes_shows_how_several_servers_stand_in_it(tmp_path: Path) -> None:
+    lines = template().splitlines()
+    block = lines[lines.index("# [[shards]]") :]
+    file = tmp_path / "several.toml"
+    file.write_text("\n".join(line.removeprefix("# ") for line in block), "utf-8")
+    topology = load_settings(file, environ={}).topology
+    assert topology is not None
+    assert [node.name for node in topology.nodes] == ["db1", "db2", "db3"]
+
+
 def test_init_overwrites_only_when_told_to(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[database]\n", "utf-8")
@@ -75,6 +85,32 @@ def test_config_show_says_where_each_setting_comes_from(monkeypatch: pytest.Monk
     assert set(found) == set(_KEYS)
 
 
+def test_config_show_lists_the_nodes_of_a_topology() -> None:
+    Path("toolkit.toml").write_text(
+        "[[shards]]\nprimary = {dsn = 'host=a password=hush', direct = 'host=d password=hush'}\n"
+        "replicas = [{name = 'b', dsn = 'postgresql://me:hush@b/x', region = 'eu', weight = 2}]\n",
+        "utf-8",
+    )
+    result = run("config", "show", "--json")
+    assert "hush" not in result.output
+    found = {k: v["value"] for k, v in json.loads(result.stdout).items() if k[:6] == "shards"}
+    assert found == {
+        "shards[0].name": "main",
+        "shards[0].primary.name": "primary",
+        "shards[0].primary.dsn": "password=*** host=a",
+        "shards[0].primary.direct": "password=*** host=d",
+        "shards[0].primary.weight": "1",
+        "shards[0].replicas[0].name": "b",
+        "shards[0].replicas[0].dsn": "user=me password=*** dbname=x host=b",
+        "shards[0].replicas[0].region": "eu",
+        "shards[0].replicas[0].weight": "2",
+    }
+    assert json.loads(result.stdout)["shards[0].name"]["from"] == "toolkit.toml"
+    assert "database.dsn" not in json.loads(result.stdout)
+    assert "shards[0].replicas[0].dsn" in run("config", "show").stdout
+    assert "database.dsn" in json.loads(run("config", "show", "--json", "--dsn", "host=c").stdout)
+
+
 @pytest.mark.parametrize("dsn", ["postgresql://me:hush@db1/x", "host=db1 password=hush"])
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_config_show_hides_passwords(dsn: str, form: list[str]) -> None:
@@ -91,6 +127,7 @@ def test_config_show_hides_passwords(dsn: str, form: list[str]) -> None:
         ("[pool]\nmax_size = 'many'\n", "expected int"),
         ("[pool\n", "not valid TOML"),
         ("[write]\nearliest = '2024'\n", "write.earliest"),
+        ("[routing]\nsmall = 'latencies'\n", "routing.small: unknown choice 'latencies'"),
     ],
 )
 def test_wrong_setting_is_named_with_its_file(text: str, said: str) -> None:

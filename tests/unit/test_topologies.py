@@ -94,6 +94,32 @@ def test_a_weight_is_a_number_from_0_on(weight: float) -> None:
         Node("db1", "host=a", weight=weight)
 
 
+@pytest.mark.parametrize(
+    ("replica", "said"),
+    [
+        ("'postgresql://eve:secret@a:5432/x'", r"replicas\[0\].dsn: leads to the same server"),
+        (
+            "{dsn = 'host=p dbname=y', direct = 'host=d dbname=x'}",
+            r"replicas\[0\].direct: leads to",
+        ),
+        ("'host=a port=5433 dbname=x'", ""),
+        ("'host=a dbname=y'", ""),
+    ],
+)
+def test_one_server_under_two_names_is_refused(tmp_path: Path, replica: str, said: str) -> None:
+    primary = "{dsn = 'host=a dbname=x', direct = 'host=d dbname=x'}"
+    text = f"[[shards]]\nprimary = {primary}\nreplicas = [{replica}]\n"
+    file = tmp_path / "toolkit.toml"
+    file.write_text(text)
+    if not said:
+        toolkit.resolve(file)
+        return
+    with pytest.raises(ConfigError, match=said) as caught:
+        toolkit.resolve(file)
+    assert "'primary'" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 def test_no_message_repeats_a_password(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, "[[shards]]\nprimary = ['host=a password=secret', 'x']")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from toolkit.cli.choice import Choice
+
+if TYPE_CHECKING:
+    from toolkit_routing import Topology
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -52,10 +57,31 @@ def show(choice: Choice, as_json: bool) -> None:
 
     settings = choice.settings()
     rows = [(k, v, settings.origins.get(k, "default")) for k, v in settings.shown().items()]
+    if settings.topology is not None:
+        file = settings.origins.get("shards", "settings")
+        rows = [row for row in rows if row[0] != "database.dsn"]
+        rows = sorted([*rows, *((k, v, file) for k, v in _nodes(settings.topology))])
     if as_json:
         echo_json({key: {"value": value, "from": origin} for key, value, origin in rows})
     else:
         echo_table(("setting", "value", "from"), rows, cell=200)
+
+
+def _nodes(topology: Topology) -> Iterator[tuple[str, str]]:
+    """Yield what is declared of each node by its place in the file."""
+    from toolkit.config import hide_password
+
+    for number, shard in enumerate(topology.shards):
+        yield f"shards[{number}].name", shard.name
+        for place, node in enumerate(shard.nodes):
+            where = f"shards[{number}]." + (f"replicas[{place - 1}]" if place else "primary")
+            yield f"{where}.name", node.name
+            yield f"{where}.dsn", hide_password(node.conninfo)
+            if node.direct:
+                yield f"{where}.direct", hide_password(node.direct)
+            if node.region:
+                yield f"{where}.region", node.region
+            yield f"{where}.weight", f"{node.weight:g}"
 
 
 @click.command()

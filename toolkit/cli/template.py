@@ -30,6 +30,17 @@ _SECTIONS = {
     "admission": "how many reads may be under way, and how long each waits for its turn",
     "routing": "how nodes are looked at and chosen, where there are [[shards]]; times in seconds",
 }
+_SHARDS = """\
+# Several servers take the place of dsn in [database]: one of them takes the writes, the others
+# replicate it. direct is the way past a pooler that dsn leads through.
+# [[shards]]
+# name = "main"
+# primary = { name = "db1", dsn = "host=db1 user=me dbname=market", region = "a" }
+# replicas = [
+#     { name = "db2", dsn = "host=db2 user=me dbname=market", region = "a", weight = 1.0 },
+#     { name = "db3", dsn = "host=pool user=me dbname=db3", direct = "host=db3 dbname=market" },
+# ]
+"""
 NOTES = {
     "database.dsn": "postgresql://user:password@host:5432/name, or key=value words.\n"
     "Without one the local servers are used. TOOLKIT_DSN keeps it out of files.",
@@ -124,4 +135,4 @@ def template() -> str:
             lines += ["", f"[{section}]" + (f"  # {about}" if about else "")]
         lines += [f"# {line}" for line in NOTES[key].splitlines()]
         lines.append(f"#{name} = {json.dumps(value)}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", _SHARDS])
