@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from toolkit.columns import Columns
-from toolkit.errors import QueryError
+from toolkit.errors import QueryError, UnknownName
 from toolkit.query import Query, build_query
 
 _MOST = 500  # series of one read
+_TAKEN = tuple(signature(build_query).parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,9 @@ def question_of(question: Mapping[str, Any], number: int) -> Query:
     for needed in ("dataset", "start", "end"):
         if needed not in question:
             raise QueryError(f"questions[{number}]: {needed} is missing")
+    for name in question:
+        if name not in _TAKEN:
+            raise QueryError(f"questions[{number}]: {UnknownName('argument', str(name), _TAKEN)}")
     try:
         return build_query(**{"series": None, **question})
     except (TypeError, QueryError) as error:

@@ -13,6 +13,7 @@ from toolkit.errors import QueryError
 from toolkit.query import Condition, build_query, conditions
 from toolkit.strategy.values import comparable
 from toolkit.timegrid import Grid, Span, Step, to_us
+from toolkit.together import question_of
 
 T0 = datetime(2024, 1, 1, tzinfo=UTC)
 T1 = T0 + timedelta(days=1)
@@ -163,3 +164,9 @@ def test_what_cannot_be_a_key_is_refused_by_its_name() -> None:
         build_query("metrics", "a", T0, T1, step=["1h"])  # type: ignore[arg-type]
     with pytest.raises(QueryError, match="dataset: expected a name, got list"):
         build_query(["metrics"], "a", T0, T1)  # type: ignore[arg-type]
+
+
+def test_a_misspelt_name_of_a_question_is_told_its_nearest() -> None:
+    asked = {"dataset": "candles", "seris": "A", "start": "2024-01-01Z", "end": "2024-01-02Z"}
+    with pytest.raises(QueryError, match=r"questions\[1\]: unknown argument 'seris': .*'series'"):
+        question_of(asked, 1)

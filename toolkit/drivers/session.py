@@ -20,6 +20,8 @@ from toolkit.options import PoolOptions
 from toolkit.statements import compose
 
 _log = logging.getLogger("toolkit.drivers")
+# what a lost server means we say ourselves; this hides nothing from who has set up logging
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 _OURS = "_pg3_"
 NOT_TOLD = (InsufficientPrivilege, FeatureNotSupported, UndefinedFunction)
 """What a managed server may answer instead of its identifier; then None is remembered."""
