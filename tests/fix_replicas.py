@@ -128,10 +128,10 @@ class Cluster:
         assert row is not None
         return row[0]
 
-    def see_receiver(self) -> None:
-        """Let the role toolkit see which timeline a replica receives; all nodes hear of it."""
+    def hide_receiver(self) -> None:
+        """Let the role toolkit not see what timeline a replica receives; all nodes hear of it."""
         with self.admin(self.primary()) as connection:
-            connection.execute("GRANT pg_read_all_stats TO toolkit")
+            connection.execute("REVOKE pg_read_all_stats FROM toolkit")
         self.wait_replayed()
 
     # -- what happens to processes --------------------------------------------------------------

@@ -1,6 +1,6 @@
 -- What: what a node is, how far its log has come, and what a replica is connected to.
 --   A replica's timeline is the newest it is known to follow: by its receiver where the role may
---   see that (pg_monitor), else by what it has written down, which may be minutes old.
+--   see that (pg_read_all_stats), else by what it has written down, which may be minutes old.
 -- Columns: is_replica, sysid, timeline, lsn, received, receiver, is_paused, at,
 --   is_read_only (transactions may not write unless they ask to).
 SELECT r.is_replica, s.system_identifier,

@@ -203,7 +203,6 @@ def test_a_demoted_primary_gets_no_write_and_its_pool_recovers(
     cluster: MakeCluster, colour: str
 ) -> None:
     servers = cluster(replicas=1)
-    servers.see_receiver()
     with over(colour, servers) as store:
         store.write("metrics", metric(0), series="a")
         with Writing(store) as writing:
@@ -222,6 +221,17 @@ def test_a_demoted_primary_gets_no_write_and_its_pool_recovers(
         assert minutes_in(servers, "pg1") == minutes_in(servers, "pg2")
         nodes = {store.read("metrics", "a", *DAY).plan.node for _ in range(20)}
         assert nodes == {"pg1"}
+
+
+def test_the_other_replica_is_read_soon_after_a_failover(cluster: MakeCluster) -> None:
+    servers = cluster(replicas=2)
+    with over("blocking", servers) as store:
+        store.write("metrics", metric(0), series="a")
+        servers.wait_replayed()
+        servers.stop("pg1")
+        servers.promote("pg2")
+        store.write("metrics", metric(1), series="a")
+        until(lambda: store.read("metrics", "a", *DAY).plan.node == "pg3", "it is read", 10.0)
 
 
 @both

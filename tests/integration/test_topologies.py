@@ -275,7 +275,11 @@ def test_topology_check_lists_all_that_is_wrong_and_what_a_failover_may_lose(
     assert "is lost, now 0 bytes; synchronous_standby_names = 'ANY 1 (*)' ends that" in remark
     servers.sync("pg1", "pg2")
     code, found = check(dsns[0])
-    assert (code, found["primary"]["remarks"]) == (0, [])
+    assert (code, found["primary"]["remarks"], found["replica1"]["remarks"]) == (0, [], [])
+    servers.hide_receiver()
+    code, found = check(dsns[0])
+    (remark,) = found["replica1"]["remarks"]
+    assert (code, remark.endswith("GRANT pg_read_all_stats ends that")) == (0, True)
 
 
 def test_what_a_failover_may_lose_is_what_no_replica_has_received(cluster: MakeCluster) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -285,9 +286,9 @@ def _replace(path: Path, text: str) -> None:
     handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(handle, "w", encoding="utf-8") as file:
-            if there.exists() and (owner := there.stat()).st_uid != os.geteuid():
-                os.fchown(handle, owner.st_uid, owner.st_gid)  # PgBouncer's, where root writes it
             file.write(text)
+            with suppress(FileNotFoundError, PermissionError):  # PgBouncer is still to read it
+                os.fchown(handle, there.stat().st_uid, there.stat().st_gid)
         fresh.replace(there)
     except BaseException:
         fresh.unlink(missing_ok=True)
