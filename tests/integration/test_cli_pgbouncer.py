@@ -231,7 +231,9 @@ def test_what_is_no_console_says_so(
 
     assert "this is no PgBouncer" in show(console_of(database.dsn), 2)
     assert "this is no PgBouncer" in show(database.dsn, 2)
-    assert "admin_users" in show(console_of(bouncer.dsn), 3)
+    denied = show(console_of(bouncer.dsn), 3)
+    assert "admin_users" in denied
+    assert "console in [pgbouncer]" in denied
     assert "cannot be reached" in show("host=127.0.0.1 port=1 dbname=pgbouncer user=x", 3)
     parts = urlsplit(bouncer.console_dsn)  # the port is PgBouncer's, not PostgreSQL's
     bare = f"host={parts.hostname} user={parts.username} password={parts.password}"

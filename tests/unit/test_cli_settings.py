@@ -190,6 +190,8 @@ def test_whole_number_beyond_reason_is_refused() -> None:
         ("query", "x", "now-1d", "now", "--points", "2147483648"),
         ("latest", "x", "-n", "2147483648"),
         ("migrate", "up", "--wait", "nan"),
+        *(("topology", "watch", "--every", v) for v in ("-1", "0", "nan")),
+        *(("pgbouncer", "pause", "--wait", v) for v in ("-1", "0")),
     ],
 )
 def test_number_beyond_reason_is_a_usage_error(arguments: tuple[str, ...]) -> None:

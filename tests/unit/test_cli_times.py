@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from rich.console import Console
 
 from toolkit.cli.conditions import read_aggregates, read_conditions, read_labels
 from toolkit.cli.moments import read_time
-from toolkit.cli.render import plain, shown
+from toolkit.cli.render import plain, shown, table_of
+from toolkit.cli.topology import _HEADERS, _NUMBERS, _rows
 from toolkit.dataset import TRADES, Column, Dataset
 from toolkit.errors import QueryError, UnknownName
+from toolkit.nodes import NodeReport
+from toolkit_routing import Lag
 
 NOW = datetime(2024, 3, 31, 10, 30, 15, tzinfo=UTC)
 
@@ -123,6 +128,21 @@ def test_json_is_valid_whatever_the_values_are() -> None:
     }
     with pytest.raises(TypeError):
         plain(object())
+
+
+def test_topology_fits_a_terminal_of_80_columns() -> None:
+    lag = Lag(1_000_000_000, None, 0.0, None, None)
+    names = ("replica1", "pg3")
+    reports = [
+        NodeReport("main", n, "primary", "replica", True, "", "18.10", 12, lag, -0.123, "0003")
+        for n in names
+    ]
+    screen = Console(width=80, record=True, file=io.StringIO())
+    screen.print(table_of(_HEADERS, _rows(reports), numbers=_NUMBERS))
+    lines = screen.export_text().splitlines()
+    for name in names:
+        (line,) = [line.split() for line in lines if name in line]
+        assert " ".join(line) == f"{name} replica, 18.10 12 953.7 MB unknown 0003 -0.123 s"
 
 
 def test_cell_holds_nothing_that_a_terminal_obeys() -> None:
