@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from fix_replicas import Cluster
+from fix_replicas import Cluster, until
+from sqlalchemy import column, func, insert, select, table
 
 from toolkit.config import Settings, load_settings
 from toolkit.sqlalchemy import RoutingSession, routing_async_session, routing_session
@@ -18,6 +19,9 @@ from toolkit_routing import Node, Shard, Topology
 
 T = TypeVar("T")
 KINDS = ("blocking", "psycopg", "asyncpg")
+WHERE = select(func.current_setting("port"), func.pg_is_in_recovery())
+NOTE = table("note", column("id"), column("words"), schema="toolkit")
+ALL = select(NOTE.c.words).order_by(NOTE.c.id)
 
 
 def settings_of(servers: Cluster, **routing: Any) -> Settings:
@@ -88,3 +92,48 @@ def sessions_of(kind: str, source: Any, **options: Any) -> Iterator[Sessions]:
         yield made
     finally:
         made.close()
+
+
+def on_replica(session: RoutingSession, **options: Any) -> bool:
+    """Whether the next read of a session is answered by a replica."""
+    found = session.execute(WHERE, execution_options=options).one()
+    return bool(found[1])
+
+
+def add(session: RoutingSession, *words: str) -> None:
+    """Add notes, and commit."""
+    for word in words:
+        session.execute(insert(NOTE).values(words=word))
+    session.commit()
+
+
+def notes(session: RoutingSession) -> list[str]:
+    return list(session.scalars(ALL))
+
+
+@contextmanager
+def opened(kind: str, servers: Cluster, **options: Any) -> Iterator[Sessions]:
+    """Yield sessions that know their replicas."""
+    with sessions_of(kind, settings_of(servers), **options) as sessions:
+        health = sessions.cluster.health
+
+        def is_known(name: str) -> bool:
+            sessions.run(on_replica)
+            return health.primary is not None and health.nodes[name].as_of > 0
+
+        for name in servers.nodes[1:]:
+            until(lambda: is_known(name), f"{name} is known to be fresh")  # noqa: B023
+        yield sessions
+
+
+def replicas(servers: Cluster, count: int = 1) -> Cluster:
+    with servers.admin("pg1", "toolkit") as admin:
+        admin.execute("CREATE TABLE toolkit.note (id serial PRIMARY KEY, words text)")
+        admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA toolkit TO toolkit")
+        admin.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA toolkit TO toolkit")
+        admin.execute(
+            "CREATE FUNCTION toolkit.jot(text) RETURNS void LANGUAGE sql SECURITY DEFINER "
+            "AS 'INSERT INTO toolkit.note (words) VALUES ($1)'"
+        )
+    servers.wait_replayed()
+    return servers

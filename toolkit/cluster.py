@@ -203,7 +203,10 @@ class Cluster:
             await self.home.pause(_TURN / 2)
 
     async def read(
-        self, want: Want, ask: Callable[[str], Coroutine[Any, Any, T]], timeout: float | None
+        self,
+        want: Want,
+        ask: Callable[[str], Coroutine[Any, Any, T]],
+        timeout: float | None,
     ) -> tuple[T, Route]:
         """Run ``ask`` with the name of a node that has what is wanted; elsewhere if it fails there.
 

@@ -5,17 +5,27 @@ from __future__ import annotations
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from fix_replicas import Cluster, MakeCluster, until
-from fix_sessions import KINDS, Sessions, sessions_of, settings_of
-from sqlalchemy import column, delete, func, insert, select, table, text, update
+from fix_replicas import MakeCluster, until
+from fix_sessions import (
+    ALL,
+    KINDS,
+    NOTE,
+    add,
+    notes,
+    on_replica,
+    opened,
+    replicas,
+    sessions_of,
+    settings_of,
+)
+from sqlalchemy import column, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 import toolkit
@@ -23,56 +33,6 @@ from toolkit.drivers import drive
 from toolkit.errors import AccessDenied, OutcomeUnknown, QueryError
 from toolkit.sqlalchemy import RoutingSession, engines, routing_session
 from toolkit_routing import Shard, Topology
-
-WHERE = select(func.current_setting("port"), func.pg_is_in_recovery())
-NOTE = table("note", column("id"), column("words"), schema="toolkit")
-ALL = select(NOTE.c.words).order_by(NOTE.c.id)
-
-
-def on_replica(session: RoutingSession, **options: Any) -> bool:
-    """Whether the next read of a session is answered by a replica."""
-    found = session.execute(WHERE, execution_options=options).one()
-    return bool(found[1])
-
-
-def add(session: RoutingSession, *words: str) -> None:
-    """Add notes, and commit."""
-    for word in words:
-        session.execute(insert(NOTE).values(words=word))
-    session.commit()
-
-
-def notes(session: RoutingSession) -> list[str]:
-    return list(session.scalars(ALL))
-
-
-@contextmanager
-def opened(kind: str, servers: Cluster, **options: Any) -> Iterator[Sessions]:
-    """Yield sessions that know their replicas."""
-    with sessions_of(kind, settings_of(servers), **options) as sessions:
-        health = sessions.cluster.health
-
-        def is_known(name: str) -> bool:
-            sessions.run(on_replica)
-            return health.primary is not None and health.nodes[name].as_of > 0
-
-        for name in servers.nodes[1:]:
-            until(lambda: is_known(name), f"{name} is known to be fresh")  # noqa: B023
-        yield sessions
-
-
-def replicas(servers: Cluster, count: int = 1) -> Cluster:
-    with servers.admin("pg1", "toolkit") as admin:
-        admin.execute("CREATE TABLE toolkit.note (id serial PRIMARY KEY, words text)")
-        admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA toolkit TO toolkit")
-        admin.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA toolkit TO toolkit")
-        admin.execute(
-            "CREATE FUNCTION toolkit.jot(text) RETURNS void LANGUAGE sql SECURITY DEFINER "
-            "AS 'INSERT INTO toolkit.note (words) VALUES ($1)'"
-        )
-    servers.wait_replayed()
-    return servers
-
 
 READS: list[Callable[[], Any]] = [
     lambda: ALL,

@@ -91,7 +91,6 @@ class AsyncDriver:
             self._pool = self._server = self._opening = None
             self._running = {}
             self._lookout = Lookout(self._is_watched)
-            self._sockets = Sockets()
             self._owner = os.getpid()
         while self._pool is None:
             if self._opening is None:

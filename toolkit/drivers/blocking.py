@@ -114,7 +114,6 @@ class BlockingDriver:
             self._running = {}
             self._lookout = Lookout(self._is_watched)
             self._background = BlockingBackground()
-            self._sockets = Sockets()
             self._owner = os.getpid()
 
     def _make_pool(self, opening: Future[Pool]) -> Pool:

@@ -13,13 +13,14 @@ from urllib.parse import urlencode
 from psycopg.conninfo import conninfo_to_dict
 
 from toolkit.drivers import session
-from toolkit.errors import MissingExtra
+from toolkit.errors import ConfigError, MissingExtra
 from toolkit.options import PoolOptions
 
 if TYPE_CHECKING:
     import asyncpg
 
-# what asyncpg reads in a URL; the rest it would send to the server, where a pooler refuses it
+# what asyncpg reads in a URL, and options, which it sends to the server as libpq does; the rest it
+# would send as well, where a pooler refuses it
 _KNOWN = frozenset(
     [
         "host",
@@ -44,6 +45,15 @@ _KNOWN = frozenset(
         "ssl_max_protocol_version",
     ]
 )
+# what asks for security that asyncpg knows nothing of, and what of it asks for none
+_DEMANDS = {
+    "channel_binding": ("prefer", "disable"),
+    "gssencmode": ("prefer", "disable"),
+    "require_auth": (),
+    "requirepeer": (),
+    "sslcertmode": ("allow", "disable"),
+    "sslcrldir": (),
+}
 _CACHED = 100  # statements a connection keeps prepared: asyncpg's own default
 
 
@@ -72,10 +82,17 @@ def pool(conninfo: str, ours: PoolOptions, **theirs: Any) -> asyncpg.Pool:
 def url(conninfo: str) -> str:
     """Return a conninfo as the URL that asyncpg takes, without what only libpq knows.
 
+    Raises ConfigError for security that asyncpg would not give.
+
     >>> url("host=db1 dbname=x keepalives_idle=30")
     'postgresql://?dbname=x&host=db1'
     """
     parts = conninfo_to_dict(conninfo)
+    for name, harmless in _DEMANDS.items():
+        if (value := parts.get(name)) and value not in harmless:
+            raise ConfigError(
+                "dsn", name, f"asyncpg does not know {name}={value}; use psycopg, or leave it out"
+            )
     if address := parts.pop("hostaddr", None):
         parts.setdefault("host", address)
     known = {name: str(value) for name, value in parts.items() if name in _KNOWN and value}
@@ -131,7 +148,10 @@ async def _is_tracked(connection: Any) -> bool:
 
 
 class _Shared:
-    """What is different about a connection whose sessions belong to others as well."""
+    """What is different about a connection whose sessions belong to others as well.
+
+    asyncpg has no public way to say it.
+    """
 
     _server_caps: Any
 

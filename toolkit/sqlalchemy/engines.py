@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from psycopg import BaseConnection
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext
@@ -18,10 +22,16 @@ from toolkit.drivers.pool_asyncpg import url
 from toolkit.drivers.sockets import Sockets
 from toolkit.errors import ConfigError, DatabaseError, ReadOnlyDatabase, ToolkitError, Unavailable
 from toolkit.options import PoolOptions
-from toolkit_routing import Node
+from toolkit_routing import Load, Node
 
 DRIVERS = ("psycopg", "asyncpg")
 _UNWATCHED_S = 30.0  # the prober looks at no node that nobody has asked for so long
+# for asyncpg: unnamed, a statement is gone with its transaction, and meets no other's name
+_UNNAMED: dict[str, Any] = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": str,
+}
 
 
 def engine_for(node: Node | str, pool: PoolOptions = PoolOptions(), **options: Any) -> Engine:
@@ -37,7 +47,7 @@ def engine_for(node: Node | str, pool: PoolOptions = PoolOptions(), **options: A
         connect_args=_with_psycopg(node, pool) | given,
         **_sized(pool) | options,
     )
-    _prepare(engine, node, pool, node.conninfo)
+    _prepare(engine, pool, node.conninfo)
     return engine
 
 
@@ -55,14 +65,12 @@ def async_engine_for(
         connect_args=arguments(node, pool) | given,
         **_sized(pool) | options,
     )
-    address = node.conninfo if driver == "psycopg" else url(node.conninfo)
-    _prepare(engine.sync_engine, node, pool, address)
+    if driver == "psycopg":
+        _prepare(engine.sync_engine, pool, node.conninfo)
+    else:
+        _prepare(engine.sync_engine, pool, url(node.conninfo))
+        _find_out(engine.sync_engine)
     return engine
-
-
-def is_pooled(node: Node) -> bool:
-    """Whether a pooler stands before a node, so that a session is not ours alone."""
-    return bool(node.direct)
 
 
 def _sized(pool: PoolOptions) -> dict[str, Any]:
@@ -76,38 +84,25 @@ def _sized(pool: PoolOptions) -> dict[str, Any]:
 
 
 def _with_psycopg(node: Node, pool: PoolOptions) -> dict[str, Any]:
-    ours = session.arguments(node.conninfo, pool)
-    found = {**ours, "autocommit": False}
-    return {**found, "prepare_threshold": None} if is_pooled(node) else found
+    return {**session.arguments(node.conninfo, pool), "autocommit": False}
 
 
 def _with_asyncpg(node: Node, pool: PoolOptions) -> dict[str, Any]:
     parts = conninfo_to_dict(node.conninfo)
-    found: dict[str, Any] = {
+    return {
         "timeout": float(parts.get("connect_timeout") or pool.connect_timeout),
         "server_settings": {
             "application_name": str(parts.get("application_name") or pool.application_name)
         },
     }
-    if is_pooled(node):
-        # unnamed, a statement is gone with its transaction, and meets no other's name
-        found |= {
-            "statement_cache_size": 0,
-            "prepared_statement_cache_size": 0,
-            "prepared_statement_name_func": str,
-        }
-    return found
 
 
-def _prepare(engine: Engine, node: Node, pool: PoolOptions, address: str) -> None:
-    """Let an engine connect to an address, and set its sessions up."""
+def _prepare(engine: Engine, pool: PoolOptions, address: str) -> None:
+    """Let an engine connect to an address, and set up its sessions where they are its own."""
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: list[Any], _named: Any) -> None:
         arguments[:] = [address]
-
-    if is_pooled(node):
-        return  # what is set in a shared session is set for others
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, record: Any) -> None:
@@ -115,23 +110,51 @@ def _prepare(engine: Engine, node: Node, pool: PoolOptions, address: str) -> Non
         quoted = {k.encode(): b"'%d'" % int(v) for k, v in params.items()}
         cursor = connection.cursor()
         cursor.execute((statement % quoted).decode())
+        is_direct = cursor.fetchone()[0]
         cursor.close()
         connection.commit()
+        if not is_direct and _is_psycopg(connection):
+            _own(connection).prepare_threshold = None
+
+
+def _find_out(engine: Engine) -> None:
+    """Let asyncpg's connections name no statement where the first finds a pooler."""
+    is_pooled: bool | None = None
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _record: Any, arguments: list[Any], named: dict[str, Any]) -> Any:
+        nonlocal is_pooled
+        if is_pooled is False:
+            return None
+        connection = dialect.connect(*arguments, **_UNNAMED | named)
+        if is_pooled is None:
+            cursor = connection.cursor()
+            cursor.execute("SELECT pg_backend_pid()")
+            is_pooled = cursor.fetchone()[0] != _pid(connection)
+            cursor.close()
+            connection.rollback()
+        if is_pooled:
+            return connection
+        connection.close()
+        return None
 
 
 class Lines:
-    """The connections of an engine: told off when their server is lost; threads may share it.
+    """The connections of an engine: counted, and told off when their server is lost.
 
-    A connection that was made before :meth:`cut`, or in the process this one was forked from, is
-    replaced when it is taken from the pool; so is a dead one that nobody has used for a while.
+    Threads may share it. A connection that was made before :meth:`cut`, or in the process this one
+    was forked from, is replaced when it is taken from the pool; so is a dead one that nobody has
+    used for a while.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._sockets = Sockets(_number)
+    def __init__(self, engine: Engine, load: Load) -> None:
+        self._sockets = Sockets()
         self._engine = engine
+        self._load = load
         event.listen(engine, "connect", self._made)
         event.listen(engine, "checkin", self._back)
         event.listen(engine, "checkout", self._taken)
+        event.listen(engine, "detach", self._back)  # dropped by an asyncio session, too
 
     def cut(self) -> None:
         """Break every connection; may be called from any thread."""
@@ -140,10 +163,17 @@ class Lines:
     def _made(self, connection: Any, record: Any) -> None:
         record.info["toolkit"] = (os.getpid(), self._sockets.cuts)
         record.info["used_at"] = time.monotonic()
-        self._sockets.add(connection.driver_connection if _is_adapted(connection) else connection)
+        if _is_psycopg(connection):
+            self._sockets.add(_own(connection))
+        else:
+            end = partial(_terminate, asyncio.get_running_loop())
+            self._sockets.add(_own(connection), end)
 
     def _back(self, connection: Any, record: Any) -> None:
         record.info["used_at"] = time.monotonic()
+        # not after a failed checkout, nor in a child for its parent
+        if record.record_info.pop("toolkit_taken", None) == os.getpid():
+            self._load.inflight -= 1
 
     def _taken(self, connection: Any, record: Any, place: Any) -> None:
         pid, cuts = record.info["toolkit"]
@@ -158,24 +188,28 @@ class Lines:
                 dialect.do_ping(connection)
             except dialect.loaded_dbapi.Error as error:
                 raise InvalidatePoolError("it was dead") from error
+        record.record_info["toolkit_taken"] = pid
+        self._load.inflight += 1
 
 
-def _is_adapted(connection: Any) -> bool:
-    return hasattr(connection, "driver_connection")
+def _own(connection: Any) -> Any:
+    """Return the driver's connection within the form that SQLAlchemy gives it, if any."""
+    return connection.driver_connection if hasattr(connection, "driver_connection") else connection
+
+
+def _is_psycopg(connection: Any) -> bool:
+    return isinstance(_own(connection), BaseConnection)
 
 
 def _pid(connection: Any) -> int:
     """Return the process id that a driver's connection was told when it was made."""
-    own = connection.driver_connection if _is_adapted(connection) else connection
-    return int(own.info.backend_pid if hasattr(own, "info") else own.get_server_pid())
+    own = _own(connection)
+    return int(own.info.backend_pid if _is_psycopg(own) else own.get_server_pid())
 
 
-def _number(connection: Any) -> int:
-    """Return the number of the socket of a driver's connection."""
-    if hasattr(connection, "pgconn"):
-        return int(connection.pgconn.socket)
-    # asyncpg offers no other way
-    return int(connection._transport.get_extra_info("socket").fileno())
+def _terminate(loop: asyncio.AbstractEventLoop, connection: Any) -> None:
+    with suppress(RuntimeError):  # the loop has ended, and with it all who wait
+        loop.call_soon_threadsafe(connection.terminate)
 
 
 def on_failure(

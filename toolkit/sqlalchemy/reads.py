@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import TextClause
+from sqlalchemy import Select, TextClause
 from sqlalchemy.orm import FromStatement
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import ColumnClause
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.sql.selectable import SelectBase, TableClause, TextualSelect
+from sqlalchemy.sql.selectable import GenerativeSelect, SelectBase, TableClause, TextualSelect
 
 _BEGINS = {"select", "values", "table", "with", "show"}
 _WRITES = {"insert", "update", "delete", "merge", "into", "share"}
@@ -63,11 +63,11 @@ def _parts(statement: Any) -> Iterator[Any]:
 
 
 def _only_reads(part: Any) -> bool:
-    if isinstance(part, SelectBase):
+    if isinstance(part, GenerativeSelect) and part._for_update_arg is not None:
+        return False
+    if isinstance(part, Select):
         # text before or after a SELECT is not among its parts
-        written = ("_prefixes", "_suffixes", "_statement_hints")
-        is_locking = getattr(part, "_for_update_arg", None) is not None
-        return not is_locking and not any(getattr(part, name, ()) for name in written)
+        return not (part._prefixes or part._suffixes or part._statement_hints)
     if isinstance(part, FunctionElement):
         return not _ACTS.fullmatch(str(getattr(part, "name", "")).lower())
     if isinstance(part, TextClause):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import await_
 
@@ -20,8 +21,15 @@ from toolkit.config import Settings
 from toolkit.drivers import drive
 from toolkit.drivers.aio import AsyncDriver
 from toolkit.drivers.blocking import BlockingDriver
-from toolkit.drivers.failures import is_denied, unknown_outcome
-from toolkit.errors import AccessDenied, DatabaseError, ReadOnlyDatabase, ToolkitError, Unavailable
+from toolkit.drivers.failures import is_denied, is_full, unknown_outcome
+from toolkit.errors import (
+    AccessDenied,
+    DatabaseError,
+    NoConnection,
+    ReadOnlyDatabase,
+    ToolkitError,
+    Unavailable,
+)
 from toolkit.options import PoolOptions
 from toolkit.query import Freshness
 from toolkit.reading import want_of
@@ -78,6 +86,9 @@ class Routing:
         self.cluster = Cluster(shard, drivers, settings.pool, settings.routing)
         self.written = Written(self.cluster)
         self.engines = {n.name: engine(n, settings.pool) for n in shard.nodes}
+        # a session holds one connection of an engine: who has read from a replica that was promoted
+        # meanwhile writes to it by another, over the same pool
+        self._writing = {name: found.execution_options() for name, found in self.engines.items()}
         self._is_async = door is AsyncDriver
         self._max_age = settings.cache.max_age
         self._lines = {name: self._watched(name) for name in self.engines}
@@ -96,15 +107,23 @@ class Routing:
             context.toolkit_began = time.monotonic()
 
         @event.listens_for(engine, "after_cursor_execute")
-        def end(_c: Any, _cursor: Any, _s: Any, _p: Any, context: Any, _many: bool) -> None:
+        def end(
+            connection: Connection, _cursor: Any, _s: Any, _p: Any, context: Any, _many: bool
+        ) -> None:
             now = time.monotonic()
             load.done(now, now - context.toolkit_began)
+            if connection.info.get(_WRITES) and _commits_itself(connection):
+                self.written.writing()
 
         @event.listens_for(engine, "commit")
         def commit(connection: Connection) -> None:
             if connection.info.get(_WRITES):
                 connection.info[_COMMITS] = True
                 self.written.writing()
+
+        @event.listens_for(engine, "commit_twophase")
+        def commit_prepared(connection: Connection, _id: Any, _is_prepared: bool) -> None:
+            commit(connection)
 
         def failed(error: ToolkitError, context: ExceptionContext) -> ToolkitError | None:
             is_primary, connection = self._is_primary(name), context.connection
@@ -123,7 +142,7 @@ class Routing:
             return unknown_outcome(name) if _COMMITS in connection.info else None
 
         on_failure(engine, name, failed)
-        return Lines(engine)
+        return Lines(engine, load)
 
     async def open(self, freshness: Freshness | None) -> Place:
         """Return a connection to a node that is fresh enough; None: to the primary.
@@ -137,19 +156,21 @@ class Routing:
         else:
             want = await want_of(freshness, self.cluster, self.written, self._max_age)
 
+        engines = self.engines if freshness is not None else self._writing
+
         async def connect(name: str) -> Place:
-            engine = self.engines[name]
+            engine = engines[name]
             try:
                 if isinstance(engine, Engine):
                     connection = engine.connect()
                 else:
                     connection = _core_of(await engine.connect())
             except DBAPIError as error:
-                text = f"{name}: cannot be reached: {error.orig}"
-                raise (AccessDenied if is_denied(text) else Unavailable)(text) from error
+                raise _no_connection(name, error.orig) from error
+            except PoolTimeout as error:
+                raise NoConnection(f"{name}: no connection was free in time: {error}") from error
             except OSError as error:
                 raise Unavailable(f"{name}: cannot be reached: {error}") from error
-            self.cluster.loads[name].inflight += 1
             _tidy(connection)
             return Place(name, connection, self._is_primary(name))
 
@@ -163,7 +184,6 @@ class Routing:
 
     def end(self, place: Place) -> None:
         """Give a connection back; nothing that is not committed stays."""
-        self.cluster.loads[place.node].inflight -= 1
         connection = place.connection
         try:
             if not connection.invalidated and not connection.closed:
@@ -186,6 +206,19 @@ class Routing:
             if inspect.isawaitable(closing):
                 await closing
         await self.cluster.close()
+
+
+def _no_connection(name: str, error: Any) -> ToolkitError:
+    if is_full(error):
+        return NoConnection(f"{name}: the server has no connection left: {error}")
+    text = f"{name}: cannot be reached: {error}"
+    return (AccessDenied if is_denied(text) else Unavailable)(text)
+
+
+def _commits_itself(connection: Connection) -> bool:
+    """Whether each statement of a connection is committed at once (AUTOCOMMIT)."""
+    own = connection.connection.dbapi_connection
+    return own is not None and connection.dialect.detect_autocommit_setting(own)
 
 
 def _core_of(connection: AsyncConnection) -> Connection:
