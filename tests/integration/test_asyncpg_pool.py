@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import asyncpg
@@ -15,6 +16,7 @@ from fix_topologies import settings_of
 
 import toolkit
 from toolkit.errors import ConfigError
+from toolkit.sqlalchemy import async_engine_for
 from toolkit_routing import Node
 
 VERSIONS = ("1.18", "1.24")
@@ -175,5 +177,65 @@ def test_a_pool_leads_to_whichever_node_is_the_primary(cluster: MakeCluster) -> 
             assert await pool.fetchval("SELECT pg_is_in_recovery()") is False
             port = await pool.fetchval("SELECT inet_server_port()")
             assert f":{port}/" in servers.dsn("pg2")
+
+    asyncio.run(ask())
+
+
+def test_cursors_of_a_pool_have_names_that_no_other_process_has(
+    database: Database, pgbouncer: MakePgBouncer
+) -> None:
+    bouncer = one_session(pgbouncer, database, "1.18")  # the server sees the client's names
+
+    async def ask() -> None:
+        async with (
+            toolkit.asyncpg_pool(bouncer.dsn, min_size=1) as pool,
+            pool.acquire() as connection,
+            connection.transaction(),
+        ):
+            query = "SELECT name FROM pg_prepared_statements"
+            (name,) = [row[0] async for row in connection.cursor(query)]
+            assert re.fullmatch("__asyncpg_stmt_[0-9a-f]{32}__", name)
+
+    asyncio.run(ask())
+
+
+def test_options_of_a_conninfo_reach_the_server(database: Database) -> None:
+    words = psycopg.conninfo.make_conninfo(database.dsn, options="-c work_mem=5MB -c jit=off")
+
+    async def ask() -> None:
+        async with toolkit.asyncpg_pool(words, min_size=1) as pool:
+            assert await pool.fetchval("SHOW work_mem") == "5MB"
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    "demand",
+    [
+        "channel_binding=require",
+        "require_auth=scram-sha-256",
+        "requirepeer=postgres",
+        "gssencmode=require",
+        "sslcertmode=require",
+        "sslcrldir=/etc/revoked",
+    ],
+)
+def test_security_that_asyncpg_would_not_give_is_refused(demand: str) -> None:
+    name = demand.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"dsn: {name}: asyncpg does not know {demand}"):
+        toolkit.asyncpg_pool(f"host=db1 {demand}")
+    with pytest.raises(ConfigError, match=name):
+        async_engine_for(f"host=db1 {demand}", driver="asyncpg")
+    async_engine_for(f"host=db1 {demand}", driver="psycopg")
+
+
+def test_security_that_is_only_preferred_is_no_hindrance(database: Database) -> None:
+    words = psycopg.conninfo.make_conninfo(
+        database.dsn, channel_binding="prefer", gssencmode="disable"
+    )
+
+    async def ask() -> None:
+        async with toolkit.asyncpg_pool(words, min_size=1) as pool:
+            assert await pool.fetchval("SELECT 1") == 1
 
     asyncio.run(ask())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import threading
+import time
 import warnings
 from dataclasses import replace
 
 import pytest
+from fix_pgbouncer import Bouncer, MakePgBouncer
 from fix_replicas import MakeCluster, until
+from fix_servers import Database
 from fix_sessions import (
     ALL,
     KINDS,
@@ -219,3 +223,50 @@ def test_what_a_forked_child_gives_up_is_its_parents_still(cluster: MakeCluster)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         session.commit()
         assert notes(session) == ["one"]
+
+
+def speak_tls(bouncer: Bouncer) -> str:
+    """Let a PgBouncer speak TLS, with a certificate of its own making, and return its address."""
+    pair = {"-out": bouncer.home / "certificate", "-keyout": bouncer.home / "key"}
+    command = "openssl req -new -x509 -nodes -newkey rsa:2048 -subj /CN=bouncer".split()  # noqa: SIM905
+    words = [str(word) for entry in pair.items() for word in entry]
+    subprocess.run([*command, *words], check=True, capture_output=True)
+    certificate, key = pair.values()
+    for path in (certificate, key):
+        bouncer.account.give(path)
+    bouncer.stop()
+    bouncer.configure(
+        client_tls_sslmode="allow", client_tls_cert_file=certificate, client_tls_key_file=key
+    )
+    bouncer.start()
+    return bouncer.dsn.replace("sslmode=disable", "sslmode=require")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_waits_over_tls_is_told_too(
+    pgbouncer: MakePgBouncer, database: Database, kind: str
+) -> None:
+    bouncer = pgbouncer(database.dsn, database.admin_dsn, version="1.24")
+    with sessions_of(kind, speak_tls(bouncer)) as sessions:
+        routing = sessions.made.routing
+        one = select(func.abs(-1))
+
+        def waiting(session: RoutingSession) -> None:
+            with another(sessions) as gone, another(sessions) as waits:
+                assert gone.scalar(one) == waits.scalar(one) == 1
+                own = gone.connection().connection.driver_connection  # it is remembered yet
+                gone.connection().invalidate()
+                with bouncer.frozen():
+                    cutting = threading.Timer(0.3, routing._lines["primary"].cut)
+                    cutting.start()
+                    with pytest.raises(DBAPIError) as failed:
+                        waits.scalar(one)
+                    assert failed.value.connection_invalidated
+                    cutting.join()
+                gone.rollback()
+                del own
+            assert session.scalar(one) == 1
+
+        began = time.monotonic()
+        sessions.run(waiting)
+        assert time.monotonic() - began < 15

@@ -52,6 +52,7 @@ READS = [
 WRITES = [
     BARS.with_for_update(of=CANDLE),
     select(OTHER).where(exists(BARS.with_for_update().subquery().select())),
+    BARS.union(BARS).with_for_update(),
     select(REMOVED.cte()),
     select(CANDLE).add_cte(update(TABLE).values(close=1.0).cte("u")),
     select(CANDLE).from_statement(REMOVED),
