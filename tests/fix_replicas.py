@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from fix_servers import SETTINGS, WHEEL, give_up, system_bin
+from fix_servers import SETTINGS, WHEEL, give_up, log_in_quickly, system_bin
 from psycopg import sql
 
 from toolkit.local import Endpoints, LocalServers
@@ -324,7 +324,9 @@ class Bases:
             local = LocalServers(
                 self._folder, name=f"base{version}", pg_bin=pg_bin, settings=REPLICATED
             )
-            upgrade(local.up().dsn)
+            endpoints = local.up()
+            upgrade(endpoints.dsn)
+            log_in_quickly(endpoints)
             local.down()
             self._made[version] = local
         return self._made[version]

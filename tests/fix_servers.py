@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import hashlib
+import hmac
 import os
 import shutil
 import signal
@@ -16,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from base64 import b64encode
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,6 +164,31 @@ class Database:
     version: str
 
 
+def log_in_quickly(endpoints: Endpoints) -> None:
+    """Let the passwords of both roles be hashed once, not 4,096 times: a client takes 3 ms less.
+
+    scram_iterations would do for what is made from then on, and only from PostgreSQL 16 on.
+    """
+    with psycopg.connect(endpoints.admin_dsn) as admin:
+        for dsn in (endpoints.dsn, endpoints.admin_dsn):
+            parts = urlsplit(dsn)
+            assert parts.username is not None
+            assert parts.password is not None
+            role = sql.Identifier(parts.username)
+            secret = sql.Literal(_secret(parts.password))
+            admin.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, secret))
+
+
+def _secret(password: str) -> str:
+    """What PostgreSQL keeps of a password (RFC 5803), after one iteration."""
+    salt = os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    parts = (salt, stored, hmac.digest(salted, b"Server Key", "sha256"))
+    encoded = [b64encode(part).decode() for part in parts]
+    return "SCRAM-SHA-256$1:{}${}:{}".format(*encoded)
+
+
 def _in_database(dsn: str, name: str) -> str:
     return urlsplit(dsn)._replace(path=f"/{name}").geturl()
 
@@ -232,6 +260,7 @@ class Fleet:
                 self._folder, name=f"pg{version}", pg_bin=pg_bin, settings=SETTINGS
             )
             endpoints = local.up()
+            log_in_quickly(endpoints)
             admin = psycopg.connect(endpoints.admin_dsn, autocommit=True)
             self._servers[version] = Server(version, local, endpoints, admin)
         return self._servers[version]
