@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Callable
@@ -31,6 +32,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # a test that does not ask for a cache sees the database as it is, and the log cut at once
 os.environ.setdefault("TOOLKIT_CACHE_MEMORY", "0")
 os.environ.setdefault("TOOLKIT_CACHE_KEEP_LOG", "0")
+# most tests need one connection of each store, and who needs more asks for them
+os.environ.setdefault("TOOLKIT_POOL_MIN_SIZE", "0")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -48,6 +51,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (left_out if is_older and is_double else kept).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what was imported and collected: it stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
