@@ -39,16 +39,24 @@ os.environ.setdefault("TOOLKIT_POOL_MIN_SIZE", "0")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Ask an older server in one colour and beside one kind of cache: it is there for its SQL.
 
-    What is about connections asks it in both.
+    And with each value of a test's parameters once, not with each of one beside each of another.
+    What is about connections asks it in both, and all.
     """
     from fix_servers import WHEEL  # here: pytest rewrites its assertions first
 
-    kept, left_out = [], []
+    kept, left_out, asked = [], [], set()
     for item in items:
         given = set(re.findall(r"[a-z0-9]+", item.name.partition("[")[2]))
         is_older = any(part.startswith("pg") and part != f"pg{WHEEL}" for part in given)
-        is_double = bool(given & {"asyncio", "redis7"}) and "connections" not in item.nodeid
-        (left_out if is_older and is_double else kept).append(item)
+        if is_older and "connections" not in item.nodeid:
+            assert isinstance(item, pytest.Function)
+            test = item.nodeid.partition("[")[0]
+            values = {(test, name, id(value)) for name, value in item.callspec.params.items()}
+            if given & {"asyncio", "redis7"} or values <= asked:
+                left_out.append(item)
+                continue
+            asked |= values
+        kept.append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
 
