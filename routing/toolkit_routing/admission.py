@@ -256,11 +256,12 @@ class Admission:
         return ahead
 
     def _bucket(self, caller: str) -> Bucket:
-        found = self._buckets.get(caller)
+        found = self._buckets.pop(caller, None)
         if found is None:
             if len(self._buckets) >= _MOST_CALLERS:  # the one that was silent longest is full again
-                del self._buckets[min(self._buckets, key=lambda c: self._buckets[c].at)]
-            found = self._buckets[caller] = Bucket(self._options.rate, self._options.burst)
+                del self._buckets[next(iter(self._buckets))]
+            found = Bucket(self._options.rate, self._options.burst)
+        self._buckets[caller] = found  # the last of them, who asks now
         return found
 
     def stats(self) -> dict[str, float]:
