@@ -290,8 +290,8 @@ ON_ONE_VERSION = pytest.mark.parametrize(
 
 
 def share(number: int, version: str) -> int:
-    """Return how many of so many examples to look at: on an older server, for its SQL, a fifth."""
-    return max(10, number if version == WHEEL else number // 5)
+    """Return how many of so many examples to look at: on an older server, for its SQL, a tenth."""
+    return max(10, number if version == WHEEL else number // 10)
 
 
 @pytest.fixture(scope="session", params=chosen_versions(), ids=lambda version: f"pg{version}")
