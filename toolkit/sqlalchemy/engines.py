@@ -128,11 +128,15 @@ def _find_out(engine: Engine) -> None:
             return None
         connection = dialect.connect(*arguments, **_UNNAMED | named)
         if is_pooled is None:
-            cursor = connection.cursor()
-            cursor.execute("SELECT pg_backend_pid()")
-            is_pooled = cursor.fetchone()[0] != _pid(connection)
-            cursor.close()
-            connection.rollback()
+            try:
+                cursor = connection.cursor()
+                cursor.execute("SELECT pg_backend_pid()")
+                is_pooled = cursor.fetchone()[0] != _pid(connection)
+                cursor.close()
+                connection.rollback()
+            except BaseException:
+                connection.terminate()
+                raise
         if is_pooled:
             return connection
         connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Select, TextClause
@@ -77,6 +78,7 @@ def _only_reads(part: Any) -> bool:
     return not isinstance(part, UpdateBase)
 
 
+@lru_cache(256)
 def is_read_text(text: str) -> bool:
     """Tell SQL that is sure to be one statement that reads only.
 
@@ -89,6 +91,7 @@ def is_read_text(text: str) -> bool:
     return words[:1] != [] and words[0] in _BEGINS and _says_no_write(text)
 
 
+@lru_cache(256)
 def _says_no_write(text: str) -> bool:
     words = _words(text)
     return words != [""] and not any(w in _WRITES or _ACTS.fullmatch(w) for w in words)
