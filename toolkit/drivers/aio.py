@@ -75,6 +75,7 @@ class AsyncDriver:
         self._background = AsyncBackground()
         self._sockets = Sockets()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._leaving: set[asyncio.Task[None]] = set()  # pools that were cut, as they close
         self._owner = os.getpid()
 
     async def open(self) -> Server:
@@ -91,6 +92,7 @@ class AsyncDriver:
             self._pool = self._server = self._opening = None
             self._running = {}
             self._lookout = Lookout(self._is_watched)
+            self._leaving = set()
             self._owner = os.getpid()
         while self._pool is None:
             if self._opening is None:
@@ -173,6 +175,9 @@ class AsyncDriver:
         pool, self._pool, self._server = self._pool, None, None
         if is_ours and pool is not None:
             await pool.close()
+        here = asyncio.get_running_loop()
+        if leaving := [task for task in self._leaving if task.get_loop() is here]:
+            await asyncio.wait(leaving)
 
     def cut(self) -> None:
         if self._owner != os.getpid():
@@ -182,8 +187,12 @@ class AsyncDriver:
         _log.info("cut %d connections to %s", cut, self.node)
         if pool is not None and self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended, and with it all who wait
-                later, key = self._background.later, ("cut", id(pool))
-                self._loop.call_soon_threadsafe(later, key, pool.close)
+                self._loop.call_soon_threadsafe(self._let_go, pool)
+
+    def _let_go(self, pool: Pool) -> None:
+        task = asyncio.get_running_loop().create_task(pool.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     async def again(self, job: Callable[[], Coroutine[Any, Any, T]], *, is_idempotent: bool) -> T:
         return await job()
