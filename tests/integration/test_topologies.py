@@ -349,7 +349,7 @@ def test_a_pooler_that_is_gone_is_told_from_a_server_that_is(
 @both
 def test_where_no_node_answers_a_read_says_just_that(cluster: MakeCluster, colour: str) -> None:
     servers = cluster(replicas=1)
-    dsns = dict.fromkeys(("pg1", "pg2"), "host=127.0.0.1 port=1 user=x dbname=x")
+    dsns = {n: f"host=127.0.0.1 port=1 user=x dbname={n}" for n in ("pg1", "pg2")}
     said = "shard 'main': no node answers within 0.5 s .pg1: cannot be reached"
     with (
         pytest.raises(Unavailable, match=said),
