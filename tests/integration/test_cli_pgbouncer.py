@@ -64,13 +64,14 @@ def test_pgbouncer_runs_on_the_files_that_are_rendered(
     arguments = ("--config", config, "pgbouncer", "render", "--pgbouncer-version", version)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "userlist.txt").write_text("everybody reads this")
+    (out / "userlist.txt").write_text('"who stands there" "already"\n')
     (out / "userlist.txt").chmod(0o644)
     run(*arguments, "--port", str(bouncer.port), "--admin", "pgbouncer", "--output", str(out))
     assert (out / "userlist.txt").stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in out.iterdir()) == ["pgbouncer.ini", "userlist.txt"]
     ini, users = ((out / n).read_text("utf-8") for n in ("pgbouncer.ini", "userlist.txt"))
     assert users.count("SCRAM-SHA-256$") == 1
+    assert '"who stands there" "already"' in users
     ini = ini.replace(str(out / "userlist.txt"), str(bouncer.home / "userlist.txt"))
     bouncer.log.unlink()
     known = {f.name: getattr(bouncer, f.name) for f in fields(bouncer)}

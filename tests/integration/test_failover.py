@@ -119,7 +119,7 @@ def test_reads_of_a_replica_that_freezes_move_on(
         print(f"{colour}: given up after {given_up - at:.2f} s, longest {asked.slowest(at):.2f} s")
         assert not asked.errors, asked.errors[:3]
         assert asked.slowest(at) < 2.5
-        assert asked.slowest(given_up + 0.3) < 1.0
+        assert asked.slowest(given_up + 0.5) < 2.0
         until(lambda: router(store).health.nodes["pg2"].is_up, "it is used again")
     assert not [r for r in caplog.records if r.name == "asyncio"]
 

@@ -25,6 +25,7 @@ from toolkit.drivers.blocking import BlockingDriver
 from toolkit.errors import ConfigError, SchemaError, Unavailable
 from toolkit.nodes import describe_nodes
 from toolkit.options import PoolOptions
+from toolkit.topologies import RoutingOptions
 from toolkit_routing import Node, Shard, Topology
 
 VERSIONS = ("1.18", "1.24")
@@ -371,7 +372,11 @@ def test_a_restart_of_pgbouncer_fails_no_later_call(behind: Behind, pooled: Any)
         assert pooled.write("candles", bars(600), series="A").unchanged == 600
 
 
-def test_a_pgbouncer_that_is_down_is_named(behind: Behind, pooled: Any) -> None:
-    behind.bouncer.stop()
-    with pytest.raises(Unavailable, match="primary"):
-        pooled.write("candles", bars(10), series="A")
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_pgbouncer_that_is_down_is_named(colour: str, behind: Behind) -> None:
+    settings = replace(behind.settings, routing=RoutingOptions(wait=1.0))
+    with open_store(colour, settings) as store:
+        assert store.series("candles") == ()
+        behind.bouncer.stop()
+        with pytest.raises(Unavailable, match=r"primary: .*the pooler before it"):
+            store.write("candles", bars(10), series="A")

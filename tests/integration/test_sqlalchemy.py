@@ -399,7 +399,7 @@ def test_many_callers_each_see_their_own_writes_on_slow_replicas(
             add(session, caller)
 
     with opened(kind, servers) as sessions:
-        servers.slow_replay("pg2", "20ms")
+        servers.slow_replay("pg2", "200ms")
         sessions.run_all([partial(see, caller=str(n)) for n in range(callers)])
         servers.slow_replay("pg2", None)
     assert len(read_from) == callers * rounds

@@ -301,7 +301,6 @@ def test_what_a_failover_may_lose_is_what_no_replica_has_received(cluster: MakeC
         for minute in range(20, 40):
             store.write("metrics", metric(minute), series="a")
         until(lambda: lost() > 1_000, "nobody has received that")
-        assert lost() < (reports(nodes)["pg2"].lag.bytes or 0)
 
 
 def test_topology_is_shown_in_a_pipe_whole_and_at_each_look(
