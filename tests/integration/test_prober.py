@@ -123,6 +123,15 @@ def test_looks_through_a_pooler_prepare_nothing(
     assert not [text for text in said if "down" in text or "prepared statement" in text]
 
 
+def test_a_server_that_ends_is_noticed_before_the_next_look_is_due(servers: Cluster) -> None:
+    with over("blocking", servers, interval=20.0) as store:
+        assert len(store.read("metrics", "a", *DAY)) == 1
+        node = router(store).health.nodes["pg2"]
+        assert node.is_up
+        servers.kill("pg2")
+        until(lambda: not node.is_up, "it is noticed", 2.0)
+
+
 def probers() -> int:
     return sum(thread.name == "toolkit-prober" for thread in threading.enumerate())
 

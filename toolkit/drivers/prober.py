@@ -8,8 +8,8 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Event, Lock, Thread
 from typing import Any, Protocol
@@ -82,12 +82,12 @@ class Prober:
             self._start()
 
     def hurry(self, name: str | None = None) -> None:
-        """Look at a node now, or at all of them, and not when its turn comes.
+        """Look at a node now, or at all of them, and not when its turn comes, if anybody looks.
 
         At a node by name also at the pooler before it: a call to it has failed.
         """
-        self.touch()
-        if (rounds := self._rounds) is not None:
+        rounds = self._rounds
+        if rounds is not None and rounds.is_ours:
             rounds.hurry(name)
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ class _Rounds:
             except Exception:  # the top of a thread
                 _log.exception("a look at %s", look.name)
                 look.drop()
-            with suppress(TimeoutError):
+            with suppress(TimeoutError), look.ends(asked.set):
                 pause = max(0.0, prober.interval - (time.monotonic() - began))
                 await asyncio.wait_for(asked.wait(), pause)
         await look.close()
@@ -283,6 +283,20 @@ class _Look:
             is_read_only=is_read_only,
             is_anew=is_anew,
         )
+
+    @contextmanager
+    def ends(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Call ``wake`` where the connection comes to an end while nothing is asked."""
+        connection = self._connection
+        if connection is None or connection.closed:
+            yield
+            return
+        loop, number = asyncio.get_running_loop(), connection.fileno()
+        loop.add_reader(number, wake)
+        try:
+            yield
+        finally:
+            loop.remove_reader(number)
 
     async def _row(self, connection: _Connection, statement: bytes) -> Any:
         cursor = await connection.execute(statement, binary=True)
