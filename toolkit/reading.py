@@ -124,18 +124,18 @@ class Readings:
             if token is not None:
                 await self._meet(token)
             return await job(self.home, query)
-        started, uncached = time.perf_counter(), replace(query, is_cached=False)
+        started = time.perf_counter()
 
         async def ask(name: str) -> T:
-            left = partial(with_time_left, started=started)
-            if cluster.health.is_heard:
+            reading = self._of[name]
+            if not query.is_cached or cluster.health.is_heard:
                 try:
-                    return await job(self._of[name], left(query))
+                    return await job(reading, with_time_left(query, started))
                 except Unavailable as error:
                     if not query.is_cached or error.node == name:
                         raise
                     _log.info("read without the cache: %s", error)
-            return await job(self._of[name], left(uncached))
+            return await job(reading, with_time_left(replace(query, is_cached=False), started))
 
         await cluster.ready()
         kind = kind or ("analysis" if query.priority == "batch" else "small")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from toolkit.columns import Columns
 from toolkit.intake import WriteReport
@@ -37,6 +37,16 @@ class Call:
         self.outcome = ", ".join(f"{n:,} rows {how}" for how, n in counts.items() if n)
 
 
+class _Unheard(Call):
+    """One of which nobody wants to know."""
+
+    def answered(self, columns: Columns) -> None: ...
+    def wrote(self, report: WriteReport) -> None: ...
+
+
+_UNTIMED = nullcontext(_Unheard())
+
+
 class SlowLog:
     """Logs calls that took ``threshold`` seconds or more, at WARNING; 0 logs none.
 
@@ -47,9 +57,12 @@ class SlowLog:
         self._threshold = threshold
         self._clock = clock
 
-    @contextmanager
-    def over(self, what: str, asked: Query | str) -> Iterator[Call]:
+    def over(self, what: str, asked: Query | str) -> AbstractContextManager[Call]:
         """Time the block; ``what`` is done with a query, or with what a text names."""
+        return self._timed(what, asked) if self._threshold else _UNTIMED
+
+    @contextmanager
+    def _timed(self, what: str, asked: Query | str) -> Iterator[Call]:
         call, began = Call(), self._clock()
         try:
             yield call
@@ -58,7 +71,7 @@ class SlowLog:
             raise
         finally:
             took = self._clock() - began
-            if self._threshold and took >= self._threshold:
+            if took >= self._threshold:
                 text = asked if isinstance(asked, str) else in_words(asked)
                 _log.warning("%s %s took %.3f s: %s", what, text, took, call.outcome or "done")
 

@@ -54,17 +54,22 @@ def translated(node: str) -> Iterator[None]:
 @contextmanager
 def answering(node: str, load: Load) -> Iterator[None]:
     """The same for a question to a node, which counts as its load; slow counts, answered or not."""
-    began = time.monotonic()
-    with load.under_way():
-        try:
-            yield
-        except (psycopg.Error, PoolTimeout) as error:
-            found = translate(error, node)
-            if isinstance(found, QueryTimeout):
-                load.done(time.monotonic(), time.monotonic() - began)
-            raise found from error
-    now = time.monotonic()
-    load.done(now, now - began)
+    began, is_answer = time.monotonic(), True
+    load.inflight += 1
+    try:
+        yield
+    except (psycopg.Error, PoolTimeout) as error:
+        found = translate(error, node)
+        is_answer = isinstance(found, QueryTimeout)
+        raise found from error
+    except BaseException:
+        is_answer = False
+        raise
+    finally:
+        load.inflight -= 1
+        if is_answer:
+            now = time.monotonic()
+            load.done(now, now - began)
 
 
 def translate(error: BaseException, node: str = "") -> ToolkitError:
