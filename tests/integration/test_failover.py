@@ -188,8 +188,8 @@ def test_a_frozen_primary_is_left_behind_and_gets_no_write_when_it_is_back(
         assert not reads.errors, reads.errors[:3]
         assert not held.errors, held.errors[:3]
         assert not writing.errors, writing.errors[:3]
-        assert reads.slowest(frozen) < 1.5
-        assert held.slowest(frozen) < 2.0
+        assert reads.slowest(frozen) < 2.5  # some 0.1 s, where the machine is not busy
+        assert held.slowest(frozen) < 3.5
         old = minutes_in(servers, "pg1")
         assert old == before
         # what was on its way when it froze may be there; nothing that began after the promotion

@@ -370,7 +370,7 @@ def test_a_rollup_answers_what_the_points_do_at_every_moment(
         run_state_machine_as_test(
             OnThisDatabase,
             settings=settings(
-                max_examples=share(EXAMPLES // 2, database.version),
+                max_examples=share(EXAMPLES // 4, database.version),
                 stateful_step_count=25,
                 phases=set(Phase) - {Phase.explain},
                 deadline=None,

@@ -182,6 +182,7 @@ def test_a_position_asked_of_a_demoted_primary_tells_that_it_is_none(
     with over(colour, servers, interval=30.0) as store:
         store.write("metrics", metric(0), series="a")
         nodes = router(store)
+        nodes._prober.close()
         servers.stop("pg1")
         servers.promote("pg2")
         servers.demote("pg1", "pg2")
