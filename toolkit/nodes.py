@@ -19,6 +19,7 @@ from toolkit_routing import Health, Lag, Node, Role, Shard
 
 _MOST_SKEW_S = 1.0
 _MOST_LAG_S = 10.0
+_LOOKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ async def describe_nodes(cluster: Cluster, schema: str) -> list[NodeReport]:
     """Look at every node of a shard, and say what stands against using it as declared."""
     await cluster.heard(of_all=True)
     shard, health = cluster.shard, cluster.health
+    for _ in range(_LOOKS):  # how old a replica is shows when the primary has been seen before it
+        if all(health.lag(n, 0.0).seconds is not None for n, s in health.nodes.items() if s.is_up):
+            break
+        await cluster.home.pause(cluster.options.interval)
     facts: dict[str, Mapping[str, str]] = {}
     revisions: dict[str, str | None] = {}
     lacks: dict[str, tuple[str, ...]] = {}

@@ -217,16 +217,17 @@ def test_when_one_job_fails_the_running_ones_end_and_the_others_never_start(
     database: Database, is_interrupted: bool
 ) -> None:
     driver = BlockingDriver(database.dsn, PoolOptions(min_size=1, max_size=2))
-    stop, is_running = threading.Event(), threading.Event()
+    stop, running = threading.Event(), threading.Semaphore(0)
     said: list[str] = []
 
     async def go_on() -> None:
-        is_running.set()
+        running.release()
         stop.wait(10)
         said.append("ended")
 
     async def fail() -> None:
-        is_running.wait(10)
+        for _ in range(len(jobs) - 1):  # all others have begun
+            running.acquire(timeout=10)
         if not is_interrupted:
             raise DatabaseError("no")
         interrupt()

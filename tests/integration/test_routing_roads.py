@@ -176,13 +176,14 @@ def test_migrations_go_to_the_server_that_is_the_primary_now(
 
 @both
 def test_a_position_asked_of_a_demoted_primary_tells_that_it_is_none(
-    cluster: MakeCluster, colour: str
+    cluster: MakeCluster, colour: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers = cluster(replicas=1)
     with over(colour, servers, interval=30.0) as store:
         store.write("metrics", metric(0), series="a")
         nodes = router(store)
         nodes._prober.close()
+        monkeypatch.setattr(nodes._prober, "touch", lambda: None)
         servers.stop("pg1")
         servers.promote("pg2")
         servers.demote("pg1", "pg2")
@@ -190,5 +191,7 @@ def test_a_position_asked_of_a_demoted_primary_tells_that_it_is_none(
 
         with pytest.raises(ReadOnlyDatabase, match=r"pg1: .*recovery is in progress"):
             drive(nodes.position()) if colour == "blocking" else store.run(nodes.position())
+        monkeypatch.undo()
+        store.read("metrics", "a", *DAY)
         found = nodes.health
         until(lambda: found.primary is not None and found.primary.name == "pg2", "it is found", 5.0)
