@@ -38,8 +38,7 @@ from toolkit.local.pgbouncer import version as console_version
 _numbers = count(1)
 _PASSWORD = "console"
 _SOURCE = (
-    "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] "
-    "http://deb.debian.org/debian {release} main\n"
+    "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {archive} {release} main\n"
 )
 # what either loads, and what its libraries load
 _COMMON = (
@@ -84,10 +83,20 @@ class Programs:
         return Program(folder / "usr/sbin/pgbouncer", starter)
 
 
+def _archive() -> str:
+    """Return where this machine has Debian's packages from."""
+    ask = ["apt-get", "indextargets", "--format", "$(SITE)"]
+    said = subprocess.run(ask, check=True, capture_output=True, text=True, timeout=60).stdout
+    for site in said.split():
+        if site.rstrip("/").endswith("/debian"):
+            return site
+    raise OSError("there is no archive of Debian among apt's sources")
+
+
 def _unpack(folder: Path, release: str, packages: tuple[str, ...]) -> None:
     for needed in ("root", "lists/partial", "cache/archives/partial"):
         (folder / needed).mkdir(parents=True)
-    (folder / "sources.list").write_text(_SOURCE.format(release=release))
+    (folder / "sources.list").write_text(_SOURCE.format(archive=_archive(), release=release))
     options = {
         "Dir::Etc::sourcelist": folder / "sources.list",
         "Dir::Etc::sourceparts": "-",
