@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fix_pgbouncer import Programs
@@ -29,14 +31,30 @@ def test_pgbouncer_in_the_path_is_measured(
 ) -> None:
     program = pgbouncer_programs.program(version)
     monkeypatch.setattr(pooled.debian, "pgbouncer", lambda account, store: program)
+    begun: list[int | None] = []
+    start = pooled.PgBouncer.start
+
+    def note(bouncer: pooled.PgBouncer, *arguments: Any) -> None:
+        start(bouncer, *arguments)
+        begun.append(bouncer.running())
+
+    monkeypatch.setattr(pooled.PgBouncer, "start", note)
     with prepared(database.dsn, redis_url, "toolkit", TINY, silent) as ground:
         result = pooled.pooled(ground)
+    assert [pid is not None and not _runs(pid) for pid in begun] == [True]
     assert result.unit == "µs"
     assert result.ceiling == 150
     (line,) = result.lines
     assert line.startswith(f"pgbouncer: {version}")
     kind = "store.read" if version == "1.24" else "psycopg"
     assert f"{kind}, pooled, beyond {kind};" in line
+
+
+def _runs(pid: int | None) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except OSError:
+        return False
 
 
 def test_a_missing_pgbouncer_is_told(

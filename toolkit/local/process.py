@@ -82,7 +82,10 @@ def runs(pid: int, program: str, argument: Path) -> bool:
     except PermissionError:
         return False
     words = line.split("\0")
-    return Path(words[0]).name == program and str(argument) in words
+    names = [Path(word).name for word in words]
+    # what was unpacked beside other libraries is started by a loader of its own
+    is_it = names[0] == program or (names[0].startswith("ld-linux") and program in names)
+    return is_it and str(argument) in words
 
 
 def end(pid: int, number: signal.Signals, patience_s: float, is_alive: Callable[[], bool]) -> bool:
