@@ -28,12 +28,12 @@ async def reclaim(driver: Driver, entry: Entry, partition: Partition, *, has_mov
     params = {"partition": table.as_string(None)}
     measure, alone = compose("blocks/measure_partition"), f"reclaim {entry.id} {partition.name}"
     before = (await driver.fetch(measure, params))[0]
-    if not has_moved:
-        if before[1] < _WORTH:
-            return 0
-        if (await driver.fetch(compose("blocks/holds_rows", partition=table)))[0][0]:
-            return 0
+    if not has_moved and before[1] < _WORTH:
+        return 0
     try:
+        holds_rows = compose("blocks/holds_rows", partition=table)
+        if not has_moved and (await driver.fetch(holds_rows))[0][0]:
+            return 0
         for (dead,) in await driver.fetch(compose("blocks/list_dead_indexes"), params):
             drop = compose("blocks/drop_dead_index", index=name(entry.schema, dead))
             await driver.command(drop, timeout=_LONGEST, alone=alone)

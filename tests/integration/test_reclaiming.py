@@ -12,8 +12,9 @@ import pytest
 from fix_servers import Database
 
 import toolkit
-from toolkit import moves
+from toolkit import moves, reclaiming
 from toolkit.dataset import CANDLES
+from toolkit.statements import Part
 from toolkit.timegrid import Grid, Span, Step, to_us
 
 START = np.datetime64("2024-02-01T00:00", "us")
@@ -63,6 +64,28 @@ def test_space_is_given_back_later_where_an_old_snapshot_needs_it(
     again = filled.compress("candles", end=MARCH)
     assert again.points == 0
     assert reported.row_bytes + again.row_bytes > 2_000_000
+
+
+def test_a_partition_that_is_dropped_while_its_space_is_looked_at_is_passed_over(
+    filled: toolkit.Store,
+    sql: psycopg.Connection,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with psycopg.connect(database.dsn) as reader:
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reader.execute("SELECT count(*) FROM toolkit.candles")
+        assert filled.compress("candles", end=MARCH).points == 29 * 1_440
+    compose = reclaiming.compose
+
+    def dropped_before(statement: str, **parts: Part) -> bytes:
+        if statement == "blocks/holds_rows":
+            sql.execute("DROP TABLE candles_p20240201")
+        return compose(statement, **parts)
+
+    monkeypatch.setattr(reclaiming, "compose", dropped_before)
+    assert filled.compress("candles", end=MARCH).points == 0
+    assert sql.execute("SELECT to_regclass('candles_p20240201')").fetchone() == (None,)
 
 
 def test_points_move_only_when_every_plan_knows_their_partition(

@@ -1,4 +1,4 @@
-"""What routing costs: bounds that hold on a busy machine, each the best of some rounds."""
+"""What routing costs: bounds that hold on a busy machine, each in the best of some rounds."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fix_topologies import metric, over
 import toolkit
 from toolkit_routing import Chooser, Health, Load, Position, Sample, Want, route
 
+ROUNDS = 12  # at most: what something else does to a busy machine lasts for some of them
 THOUSAND = ("2024-03-01T00:00Z", "2024-03-01T16:40Z")
 
 
@@ -51,11 +52,12 @@ def test_a_session_read_after_a_write_costs_at_most_three_milliseconds_more(
     cluster: MakeCluster,
 ) -> None:
     servers = cluster(replicas=2)
-    found = []
+    found: list[float] = []
+    usual: list[float] = []
     with over("blocking", servers) as store:
         store.write("metrics", minutes(1), series="a")
         servers.wait_replayed()
-        for turn in range(4):
+        for turn in range(ROUNDS):
             times: dict[str, list[float]] = {"session": [], "bounded": []}
             for number in range(200):
                 store.write("metrics", metric(number, turn + 2.0), series="w")
@@ -65,8 +67,12 @@ def test_a_session_read_after_a_write_costs_at_most_three_milliseconds_more(
                 store.read("metrics", "a", *THOUSAND, freshness=freshness, cache=False)
                 times[which].append(time.perf_counter() - began)
             found.append((p99(times["session"]) - p99(times["bounded"])) * 1e3)
+            usual.append(float(np.median(times["session"]) - np.median(times["bounded"])) * 1e3)
+            if found[-1] < 3.0:
+                break
     print(f"a session read after a write: {[f'{ms:+.2f}' for ms in found]} ms p99")
     assert min(found) < 3.0
+    assert min(usual) < 2.0
 
 
 @ON_ONE_VERSION
@@ -88,9 +94,11 @@ def test_three_nodes_are_no_slower_than_one(cluster: MakeCluster) -> None:
 
         for store in (three, one, plain):
             rate(store)
-        rounds = [(rate(three), rate(one), rate(plain)) for _ in range(4)]
+        rounds: list[tuple[float, float, float]] = []
+        while len(rounds) < ROUNDS and not any(a > 0.9 * max(b, c) for a, b, c in rounds):
+            rounds.append((rate(three), rate(one), rate(plain)))
     print("reads a second of three nodes, of one, and without a router:", np.round(rounds))
-    assert max(a / max(b, c) for a, b, c in rounds) > 0.9
+    assert any(a > 0.9 * max(b, c) for a, b, c in rounds)
 
 
 def _reader(store: Any) -> Callable[[], int]:
