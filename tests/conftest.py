@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
     "fix_servers",
+    "fix_cache_servers",
     "fix_local",
     "fix_replicas",
     "fix_pgbouncer",

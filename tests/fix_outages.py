@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from fix_servers import CacheServer
+from fix_cache_servers import CacheServer
 from fix_shelf import configured
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fix_servers import CacheServer
+from fix_cache_servers import CacheServer
 
 from toolkit.drivers import drive
 from toolkit.drivers.shelf import Shelf

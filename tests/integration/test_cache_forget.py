@@ -12,7 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 from fix_cache import DAY, DAYS, SECOND_DAY, memory, minutes
-from fix_servers import CacheServer, Database
+from fix_cache_servers import CacheServer
+from fix_servers import Database
 from fix_sharing import cursor, sharing, spans
 from fix_stores import COLOURS, cached, open_store
 

@@ -10,8 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 from fix_cache import DAY, memory, minutes, no_database, same
+from fix_cache_servers import CacheServer
 from fix_outages import OUTAGES, Line
-from fix_servers import ON_ONE_VERSION, CacheServer, Database
+from fix_servers import ON_ONE_VERSION, Database
 from fix_stores import COLOURS, cached, open_store
 
 from toolkit.options import CacheOptions

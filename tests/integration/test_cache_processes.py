@@ -15,8 +15,9 @@ import numpy as np
 import psycopg
 import pytest
 from fix_cache import DAY, Counter, minutes
+from fix_cache_servers import CacheServer
 from fix_processes import Seen, ask, count_up, started, watch
-from fix_servers import ON_ONE_VERSION, CacheServer, Database, Fleet
+from fix_servers import ON_ONE_VERSION, Database, Fleet
 from fix_stores import COLOURS, cached
 
 import toolkit

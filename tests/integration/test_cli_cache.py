@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 from fix_cache import DAY, DAYS, SECOND_DAY, memory, minutes
-from fix_servers import CacheServer, Database
+from fix_cache_servers import CacheServer
+from fix_servers import Database
 from fix_sharing import cursor, sharing, spans
 from fix_shelf import configured
 from fix_stores import COLOURS, cached, open_store

@@ -14,7 +14,8 @@ import psycopg
 import pytest
 import redis
 from fix_cache import DAY, minutes, no_database
-from fix_servers import CacheServer, Database
+from fix_cache_servers import CacheServer
+from fix_servers import Database
 from fix_shelf import DEADLINE_S
 from fix_stores import COLOURS, cached, open_store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from fix_servers import CacheServer
+from fix_cache_servers import CacheServer
 from fix_shelf import PATIENT, Client, configured, opened
 
 from toolkit.drivers.shelf_wire import ShelfOptions

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from fix_servers import CacheServer
+from fix_cache_servers import CacheServer
 from fix_shelf import PATIENT, Client, assert_back, assert_lost_cheaply, configured, opened, warm_up
 
 from toolkit.drivers.shelf_aio import AsyncWire

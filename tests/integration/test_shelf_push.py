@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from fix_servers import CacheServer
+from fix_cache_servers import CacheServer
 from fix_shelf import BRISK, DEADLINE_S, PATIENT, Client, opened
 from fix_stores import COLOURS
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fix_servers import CacheServer
+from fix_cache_servers import CacheServer
 from fix_shelf import (
     BRISK,
     DEADLINE_S,
