@@ -20,6 +20,7 @@ from toolkit import ddl
 from toolkit.config import Settings, load_settings
 from toolkit.dataset import Aggregate, Column, Dataset
 from toolkit.options import CacheOptions
+from toolkit.writer import SMALL
 
 COLOURS = ("blocking", "asyncio")
 
@@ -119,6 +120,7 @@ def create(database: Database, *datasets: Dataset) -> None:
 
 
 T0 = datetime(2024, 1, 1, tzinfo=UTC)
+SIZES = (7, SMALL, SMALL + 1, 5_000)  # through arrays, and through a stage
 
 
 def minutes(count: int, start: datetime = T0) -> dict[str, Any]:
@@ -126,6 +128,14 @@ def minutes(count: int, start: datetime = T0) -> dict[str, Any]:
     first = np.datetime64(start.replace(tzinfo=None), "us")
     ts = first + np.arange(count) * np.timedelta64(60, "s")
     return {"ts": ts, "value": np.sin(np.arange(count) / 50)}
+
+
+def metrics(count: int, start: datetime = T0, value: float = 0.0) -> dict[str, Any]:
+    """The same, with values that count up from ``value``."""
+    ts = np.datetime64(start.replace(tzinfo=None), "us") + np.arange(count) * np.timedelta64(
+        60, "s"
+    )
+    return {"ts": ts, "value": np.arange(count, dtype=float) + value}
 
 
 def store_bars(store: Any, count: int, series: str = "BTC-USD") -> None:
@@ -171,3 +181,9 @@ def sql(database: Database) -> Iterator[psycopg.Connection]:
         connection.execute("SET timezone = 'America/New_York'")
         connection.execute("SET search_path = toolkit")
         yield connection
+
+
+def one(sql: psycopg.Connection, statement: str) -> Any:
+    """The only value of a statement's first row."""
+    row = sql.execute(statement).fetchone()  # type: ignore[call-overload]
+    return row[0]

@@ -12,7 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 from fix_servers import Database, share
-from fix_stores import COLOURS, READINGS, cached, create, open_store
+from fix_stores import COLOURS, READINGS, cached, create, one, open_store
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from oracle import Points, Question, answer, differences
@@ -62,11 +62,6 @@ def of(*frames: Any) -> dict[Any, float]:
 
 def counts(report: BackfillReport) -> tuple[int, int, int, int]:
     return report.received, report.inserted, report.updated, report.unchanged
-
-
-def one(sql: psycopg.Connection, statement: str) -> Any:
-    row = sql.execute(statement).fetchone()  # type: ignore[call-overload]
-    return row[0]
 
 
 def prepare(store: Any, ground: str) -> dict[Any, float]:
