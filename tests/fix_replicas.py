@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from fix_servers import SETTINGS, WHEEL, give_up, log_in_quickly, system_bin
+from fix_servers import SETTINGS, WHEEL, log_in_quickly, system_bin
 from psycopg import sql
 
 from toolkit.local import Endpoints, LocalServers
@@ -319,8 +319,6 @@ class Bases:
     def base(self, version: str) -> LocalServers:
         if version not in self._made:
             pg_bin = None if version == WHEEL else system_bin(version)
-            if pg_bin is None and version != WHEEL:
-                give_up(f"no PostgreSQL {version} (package postgresql-{version})")
             local = LocalServers(
                 self._folder, name=f"base{version}", pg_bin=pg_bin, settings=REPLICATED
             )

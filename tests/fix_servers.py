@@ -1,8 +1,8 @@
 """Fixtures: real servers for the whole run, and a fresh database for each test that asks.
 
 `TOOLKIT_TEST_PG` says on which PostgreSQL: ``18`` (the wheel's; default), ``15`` or another major
-version (the system's, in /usr/lib/postgresql), ``both``. With `TOOLKIT_TEST_REQUIRE_ALL=1`, as in
-CI, it is both, and what is missing fails instead of being skipped.
+version (the system's, in /usr/lib/postgresql), ``both``; without one that it names tests fail.
+With `TOOLKIT_TEST_REQUIRE_ALL=1`, as in CI, it is both, and they fail where they would be skipped.
 """
 
 from __future__ import annotations
@@ -65,17 +65,22 @@ def chosen_versions() -> list[str]:
     return [WHEEL, system_versions()[0]] if asked == "both" else [asked]
 
 
-def system_bin(version: str) -> Path | None:
-    """The folder of a system PostgreSQL; None where it is not installed."""
-    folder = SYSTEM / version / "bin"
-    return folder if (folder / "postgres").exists() else None
-
-
 def give_up(reason: str) -> NoReturn:
     """Skip for want of something, or fail where nothing may be skipped."""
     if REQUIRE_ALL:
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def system_bin(version: str) -> Path:
+    """The folder of a system PostgreSQL; to miss one that was asked for by name is a failure."""
+    folder = SYSTEM / version / "bin"
+    if (folder / "postgres").exists():
+        return folder
+    reason = f"no PostgreSQL {version} in {SYSTEM} (package postgresql-{version})"
+    if version in chosen_versions():
+        pytest.fail(reason)
+    give_up(reason)
 
 
 # -- the folder of a run ------------------------------------------------------------------------
@@ -255,8 +260,6 @@ class Fleet:
     def server(self, version: str) -> Server:
         if version not in self._servers:
             pg_bin = None if version == WHEEL else system_bin(version)
-            if pg_bin is None and version != WHEEL:
-                give_up(f"no PostgreSQL {version} in {SYSTEM} (package postgresql-{version})")
             local = LocalServers(
                 self._folder, name=f"pg{version}", pg_bin=pg_bin, settings=SETTINGS
             )

@@ -86,7 +86,6 @@ def programs(server_version: str) -> Programs:
     folder = (
         postgres_wheel().program.parent if server_version == WHEEL else system_bin(server_version)
     )
-    assert folder is not None
     for program in ("pg_dump", "pg_restore", "psql"):
         assert (folder / program).exists(), f"no {program} in {folder}"
     return Programs(folder)

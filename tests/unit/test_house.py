@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fix_servers import PROJECT
+from fix_servers import PROJECT, system_bin
 
 import toolkit
 import toolkit_maintenance
@@ -177,6 +177,17 @@ def test_every_statement_is_used() -> None:
     for path in STATEMENTS:
         area, name = path.parent.name, path.stem
         assert f'"{area}/{name}"' in code or f'"{name}"' in code, f"{area}/{name} is not used"
+
+
+# -- what tests stand on ------------------------------------------------------------------------
+
+
+def test_a_server_that_was_asked_for_by_name_and_is_missing_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOOLKIT_TEST_PG", "99")
+    with pytest.raises(pytest.fail.Exception, match="package postgresql-99"):
+        system_bin("99")
 
 
 # -- examples in docstrings ---------------------------------------------------------------------
