@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import redis
 from fix_local import Instances, ask, has_the_row, keep_a_row, pids, python
-from fix_servers import sweep
+from fix_servers import give_up, sweep
 from psycopg import errors
 
 from toolkit.errors import ConfigError
@@ -23,7 +23,14 @@ from toolkit.local import servers as servers_module
 from toolkit.local.process import runs
 
 IS_ROOT = os.geteuid() == 0
-only_root = pytest.mark.skipif(not IS_ROOT, reason="about what root must do to run servers")
+only_root = pytest.mark.usefixtures("as_root")
+
+
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    """For what root must do to run servers."""
+    if not IS_ROOT:
+        give_up("about what root must do to run servers: run it as root, too")
 
 
 def test_role_owns_its_schema_and_works_in_it(make_servers: Instances) -> None:

@@ -27,7 +27,6 @@ def pound(folder: Path) -> pd.DataFrame:
 
 
 def trades(folder: Path) -> pd.DataFrame:
-    pytest.importorskip("pyarrow")
     frame = pd.read_feather(folder / "xrp_eth_trades_2019-10.feather")
     return pd.DataFrame(
         {
