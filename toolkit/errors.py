@@ -183,6 +183,15 @@ class Overloaded(ToolkitError):
         self.retry_after = retry_after
 
 
+def may_be_stored(error: BaseException) -> bool:
+    """Tell whether a write that ended so may have stored something, or all.
+
+    >>> may_be_stored(InputError("ts is not a time")), may_be_stored(KeyboardInterrupt())
+    (False, True)
+    """
+    return isinstance(error, PartialWrite | OutcomeUnknown) or not isinstance(error, ToolkitError)
+
+
 def shorten(text: str, limit: int = 60) -> str:
     """Quote ``text`` for a message, cut in the middle when it is long.
 

@@ -26,7 +26,7 @@ from toolkit.directory import Directory
 from toolkit.drivers import Driver
 from toolkit.drivers.decoding import DecodePool
 from toolkit.eraser import Eraser
-from toolkit.errors import CorruptBlock, PartialWrite, QueryError, SchemaError
+from toolkit.errors import CorruptBlock, QueryError, SchemaError, may_be_stored
 from toolkit.exporting import PIECE, ExportReport, ParquetFile, described, export
 from toolkit.inspection import DatasetStats, describe
 from toolkit.intake import Intake, WriteReport
@@ -237,16 +237,15 @@ class Roads:
     @asynccontextmanager
     async def _noting(self) -> AsyncIterator[None]:
         """Note where the log is after what the block writes, also if it fails."""
-        is_sure = False
+        is_stored = True
         try:
             yield
-            is_sure = True
-        except PartialWrite:
-            is_sure = True
+        except BaseException as error:
+            is_stored = may_be_stored(error)
             raise
         finally:
             if self.cluster is not None:
-                await self.readings.written.wrote(is_sure=is_sure)
+                await self.readings.written.wrote(may_be_stored=is_stored)
 
     async def delete(self, dataset: str, series: Any, start: object, end: object) -> int:
         query = build_query(dataset, series, start, end)

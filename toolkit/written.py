@@ -28,10 +28,10 @@ class Written:
         with self._cluster.lock:
             self.wrote_at = self._unsettled_at = self._clock()
 
-    async def wrote(self, *, is_sure: bool) -> None:
+    async def wrote(self, *, may_be_stored: bool) -> None:
         """Note where the primary's log is after a write of ours; if not now, then before a read.
 
-        Unless it ``is_sure``, the write has failed: if that cannot be asked, nothing was promised.
+        If that cannot be asked after a write that has failed, no read need see anything of it.
         """
         with self._cluster.lock:
             before = self._unsettled_at
@@ -41,7 +41,7 @@ class Written:
         except ToolkitError as error:
             _log.info("where the last write is in the log is asked later: %s", error)
             with self._cluster.lock:
-                if not is_sure and self._unsettled_at == now:
+                if not may_be_stored and self._unsettled_at == now:
                     self._unsettled_at = before
 
     async def _settle(self, wait: float | None = None) -> Position | None:

@@ -289,6 +289,31 @@ def test_a_commit_whose_reply_is_lost_is_repeated_only_where_that_is_right(
 
 
 @both
+def test_what_a_lost_commit_may_have_stored_is_seen_by_who_looks(
+    cluster: MakeCluster, colour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = cluster(replicas=1)
+    proxy = Proxy(servers.dsn("pg1"))
+    dsns = {"pg1": proxy.dsn, "pg2": servers.dsn("pg2")}
+
+    async def unknown(wait: float | None = None) -> None:
+        raise Unavailable("the primary does not say where its log is")
+
+    try:
+        with over(colour, servers, dsns=dsns) as store:
+            store.write("metrics", metric(0), series="a")
+            servers.wait_replayed("pg2")
+            servers.pause_replay("pg2")
+            proxy.is_armed = True
+            with monkeypatch.context() as patch, pytest.raises(OutcomeUnknown):
+                patch.setattr(router(store), "position", unknown)
+                store.write("metrics", metric(1), series="a", mode="insert")
+            assert len(store.read("metrics", "a", *DAY)) == 2
+    finally:
+        proxy.close()
+
+
+@both
 def test_without_any_node_a_call_says_why_in_time(cluster: MakeCluster, colour: str) -> None:
     servers = cluster(replicas=1)
     with over(colour, servers, wait=1.0) as store:

@@ -114,7 +114,7 @@ def _route(state: ORMExecuteState) -> None:
 @event.listens_for(RoutingSession, "after_commit")
 def _committed(session: RoutingSession) -> None:
     if not session.in_nested_transaction() and session._primary and session._primary.has_committed:
-        session._routing.wait(session._routing.written.wrote(is_sure=True))
+        session._routing.wait(session._routing.written.wrote(may_be_stored=True))
 
 
 @event.listens_for(RoutingSession, "after_transaction_end")
