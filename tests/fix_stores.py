@@ -183,6 +183,15 @@ def sql(database: Database) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+def end_sessions(sql: psycopg.Connection) -> int:
+    """End all other sessions of a database, and return how many; what they did is counted then."""
+    ended = sql.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    return len(ended.fetchall())
+
+
 def one(sql: psycopg.Connection, statement: str) -> Any:
     """The only value of a statement's first row."""
     row = sql.execute(statement).fetchone()  # type: ignore[call-overload]

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from fix_proxy import Proxy
 from fix_servers import Database
-from fix_stores import COLOURS, Awaited, open_store
+from fix_stores import COLOURS, Awaited, end_sessions, open_store
 from psycopg import sql as sql_text
 from psycopg.conninfo import make_conninfo
 
@@ -139,11 +139,7 @@ def test_no_call_fails_because_every_pooled_connection_has_died(
         store.write("metrics", points(5), series="a")
         with all_in_use(store, 3):
             pass
-        killed = admin.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND application_name = 'toolkit'"
-        ).fetchall()
-        assert len(killed) == 3
+        assert end_sessions(admin) == 3
         CALLS[call](store)
 
 

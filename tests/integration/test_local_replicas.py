@@ -65,12 +65,14 @@ def test_replicas_are_made_and_follow(servers: LocalServers) -> None:
 
 
 def test_up_again_is_quick_and_down_keeps_all(servers: LocalServers) -> None:
+    start = time.perf_counter()
     endpoints = servers.up(replicas=2)
+    first = time.perf_counter() - start
     keep_a_row(endpoints)
     before = [server.pid for server in servers.status().servers]
     start = time.perf_counter()
     assert servers.up() == servers.up(replicas=2) == endpoints
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < first / 2
     assert [server.pid for server in servers.status().servers] == before
     assert servers.down()
     assert not any(server.pid for server in servers.status().servers)
