@@ -27,7 +27,7 @@ from toolkit.migrate import upgrade
 pytestmark = ON_ONE_VERSION
 WRITERS = ("writes same", "writes tide", "writes ebb", "writes grow")
 KILLS = pytest.mark.parametrize(
-    "kills", [10, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])]
+    "kills", [6, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])]
 )
 
 

@@ -51,7 +51,7 @@ def disturb(servers: Cluster, dice: random.Random) -> str:
 @pytest.mark.parametrize(
     ("seconds", "most"),
     [
-        (35.0, 1_000_000),
+        (20.0, 1_000_000),
         pytest.param(3_000.0, 25_000, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)]),
     ],
     ids=["short", "long"],

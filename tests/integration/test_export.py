@@ -103,7 +103,7 @@ def test_any_points_come_back_through_small_row_groups(
     path = tmp_path / "x.parquet"
 
     @settings(
-        max_examples=min(settings().max_examples, 40),
+        max_examples=settings().max_examples // 5,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     @given(batches(READINGS, anchor, ["a", "b", "c"], most=60))

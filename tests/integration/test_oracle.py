@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.usefixtures("small_blocks"),
 ]
 
-EXAMPLES = settings.default.max_examples
+EXAMPLES = settings.default.max_examples // 2  # each asks servers by every road
 DATASETS = (READINGS, CANDLES, TRADES, METRICS)
 LONG = settings(
     max_examples=EXAMPLES,
