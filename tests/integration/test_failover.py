@@ -305,9 +305,10 @@ def test_what_a_lost_commit_may_have_stored_is_seen_by_who_looks(
             servers.wait_replayed("pg2")
             servers.pause_replay("pg2")
             proxy.is_armed = True
-            with monkeypatch.context() as patch, pytest.raises(OutcomeUnknown):
-                patch.setattr(router(store), "position", unknown)
+            monkeypatch.setattr(router(store), "position", unknown)
+            with pytest.raises(OutcomeUnknown):
                 store.write("metrics", metric(1), series="a", mode="insert")
+            monkeypatch.undo()
             assert len(store.read("metrics", "a", *DAY)) == 2
     finally:
         proxy.close()
