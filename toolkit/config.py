@@ -10,10 +10,17 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import ConfigError, UnknownName, shorten
-from toolkit.options import CacheOptions, DecodeOptions, Limits, PoolOptions, Prices
+from toolkit.errors import ConfigError, QueryError, UnknownName, shorten
+from toolkit.options import (
+    CacheOptions,
+    DecodeOptions,
+    Limits,
+    MaintenanceOptions,
+    PoolOptions,
+    Prices,
+)
 from toolkit.rules import rules_of
-from toolkit.timegrid import EARLIEST, LATEST, Span, iso, to_us
+from toolkit.timegrid import EARLIEST, LATEST, Span, Step, iso, to_us
 from toolkit.topologies import ROUTING_KEYS, RoutingOptions, topology_of
 from toolkit_routing import AdmissionOptions, Topology
 
@@ -41,6 +48,7 @@ class Settings:
     decode: DecodeOptions = DecodeOptions()
     routing: RoutingOptions = RoutingOptions()
     admission: AdmissionOptions = AdmissionOptions()
+    maintenance: MaintenanceOptions = MaintenanceOptions()
     topology: Topology | None = None
     console: str = ""  # of the PgBouncer before it
     slow: float = 0.0
@@ -81,6 +89,10 @@ class Settings:
             for f in fields(AdmissionOptions)
         }
         values |= {
+            f"maintenance.{f.name}": str(getattr(self.maintenance, f.name))
+            for f in fields(MaintenanceOptions)
+        }
+        values |= {
             f"cache.{f.name}": str(getattr(self.cache, f.name)) for f in fields(CacheOptions)
         }
         values["cache.redis"] = hide_url_password(self.cache.redis)
@@ -105,6 +117,7 @@ _KEYS: dict[str, type] = {
     **{f"decode.{f.name}": type(f.default) for f in fields(DecodeOptions)},
     **ROUTING_KEYS,
     **{f"admission.{f.name}": type(f.default) for f in fields(AdmissionOptions)},
+    **{f"maintenance.{f.name}": type(f.default) for f in fields(MaintenanceOptions)},
 }
 _MAY_BE_ZERO = {"log.slow", "pool.min_size", "cache.memory", "cache.max_age", "cache.keep_log"}
 _MAY_BE_ZERO |= {"decode.least", "decode.most", "admission.max_inflight", "admission.rate"}
@@ -324,6 +337,7 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
         admission=AdmissionOptions(
             **{k.partition(".")[2]: v for k, v in values.items() if k.startswith("admission.")}
         ),
+        maintenance=_maintenance(values, origins),
         console=values.get("pgbouncer.console", ""),
         slow=values.get("log.slow", 0.0),
         parallel=values.get("read.parallel", 2),
@@ -339,6 +353,18 @@ def _routing(values: Mapping[str, Any], origins: Mapping[str, str]) -> RoutingOp
     except ConfigError as error:
         key, problem = f"routing.{error.key}", str(error).removeprefix(f"routing: {error.key}: ")
         raise ConfigError(origins[key], key, problem) from None
+
+
+def _maintenance(values: Mapping[str, Any], origins: Mapping[str, str]) -> MaintenanceOptions:
+    given = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("maintenance.")}
+    for name, value in given.items():
+        if isinstance(value, str) and (value or name == "keep_runs"):
+            key = f"maintenance.{name}"
+            try:
+                Step.parse(value)
+            except QueryError as error:
+                raise ConfigError(origins[key], key, f"{error}; a step is 10m, 1h or 30d") from None
+    return MaintenanceOptions(**given)
 
 
 def _limits(values: Mapping[str, Any], origins: Mapping[str, str]) -> Limits:

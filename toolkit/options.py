@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from toolkit.errors import ConfigError
 from toolkit.rules import CacheRule
+from toolkit.timegrid import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +124,31 @@ class DecodeOptions:
     least: int = 0
     most: int = 0
     idle: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceOptions:
+    """How maintenance goes: ``lock_timeout`` (seconds) and ``tries`` of DDL that waits for locks,
+    ``ahead``, how many partitions there shall be after the present one, ``keep_runs``, for how
+    long runs are remembered, and how often each job is due, as steps; empty: never by itself.
+    """
+
+    lock_timeout: float = 2.0
+    tries: int = 5
+    ahead: int = 3
+    keep_runs: str = "90d"
+    partitions: str = "1h"
+    retention: str = "1h"
+    refresh: str = "1m"
+    compress: str = "1h"
+    recompress: str = "1d"
+    verify: str = "30d"
+    vacuum: str = "10m"
+    reindex: str = "1d"
+    warm: str = "15m"
+    cleanup: str = "1d"
+
+    def every(self, job: str) -> timedelta | None:
+        """Return how often a job is due; None: never by itself."""
+        text = getattr(self, job)
+        return timedelta(microseconds=Step.parse(text).approximate_us) if text else None

@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import BYTEA, INTERVAL, JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, INTERVAL, JSONB, TIMESTAMP
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
@@ -130,6 +130,20 @@ def catalog_tables(metadata: MetaData) -> None:
         Column("refreshed_at", stamp),
         UniqueConstraint("dataset_id", "step"),
     )
+    runs = Table(
+        "job_run",
+        metadata,
+        Column("id", BigInteger, primary_key=True),
+        Column("job", Text, nullable=False),
+        Column("started_at", stamp, nullable=False, server_default=text("clock_timestamp()")),
+        Column("ended_at", stamp),
+        Column("status", Text, nullable=False, server_default=text("'running'")),
+        Column("pid", Integer, nullable=False, server_default=text("pg_backend_pid()")),
+        Column("counts", JSONB, nullable=False, server_default=text("'{}'")),
+        Column("said", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+        comment="runs of maintenance jobs: what each did (counts) and what it could not do (said)",
+    )
+    Index("job_run_job", runs.c.job, runs.c.started_at)
 
 
 def dataset_tables(metadata: MetaData, dataset: Dataset) -> None:

@@ -1003,3 +1003,27 @@ UPDATE toolkit.toolkit_version SET version_num='0003' WHERE toolkit.toolkit_vers
 
 COMMIT;
 
+BEGIN;
+
+-- Running upgrade 0003 -> 0004
+
+CREATE TABLE "toolkit".job_run (
+    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT job_run_pkey PRIMARY KEY,
+    job text NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at timestamptz,
+    status text NOT NULL DEFAULT 'running' CONSTRAINT job_run_status_is_known
+        CHECK (status IN ('running', 'done', 'nothing', 'cut', 'skipped', 'failed', 'killed')),
+    pid integer NOT NULL DEFAULT pg_backend_pid(),
+    counts jsonb NOT NULL DEFAULT '{}',
+    said text[] NOT NULL DEFAULT '{}'
+);
+COMMENT ON TABLE "toolkit".job_run IS
+    'runs of maintenance jobs: what each did (counts) and what it could not do (said)';
+CREATE INDEX job_run_job ON "toolkit".job_run (job, started_at);
+
+
+UPDATE toolkit.toolkit_version SET version_num='0004' WHERE toolkit.toolkit_version.version_num = '0003';
+
+COMMIT;
+

@@ -119,10 +119,12 @@ def test_going_back_to_before_blocks_is_refused_while_they_hold_points(database:
     with toolkit.connect(database.dsn) as store:
         store.write("trades", {"ts": ["2024-01-01Z"], "price": [1.0], "size": [1]}, series="X")
         store.compress("trades", end="2024-02-01Z")
+        migrate.downgrade(database.dsn, revision="0003")
         there = describe(database.dsn)
         with pytest.raises(SchemaError, match=r"trades lie in blocks.*toolkit decompress"):
             migrate.downgrade(database.dsn, revision="0002")
         assert describe(database.dsn) == there
+        migrate.upgrade(database.dsn)
         store.decompress("trades")
     migrate.downgrade(database.dsn, revision="0002")
     assert value(database.dsn, "SELECT count(*) FROM toolkit.trades") == 1

@@ -6,7 +6,14 @@ import json
 from dataclasses import fields
 
 from toolkit.config import Settings
-from toolkit.options import CacheOptions, DecodeOptions, Limits, PoolOptions, Prices
+from toolkit.options import (
+    CacheOptions,
+    DecodeOptions,
+    Limits,
+    MaintenanceOptions,
+    PoolOptions,
+    Prices,
+)
 from toolkit.timegrid import EARLIEST, LATEST, iso
 from toolkit.topologies import RoutingOptions
 from toolkit_routing import AdmissionOptions
@@ -28,6 +35,7 @@ _SECTIONS = {
     "cache": "what a store remembers of its answers; times in seconds",
     "decode": "the threads that decode blocks",
     "admission": "how many reads may be under way, and how long each waits for its turn",
+    "maintenance": "toolkit maintain: how often each job is due (empty: never), and how it goes",
     "routing": "how nodes are looked at and chosen, where there are [[shards]]; times in seconds",
 }
 _SHARDS = """\
@@ -83,6 +91,20 @@ NOTES = {
     "admission.urgent": "seconds that an urgent read waits for its turn",
     "admission.normal": "a normal one",
     "admission.batch": "one of a batch",
+    "maintenance.lock_timeout": "seconds that DDL waits for a lock before it gives way to others",
+    "maintenance.tries": "of DDL, with pauses between them",
+    "maintenance.ahead": "partitions that there shall be after the present one",
+    "maintenance.keep_runs": "for which runs of jobs are remembered",
+    "maintenance.partitions": "make partitions ahead, finish what was interrupted",
+    "maintenance.retention": "drop what is past",
+    "maintenance.refresh": "bring rollups up to now",
+    "maintenance.compress": "move old points to blocks",
+    "maintenance.recompress": "fold late points into their blocks",
+    "maintenance.verify": "read every block",
+    "maintenance.vacuum": "vacuum and analyze what needs it",
+    "maintenance.reindex": "build bloated indexes anew",
+    "maintenance.warm": "fill the caches with what is asked often",
+    "maintenance.cleanup": "remove expired records and what was left behind",
     "routing.wait": "that a write waits for there to be a primary",
     "routing.interval": "between looks at a node",
     "routing.deadline": "that a look may take",
@@ -119,6 +141,7 @@ def defaults() -> dict[str, object]:
         "cache.rules": [],
         **{f"decode.{f.name}": f.default for f in fields(DecodeOptions)},
         **{f"admission.{f.name}": f.default for f in fields(AdmissionOptions)},
+        **{f"maintenance.{f.name}": f.default for f in fields(MaintenanceOptions)},
         **{f"routing.{f.name}": f.default for f in fields(RoutingOptions)},
     }
 

@@ -1,0 +1,76 @@
+"""What a job stands on: the store, a session of its own on the primary, and its time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from toolkit.dataset import Dataset
+from toolkit.drivers.direct import Direct, Patience
+from toolkit.errors import UnknownName
+from toolkit.options import MaintenanceOptions
+from toolkit.statements import Part, name
+from toolkit.store import Store
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """One run's; ``now`` is the server's time at its beginning.
+
+    ``targets`` are what somebody named by hand (datasets, tables, indexes); empty: everything.
+    ``until`` is when its time is over, by ``time.monotonic``; acts that take long look at
+    :attr:`left`. ``say`` tells who watches how far it is.
+    """
+
+    store: Store
+    direct: Direct
+    now: datetime
+    options: MaintenanceOptions
+    targets: tuple[str, ...] = ()
+    until: float | None = None
+    is_dry: bool = False
+    say: Say = field(default=lambda text: None, repr=False)
+
+    @property
+    def schema(self) -> str:
+        return self.store.settings.schema
+
+    @property
+    def patience(self) -> Patience:
+        """How long DDL waits for locks."""
+        return Patience(self.options.lock_timeout, self.options.tries)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left of the run's time; None: any number."""
+        return None if self.until is None else self.until - time.monotonic()
+
+    def datasets(self) -> list[Dataset]:
+        """Return the datasets that are meant: those named by ``targets``, else all."""
+        found = {d.name: d for d in self.store.datasets()}
+        for target in self.targets:
+            if target not in found:
+                raise UnknownName("dataset", target, found)
+        return [found[t] for t in self.targets] if self.targets else list(found.values())
+
+    def table(self, relation: str) -> Part:
+        """Return the quoted name of a table of the schema."""
+        return name(self.schema, relation)
+
+    def ddl(self, what: str, statements: Sequence[bytes], *, together: bool = True) -> None:
+        """Run DDL that gives up in time; raises Busy, which names who was in the way.
+
+        ``together`` in one transaction; not so what is CONCURRENTLY, which takes until the run's
+        time is over.
+        """
+        timeout = None if together else max(1.0, min(self.left or 86_400.0, 86_400.0))
+        self.direct.patiently(statements, what, self.patience, together=together, timeout=timeout)
+
+
+def texts(statements: Iterable[bytes]) -> tuple[str, ...]:
+    """Return statements as a dry run shows them."""
+    return tuple(s.decode() for s in statements)

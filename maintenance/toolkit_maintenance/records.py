@@ -1,0 +1,81 @@
+"""Records of runs: when each job ran, how it ended, and when it is due again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from toolkit.drivers import Rows
+from toolkit.drivers.direct import Direct
+from toolkit.statements import compose, name
+from toolkit_maintenance.job import CUT, FAILED, KILLED, RUNNING, Job, Report
+
+_AGAIN = timedelta(minutes=1)  # after a failure: soon, but not in every run of cron
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """How a job's runs went; times are the server's, ``seconds`` the median of those with work.
+
+    ``status`` is that of the last run: one that was killed says ``running`` until the next.
+    """
+
+    job: str
+    status: str = ""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+    success_at: datetime | None = None
+    failures: int = 0
+    seconds: float | None = None
+
+    def due_at(self, every: timedelta) -> datetime | None:
+        """Return when it is due: at once (None) where it never ran, or was cut or killed.
+
+        However many turns were missed, it is due once.
+        """
+        if self.started_at is None or self.status in (CUT, RUNNING, KILLED):
+            return None
+        if self.status == FAILED:
+            return self.started_at + min(every, _AGAIN)
+        return self.started_at + every
+
+    def is_due(self, every: timedelta, now: datetime) -> bool:
+        """Return whether it is due."""
+        due = self.due_at(every)
+        return due is None or due <= now
+
+
+def read_states(
+    direct: Direct, schema: str, jobs: Iterable[Job]
+) -> tuple[dict[str, JobState], datetime]:
+    """Return every job's state by name, and the server's time."""
+    rows: Rows = direct.fetch(compose("jobs/list_states", runs=name(schema, "job_run")))
+    found = {
+        r[0]: JobState(r[0], r[1], r[2], r[3], r[4], tuple(r[5]), r[6], r[7], r[8]) for r in rows
+    }
+    now: datetime = direct.fetch(compose("jobs/look_at_server"))[0][1]
+    return {job.name: found.get(job.name, JobState(job.name)) for job in jobs}, now
+
+
+def begin(direct: Direct, schema: str, job: str) -> tuple[int, datetime]:
+    """Record that a job begins, and that runs of it which ended without a word were killed."""
+    runs = name(schema, "job_run")
+    direct.execute(compose("jobs/bury_runs", runs=runs), {"job": job})
+    row = direct.fetch(compose("jobs/begin_run", runs=runs), {"job": job})[0]
+    return row[0], row[1]
+
+
+def end(direct: Direct, schema: str, run: int, report: Report) -> None:
+    """Record how a run ended."""
+    said = [*report.failed, *(str(s) for s in report.skipped)]
+    params = {
+        "id": run,
+        "status": report.status,
+        "counts": json.dumps(dict(report.counts)),
+        "said": said[:50],
+    }
+    direct.execute(compose("jobs/end_run", runs=name(schema, "job_run")), params)

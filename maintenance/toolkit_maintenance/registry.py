@@ -1,0 +1,9 @@
+"""The jobs there are, in the order in which they run."""
+
+from __future__ import annotations
+
+from toolkit_maintenance import partitions
+from toolkit_maintenance.job import Job
+
+JOBS: dict[str, Job] = {job.name: job for job in (partitions.JOB,)}
+"""By name. Partitions come first: without one, writes wait for it to be made."""

@@ -1,0 +1,263 @@
+"""A session of its own on one server, past any pooler: for DDL that gives up in time."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any
+
+import psycopg
+from psycopg.sql import SQL, Literal
+
+from toolkit.drivers import Params, Rows, session
+from toolkit.drivers.failures import translated
+from toolkit.errors import Busy, DatabaseError
+from toolkit.options import PoolOptions
+from toolkit.statements import compose
+
+_log = logging.getLogger("toolkit.drivers")
+_DEADLOCK = "40P01"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long DDL waits for its locks: each try so many seconds, so many tries.
+
+    While a statement waits for a strong lock all who come later queue behind it; so each wait is
+    short, and what lies between two of them is random, so that two do not meet again and again.
+    """
+
+    lock_timeout: float = 2.0
+    tries: int = 5
+    pause: float = 1.0  # between tries, times a random number from 0.5 to 1.5
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Who was found in the way of a statement."""
+
+    stop: Event = field(default_factory=Event)
+    blockers: list[str] = field(default_factory=list)
+
+
+class Direct:
+    """One connection for one thread; used in a ``with`` block, which closes it.
+
+    Every statement stands by itself unless it is inside :meth:`transaction`. Advisory locks
+    taken by :meth:`alone` are held until the block ends, or the connection does.
+    """
+
+    def __init__(self, conninfo: str, options: PoolOptions, node: str = "primary") -> None:
+        self.node = node
+        self._conninfo = conninfo
+        self._options = options
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Direct {self.node} {'open' if self._connection else 'closed'}>"
+
+    def __enter__(self) -> Direct:
+        with translated(self.node):
+            self._connection = self._connect()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; locks go with it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    @property
+    def version(self) -> int:
+        """The server's version as a number: 180000."""
+        return self._open.info.server_version
+
+    @property
+    def pid(self) -> int:
+        """The server's process that this session is."""
+        return self._open.info.backend_pid
+
+    def fetch(
+        self, statement: bytes, params: Params | None = None, *, timeout: float | None = None
+    ) -> Rows:
+        """Run a statement, for at most ``timeout`` seconds, and return its rows."""
+        with translated(self.node), self._within(timeout):
+            cursor = self._open.execute(statement, params)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def execute(
+        self, statement: bytes, params: Params | None = None, *, timeout: float | None = None
+    ) -> int:
+        """Run a statement, for at most ``timeout`` seconds, and return how many rows it touched."""
+        with translated(self.node), self._within(timeout):
+            return max(self._open.execute(statement, params).rowcount, 0)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Have the statements of the block stand together."""
+        with translated(self.node), self._open.transaction():
+            yield
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Hold the advisory lock that goes by ``name``; Busy, which names the holder, if taken."""
+        if self.fetch(*session.try_alone(name)) == [(False,)]:
+            rows = self.fetch(compose("session/find_holder"), {"name": name})
+            raise Busy(f"{name}: {_held(rows)}")
+        try:
+            yield
+        finally:
+            if self._connection is not None and not self._connection.closed:
+                self.fetch(compose("session/leave_alone"), {"name": name})
+
+    def patiently(
+        self,
+        statements: Sequence[bytes],
+        what: str,
+        patience: Patience = Patience(),
+        *,
+        together: bool = True,
+        timeout: float | None = None,
+    ) -> None:
+        """Run DDL that needs locks others may hold; tries again, and gives up in time.
+
+        ``together`` in one transaction, else one by one, as what is CONCURRENTLY has to be. Raises
+        Busy, which says who was in the way of ``what``. ``timeout`` bounds each statement.
+        """
+        for left in range(patience.tries - 1, -1, -1):
+            with self._watching(patience) as seen:
+                try:
+                    self._tried(statements, patience, together=together, timeout=timeout)
+                    return
+                except (Busy, DatabaseError) as error:
+                    is_in_the_way = isinstance(error, Busy) or error.sqlstate == _DEADLOCK
+                    if not is_in_the_way:
+                        raise
+            way = "; ".join(seen.blockers) or "who was in the way is not known"
+            if not left:
+                raise Busy(
+                    f"{what}: its lock was not free in {patience.tries} tries of "
+                    f"{patience.lock_timeout:g} s; in the way: {way}"
+                )
+            _log.info("%s: its lock was not free (%s), %d tries left", what, way, left)
+            time.sleep(patience.pause * random.uniform(0.5, 1.5))  # noqa: S311
+        raise AssertionError("unreachable")
+
+    def _tried(
+        self,
+        statements: Sequence[bytes],
+        patience: Patience,
+        *,
+        together: bool,
+        timeout: float | None,
+    ) -> None:
+        limit = SQL("SET lock_timeout = {}").format(Literal(round(patience.lock_timeout * 1000)))
+        self.execute(limit.as_bytes(None))
+        try:
+            if together:
+                with self.transaction():
+                    for statement in statements:
+                        self.execute(statement, timeout=timeout)
+            else:
+                for statement in statements:
+                    self.execute(statement, timeout=timeout)
+        finally:
+            if self._connection is not None and not self._connection.closed:
+                self.execute(b"SET lock_timeout = 0")
+
+    @contextmanager
+    def _watching(self, patience: Patience) -> Iterator[_Seen]:
+        """Look, from another session and as long as the block runs, who is in its way."""
+        seen = _Seen()
+        thread = Thread(
+            target=self._look, args=(seen, self.pid, patience.lock_timeout / 2), daemon=True
+        )
+        thread.start()
+        try:
+            yield seen
+        finally:
+            seen.stop.set()
+            thread.join()
+
+    def _look(self, seen: _Seen, pid: int, every: float) -> None:
+        connection = None
+        try:
+            while not seen.stop.wait(every):
+                if connection is None:
+                    connection = self._connect()
+                rows = connection.execute(compose("session/find_blockers"), {"pid": pid})
+                found = [_described(row) for row in rows.fetchall()]
+                seen.blockers = found or seen.blockers
+        except psycopg.Error as error:  # who is in the way is good to know, and no more
+            _log.info("%s: who is in the way was not found out: %s", self.node, error)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    @contextmanager
+    def _within(self, timeout: float | None) -> Iterator[None]:
+        if timeout is None:
+            yield
+            return
+        self._open.execute(session.patience(timeout))
+        try:
+            yield
+        finally:
+            connection = self._open
+            if not connection.closed and connection.info.transaction_status != _FAILED:
+                connection.execute(session.patience(self._options.statement_timeout))
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        options = session.arguments(self._conninfo, self._options)
+        connection = psycopg.connect(self._conninfo, **options)
+        try:
+            said = session.prepare(self._options, connection.info.backend_pid)
+            row = connection.execute(*said).fetchone()
+            assert row is not None
+            if session.reached(self._options, row, False).is_pooled:
+                raise session.needs_own(self.node)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @property
+    def _open(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            raise RuntimeError("a Direct is used inside its with block")
+        return self._connection
+
+
+_FAILED = psycopg.pq.TransactionStatus.INERROR
+
+
+def _held(rows: Rows) -> str:
+    if not rows:
+        return "somebody did that until just now; try again"
+    return f"runs already: {_described(rows[0])}; SELECT pg_terminate_backend({rows[0][0]}) ends it"
+
+
+def _described(row: Sequence[Any]) -> str:
+    pid, user, application, address, state, seconds, query = row
+    who = f"server process {pid}"
+    if application:
+        who += f" ({application})"
+    if user:
+        who += f", user {user}, from {address or 'a local socket'}"
+    if state:
+        who += f", {state} for {seconds:.0f} s"
+    return who + (f": {query}" if query else "")
