@@ -21,6 +21,7 @@ pytest_plugins = [
     "fix_sharing",
     "fix_blocks_states",
     "fix_cli",
+    "fix_contract",
 ]
 
 # deadline: a shared machine stalls now and then; too_slow: so do its first examples

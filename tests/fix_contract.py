@@ -1,0 +1,122 @@
+"""A database in which every maintenance job has something to do, and what holds for each of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from fix_servers import Database, Fleet, chosen_versions
+
+import toolkit
+from toolkit.store import Store
+
+DAY = timedelta(days=1)
+
+
+def begin(dsn: str) -> None:
+    """Make work for every job: old rows, late ones over blocks, unfollowed changes, dead rows."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    with toolkit.connect(dsn) as store:
+        for name in ("A", "B"):
+            store.write("candles", bars(today - 400 * DAY, 12_000, 2_880), series=name)
+        store.set_compress_after("candles", "300d")
+        store.compress("candles")
+        store.write("candles", bars(today - 390 * DAY, 50, 60), series="A")  # late
+        store.write("candles", bars(today - 2 * DAY, 500, 60), series="B")  # unfollowed
+        store.delete("candles", "B", today - 200 * DAY, today - 100 * DAY)
+
+
+def bars(start: datetime, count: int, seconds: int) -> dict[str, Any]:
+    """Return so many candles, so many seconds apart."""
+    ts = np.datetime64(start.replace(tzinfo=None), "us") + np.arange(count) * np.timedelta64(
+        seconds, "s"
+    )
+    value = 100 + np.arange(count) % 17 / 8
+    columns = dict.fromkeys(("open", "high", "low", "close"), value)
+    return {"ts": ts, **columns, "volume": value}
+
+
+def answers(store: Store) -> list[Any]:
+    """Return what readers see of everything that no job may change."""
+    found = []
+    for step in (None, "1h", "1d"):
+        columns = store.read("candles", ["A", "B"], "2000-01-01Z", "2100-01-01Z", step=step)
+        found.append(columns.to_pandas())
+    return found
+
+
+def statements_of(dsn: str, job: str) -> int:
+    """Return how many statements a run of a job takes."""
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.close(reading)
+        count = _counted(dsn, job, None)
+        os.write(writing, str(count).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as line:
+        said = line.read()
+    os.wait()
+    assert said, f"{job} has failed"
+    return int(said)
+
+
+def kill_at(dsn: str, job: str, statement: int) -> None:
+    """Run a job in another process that is killed right after a statement of it."""
+    pid = os.fork()
+    if not pid:
+        _counted(dsn, job, statement)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status), f"{job} ended before its statement {statement}"
+
+
+def _counted(dsn: str, job: str, last: int | None) -> int:
+    from toolkit_maintenance.runner import run
+
+    count, execute = 0, psycopg.Cursor.execute
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        result = execute(self, *args, **kwargs)
+        count += 1
+        if count == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    psycopg.Cursor.execute = counted  # type: ignore[method-assign]
+    try:
+        with toolkit.connect(dsn) as store:
+            report = run(store, job)
+        assert not report.failed, report
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        os._exit(1)
+    return count
+
+
+@pytest.fixture(scope="session", params=chosen_versions()[:1], ids="pg{}".format)
+def worn(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[str]:
+    """The name of a database with work for every job; nobody may stay connected."""
+    server = fleet.server(request.param)
+    made = server.database(server.template())
+    begin(made.dsn)
+    yield made.name
+    server.drop(made)
+
+
+@pytest.fixture
+def worn_database(worn: str, fleet: Fleet) -> Iterator[Database]:
+    """A copy of it for one test."""
+    server = fleet.server(chosen_versions()[0])
+    database = server.database(worn)
+    yield database
+    server.drop(database)

@@ -1,0 +1,75 @@
+"""What holds for every job: again it does nothing, two are one too many, killed it is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+from fix_contract import answers, kill_at, statements_of
+from fix_servers import Database, Fleet, chosen_versions
+
+import toolkit
+from toolkit_maintenance.job import BUSY, DONE, NOTHING
+from toolkit_maintenance.registry import JOBS
+from toolkit_maintenance.runner import _session, maintain, run
+
+EVERY = pytest.mark.parametrize("job", JOBS)
+ENDS = (DONE, NOTHING)
+
+
+@EVERY
+def test_a_dry_run_says_what_is_done_and_does_none_of_it(worn_database: Database, job: str) -> None:
+    with toolkit.connect(worn_database.dsn) as store:
+        before = answers(store)
+        dry = run(store, job, is_dry=True)
+        assert run(store, job, is_dry=True).planned == dry.planned
+        assert all(act.what and act.sql and act.lock for act in dry.planned)
+        done = run(store, job)
+        assert done.failed == ()
+        assert set(done.done) >= {act.what for act in dry.planned}
+        assert bool(done.done) == bool(dry.planned)
+        for one, other in zip(before, answers(store), strict=True):
+            pd.testing.assert_frame_equal(one, other, check_exact=True)
+        again = run(store, job)
+        assert (again.done, again.status) == ((), NOTHING)
+
+
+@EVERY
+def test_two_at_once_are_one_too_many(worn_database: Database, job: str) -> None:
+    with toolkit.connect(worn_database.dsn) as store, _session(store) as other:
+        with other.alone(f"job toolkit {job}"):
+            report = run(store, job)
+            assert report.status == BUSY
+            assert str(other.pid) in str(report.skipped[0])
+            assert [r.status for r in maintain(store, [job])] == [BUSY]
+        assert run(store, job).status in ENDS
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "kills", [4, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])]
+)
+def test_killed_after_any_statement_the_next_run_finishes(
+    worn: str, fleet: Fleet, job: str, kills: int, tell: Callable[[str], None]
+) -> None:
+    server = fleet.server(chosen_versions()[0])
+    copy = server.database(worn)
+    with toolkit.connect(copy.dsn) as store:
+        before = answers(store)
+    count = statements_of(copy.dsn, job)
+    server.drop(copy)
+    stride = max(1, count // kills)
+    for number in range(1 + stride // 2, count, stride):
+        copy = server.database(worn)
+        kill_at(copy.dsn, job, number)
+        with toolkit.connect(copy.dsn) as store:
+            for one, other in zip(before, answers(store), strict=True):
+                pd.testing.assert_frame_equal(one, other, check_exact=True)
+            reports = maintain(store, [job]), maintain(store, [job])
+            assert all(r.status in ENDS for r in reports[0]), number
+            assert run(store, job).status == NOTHING
+            for one, other in zip(before, answers(store), strict=True):
+                pd.testing.assert_frame_equal(one, other, check_exact=True)
+        server.drop(copy)
+        tell(f"{job} killed after statement {number} of {count}")
