@@ -1,4 +1,4 @@
-"""A database in which every maintenance job has something to do, and what holds for each of them."""
+"""A database in which every maintenance job has something to do, and runs that are killed."""
 
 from __future__ import annotations
 

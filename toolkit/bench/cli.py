@@ -18,6 +18,7 @@ from toolkit.bench import (
     blocks,
     caching,
     grid,
+    maintaining,
     memory,
     nodes,
     outages,
@@ -75,6 +76,7 @@ CASES: dict[str, Case] = {
     "blocks_compress": packing.compress,
     "blocks_compress_load": packing.compress_under_load,
     "blocks_memory": memory.blocks_memory,
+    "maintain_load": maintaining.maintain_load,
 }
 
 
