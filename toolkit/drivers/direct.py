@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from types import TracebackType
@@ -17,7 +17,7 @@ from psycopg.sql import SQL, Literal
 
 from toolkit.drivers import Params, Rows, session
 from toolkit.drivers.failures import translated
-from toolkit.errors import Busy, DatabaseError
+from toolkit.errors import Busy, DatabaseError, ToolkitError
 from toolkit.options import PoolOptions
 from toolkit.statements import compose
 
@@ -138,21 +138,21 @@ class Direct:
         ``together`` in one transaction, else one by one, as what is CONCURRENTLY has to be. Raises
         Busy, which says who was in the way of ``what``. ``timeout`` bounds each statement.
         """
+        began = time.monotonic()
         for left in range(patience.tries - 1, -1, -1):
             with self._watching(patience) as seen:
                 try:
                     self._tried(statements, patience, together=together, timeout=timeout)
                     return
                 except (Busy, DatabaseError) as error:
-                    is_in_the_way = isinstance(error, Busy) or error.sqlstate == _DEADLOCK
-                    if not is_in_the_way:
+                    if isinstance(error, DatabaseError) and error.sqlstate != _DEADLOCK:
                         raise
-            way = "; ".join(seen.blockers) or "who was in the way is not known"
+            way = "; ".join(seen.blockers) or "nobody was seen"
+            way = f"in the way was {way}"
             if not left:
-                raise Busy(
-                    f"{what}: its lock was not free in {patience.tries} tries of "
-                    f"{patience.lock_timeout:g} s; in the way: {way}"
-                )
+                tries = "1 try" if patience.tries == 1 else f"{patience.tries} tries"
+                took = time.monotonic() - began
+                raise Busy(f"{what}: its lock was not free in {tries}, {took:.1f} s: {way}")
             _log.info("%s: its lock was not free (%s), %d tries left", what, way, left)
             time.sleep(patience.pause * random.uniform(0.5, 1.5))  # noqa: S311
         raise AssertionError("unreachable")
@@ -177,7 +177,7 @@ class Direct:
                     self.execute(statement, timeout=timeout)
         finally:
             if self._connection is not None and not self._connection.closed:
-                self.execute(b"SET lock_timeout = 0")
+                self.execute(b"RESET lock_timeout")
 
     @contextmanager
     def _watching(self, patience: Patience) -> Iterator[_Seen]:
@@ -202,7 +202,7 @@ class Direct:
                 rows = connection.execute(compose("session/find_blockers"), {"pid": pid})
                 found = [_described(row) for row in rows.fetchall()]
                 seen.blockers = found or seen.blockers
-        except psycopg.Error as error:  # who is in the way is good to know, and no more
+        except (psycopg.Error, ToolkitError) as error:  # good to know, and no more
             _log.info("%s: who is in the way was not found out: %s", self.node, error)
         finally:
             if connection is not None:
@@ -230,6 +230,9 @@ class Direct:
             assert row is not None
             if session.reached(self._options, row, False).is_pooled:
                 raise session.needs_own(self.node)
+            with suppress(psycopg.DataError):  # not every system can tell
+                # a statement whose client was killed ends soon, and its locks with it
+                connection.execute(b"SET client_connection_check_interval = '5s'")
         except BaseException:
             connection.close()
             raise
