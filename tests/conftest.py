@@ -22,6 +22,7 @@ pytest_plugins = [
     "fix_blocks_states",
     "fix_cli",
     "fix_contract",
+    "fix_jobs",
 ]
 
 # deadline: a shared machine stalls now and then; too_slow: so do its first examples

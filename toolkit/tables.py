@@ -139,6 +139,7 @@ def catalog_tables(metadata: MetaData) -> None:
         Column("ended_at", stamp),
         Column("status", Text, nullable=False, server_default=text("'running'")),
         Column("pid", Integer, nullable=False, server_default=text("pg_backend_pid()")),
+        Column("targets", ARRAY(Text), nullable=False, server_default=text("'{}'")),
         Column("counts", JSONB, nullable=False, server_default=text("'{}'")),
         Column("said", ARRAY(Text), nullable=False, server_default=text("'{}'")),
         comment="runs of maintenance jobs: what each did (counts) and what it could not do (said)",

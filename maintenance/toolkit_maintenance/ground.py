@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from toolkit.dataset import Dataset
@@ -41,8 +41,12 @@ class Ground:
 
     @property
     def patience(self) -> Patience:
-        """How long DDL waits for locks."""
-        return Patience(self.options.lock_timeout, self.options.tries)
+        """How long DDL waits for locks: near the end of the run's time it tries less often."""
+        whole = Patience(self.options.lock_timeout, self.options.tries)
+        if self.left is None:
+            return whole
+        fit = int(self.left / (whole.lock_timeout + whole.pause))
+        return replace(whole, tries=max(1, min(whole.tries, fit)))
 
     @property
     def left(self) -> float | None:

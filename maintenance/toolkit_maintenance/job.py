@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from toolkit.timegrid import iso, to_us
+
 if TYPE_CHECKING:
     from toolkit_maintenance.ground import Ground
 
@@ -14,7 +16,7 @@ Counts = Mapping[str, int]
 
 # how a run ends
 DONE, NOTHING, CUT, SKIPPED, FAILED = "done", "nothing", "cut", "skipped", "failed"
-BUSY, KILLED, RUNNING = "busy", "killed", "running"
+BUSY, KILLED, RUNNING, PLANNED = "busy", "killed", "running", "planned"
 SUCCESSES = (DONE, NOTHING)
 
 
@@ -70,8 +72,8 @@ class Report:
 
     ``status``: done, nothing (to be done), cut (its time was over; the next run goes on), busy
     (somebody else runs it), skipped (some or all of it cannot be done or judged here;
-    ``skipped`` says why), failed (``failed`` says which acts, and why). ``planned`` has the acts
-    of a dry run, which were not done. ``counts`` adds up what acts did.
+    ``skipped`` says why), failed (``failed`` says which acts, and why), planned (a dry run:
+    ``planned`` has the acts, which were not done). ``counts`` adds up what acts did.
     """
 
     job: str
@@ -90,10 +92,11 @@ class Report:
 
     def to_mapping(self) -> dict[str, object]:
         """Return the report as JSON has it."""
+        started = iso(to_us(self.started_at)) if self.started_at else None
         return {
             "job": self.job,
             "status": self.status,
-            "started_at": self.started_at.isoformat() if self.started_at else None,
+            "started_at": started,
             "seconds": round(self.seconds, 3),
             "counts": dict(self.counts),
             "planned": [

@@ -3,73 +3,146 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
 from psycopg.sql import SQL, Literal
 
 from toolkit.dataset import Dataset
-from toolkit.ddl import blocks_table
-from toolkit.statements import compose, name
+from toolkit.ddl import ROLLUP_PARTITION, blocks_table
+from toolkit.errors import DatabaseError
+from toolkit.partitions import Partition
+from toolkit.statements import Part, compose, name
 from toolkit.timegrid import Grid, Span, Step, iso, to_datetime, to_us
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 
 
+@dataclass(slots=True)
+class _Table:
+    """A partitioned table: its partitions' spans, and those (name, bytes) half detached."""
+
+    name: str
+    spans: set[Span] = field(default_factory=set)
+    detaching: list[tuple[str, int]] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
+
+
 def plan(ground: Ground) -> Iterator[Act | Skip]:
     """Yield what finishes interrupted detaches, and what makes partitions that are missing."""
-    for dataset in ground.datasets():
-        for table in (dataset.name, blocks_table(dataset.name)):
-            yield from _detaching(ground, table)
-        yield from _ahead(ground, dataset)
+    datasets = ground.datasets()
+    tables = _tables(ground, datasets)
+    for dataset in datasets:
+        points = tables[dataset.name]
+        rollups = [tables[f"{dataset.name}_{step}"] for step in dataset.ladder]
+        for table in (points, tables[blocks_table(dataset.name)], *rollups):
+            yield from (Skip(table.name, why, is_warning=True) for why in table.strange)
+            yield from _finished(ground, table)
+        wanted = _ahead(ground, dataset)
+        for span in wanted:
+            if span not in points.spans:
+                yield _made(ground, points.name, span, _ensure(ground, dataset.name, span))
+        for table in rollups:
+            for year in _cover(ROLLUP_PARTITION, Span(wanted[0].start, wanted[-1].end)):
+                if year not in table.spans:
+                    yield _made(ground, table.name, year, _add(ground, table.name, year))
+        for before, after in pairwise(sorted({*points.spans, *wanted})):
+            if before.end < after.start:
+                why = f"no partition from {iso(before.end)} to {iso(after.start)}"
+                yield Skip(dataset.name, why, is_warning=True)
 
 
 JOB = Job("partitions", "make partitions ahead of time, and finish interrupted detaches", plan)
 
 
-def _detaching(ground: Ground, table: str) -> Iterator[Act]:
-    parent = ground.table(table)
-    params = {"parent": parent.as_string(None)}
-    for partition, size in ground.direct.fetch(compose("partition/list_detaching"), params):
-        part = ground.table(partition)
-        statement = compose("partition/finalize_detach", parent=parent, partition=part)
-        what = f"finish the detaching of {partition} from {table}"
+def _tables(ground: Ground, datasets: list[Dataset]) -> dict[str, _Table]:
+    names = [
+        table
+        for d in datasets
+        for table in (d.name, blocks_table(d.name), *(f"{d.name}_{step}" for step in d.ladder))
+    ]
+    found = {table: _Table(table) for table in names}
+    params = {"schema": name(ground.schema).as_string(None), "parents": names}
+    rows = ground.direct.fetch(compose("partition/list_bounds"), params)
+    for parent, partition, bound, is_detaching, size in rows:
+        table = found[parent]
+        if is_detaching:
+            table.detaching.append((partition, size))
+        elif bound is not None:
+            try:
+                table.spans.add(Partition.from_row((partition, bound, 0, 0)).span)
+            except DatabaseError as error:
+                table.strange.append(f"{partition}: {error}")
+    return found
 
-        def do(what: str = what, statement: bytes = statement) -> Counts:
-            ground.ddl(what, [statement], together=False)
-            return {"detaches_finished": 1}
 
-        lock = f"SHARE UPDATE EXCLUSIVE on {table}, ACCESS EXCLUSIVE on {partition}"
-        yield Act(what, texts([statement]), lock, do, size)
-
-
-def _ahead(ground: Ground, dataset: Dataset) -> Iterator[Act | Skip]:
-    there = [p.span for p in ground.store.partitions(dataset.name)]
-    grid, present = Grid(Step.parse(dataset.partition)), to_us(ground.now)
-    wanted, start = [], grid.floor_one(present)
-    for _ in range(ground.options.ahead + 1):
-        end = int(grid.edges(Span(start, start + 1))[1])
-        wanted.append(Span(start, end))
-        start = end
-    missing = [s for s in wanted if s not in there]
-    for span in missing:
-        low, high = to_datetime(span.start), to_datetime(span.end)
-        statement = SQL("SELECT {}({}, {}, {})").format(
-            name(ground.schema, "ensure_partitions"),
-            Literal(dataset.name),
-            Literal(low.isoformat()),
-            Literal(high.isoformat()),
+def _finished(ground: Ground, table: _Table) -> Iterator[Act]:
+    parent = ground.table(table.name)
+    for partition, size in table.detaching:
+        statement = compose(
+            "partition/finalize_detach", parent=parent, partition=ground.table(partition)
         )
-        text = statement.as_bytes(None)
-        what = f"make the partition {span} of {dataset.name}"
-        lock = f"SHARE UPDATE EXCLUSIVE on {dataset.name}, for a moment"
-        yield Act(what, texts([text]), lock, partial(_make, ground, what, text))
-    for before, after in pairwise(sorted([*there, *missing])):
-        if before.end < after.start:
-            why = f"no partition from {iso(before.end)} to {iso(after.start)}"
-            yield Skip(dataset.name, why, is_warning=True)
+        what = f"finish the detaching of {partition} from {table.name}"
+        lock = f"SHARE UPDATE EXCLUSIVE on {table.name}, ACCESS EXCLUSIVE on {partition}"
+        yield Act(
+            what,
+            texts([statement]),
+            lock,
+            partial(_do, ground, what, statement, "detaches_finished", is_alone=True),
+            size,
+            "somebody began to detach it and was interrupted: it can be neither used nor dropped",
+        )
 
 
-def _make(ground: Ground, what: str, statement: bytes) -> Counts:
-    ground.ddl(what, [statement])
-    return {"partitions_made": 1}
+def _ahead(ground: Ground, dataset: Dataset) -> list[Span]:
+    """Return the spans that there shall be: the present one, and those after it."""
+    present = to_us(ground.now)
+    spans = _cover(dataset.partition, Span(present, present + 1))
+    for _ in range(ground.options.ahead):
+        end = spans[-1].end
+        spans += _cover(dataset.partition, Span(end, end + 1))
+    return spans
+
+
+def _cover(every: str, span: Span) -> list[Span]:
+    """Return the partitions of a step that a span lies in.
+
+    >>> [str(s) for s in _cover("1y", Span(0, 1))]
+    ['[1970-01-01T00:00Z, 1971-01-01T00:00Z)']
+    """
+    edges = [int(e) for e in Grid(Step.parse(every)).edges(span)]
+    return [Span(low, high) for low, high in pairwise(edges)]
+
+
+def _made(ground: Ground, table: str, span: Span, statement: bytes) -> Act:
+    what = f"make the partition {span} of {table}"
+    do = partial(_do, ground, what, statement, "partitions_made")
+    why = "without it the first to write there waits for it to be made"
+    return Act(what, texts([statement]), f"SHARE UPDATE EXCLUSIVE on {table}", do, why=why)
+
+
+def _ensure(ground: Ground, dataset: str, span: Span) -> bytes:
+    return _call(ground, "ensure_partitions", Literal(dataset), *_bounds(span))
+
+
+def _add(ground: Ground, relation: str, span: Span) -> bytes:
+    given = (Literal(relation), Literal(ROLLUP_PARTITION), *_bounds(span), SQL("NULL"))
+    return _call(ground, "add_partitions_v1", *given)
+
+
+def _bounds(span: Span) -> tuple[Part, Part]:
+    low, high = (to_datetime(at).isoformat() for at in (span.start, span.end))
+    return Literal(low), Literal(high)
+
+
+def _call(ground: Ground, function: str, *given: Part) -> bytes:
+    called = SQL("SELECT {}({})").format(name(ground.schema, function), SQL(", ").join(given))
+    return called.as_bytes(None)
+
+
+def _do(
+    ground: Ground, what: str, statement: bytes, counted: str, *, is_alone: bool = False
+) -> Counts:
+    ground.ddl(what, [statement], together=not is_alone)
+    return {counted: 1}

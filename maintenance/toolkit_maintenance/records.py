@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -12,14 +12,17 @@ from toolkit.drivers.direct import Direct
 from toolkit.statements import compose, name
 from toolkit_maintenance.job import CUT, FAILED, KILLED, RUNNING, Job, Report
 
-_AGAIN = timedelta(minutes=1)  # after a failure: soon, but not in every run of cron
+_AGAIN = timedelta(minutes=1)  # after a failure: soon
+_NEARLY = timedelta(minutes=1)  # at most
 
 
 @dataclass(frozen=True, slots=True)
 class JobState:
     """How a job's runs went; times are the server's, ``seconds`` the median of those with work.
 
-    ``status`` is that of the last run: one that was killed says ``running`` until the next.
+    ``status`` is that of the last run: ``killed`` if its session is gone. ``failures`` are those
+    since the last success. ``every`` says how often it is due, as a step, and ``next_at`` when;
+    empty and None where it never is by itself. Runs for something that was named do not count.
     """
 
     job: str
@@ -31,6 +34,8 @@ class JobState:
     success_at: datetime | None = None
     failures: int = 0
     seconds: float | None = None
+    every: str = ""
+    next_at: datetime | None = None
 
     def due_at(self, every: timedelta) -> datetime | None:
         """Return when it is due: at once (None) where it never ran, or was cut or killed.
@@ -44,28 +49,40 @@ class JobState:
         return self.started_at + every
 
     def is_due(self, every: timedelta, now: datetime) -> bool:
-        """Return whether it is due."""
+        """Return whether it is due, or nearly: or who looks every minute would run it every other.
+
+        >>> state = JobState("refresh", "done", datetime(2026, 1, 1, 12, 0, 3))
+        >>> state.is_due(timedelta(minutes=1), datetime(2026, 1, 1, 12, 1, 1))
+        True
+        """
         due = self.due_at(every)
-        return due is None or due <= now
+        if due is None or self.started_at is None:
+            return True
+        return due - min((due - self.started_at) / 10, _NEARLY) <= now
 
 
 def read_states(
     direct: Direct, schema: str, jobs: Iterable[Job]
 ) -> tuple[dict[str, JobState], datetime]:
     """Return every job's state by name, and the server's time."""
-    rows: Rows = direct.fetch(compose("jobs/list_states", runs=name(schema, "job_run")))
+    names = [job.name for job in jobs]
+    statement = compose("jobs/list_states", runs=name(schema, "job_run"))
+    rows: Rows = direct.fetch(statement, {"jobs": names})
     found = {
         r[0]: JobState(r[0], r[1], r[2], r[3], r[4], tuple(r[5]), r[6], r[7], r[8]) for r in rows
     }
     now: datetime = direct.fetch(compose("jobs/look_at_server"))[0][1]
-    return {job.name: found.get(job.name, JobState(job.name)) for job in jobs}, now
+    return {n: found.get(n, JobState(n)) for n in names}, now
 
 
-def begin(direct: Direct, schema: str, job: str) -> tuple[int, datetime]:
+def begin(
+    direct: Direct, schema: str, job: str, targets: Sequence[str] = ()
+) -> tuple[int, datetime]:
     """Record that a job begins, and that runs of it which ended without a word were killed."""
     runs = name(schema, "job_run")
     direct.execute(compose("jobs/bury_runs", runs=runs), {"job": job})
-    row = direct.fetch(compose("jobs/begin_run", runs=runs), {"job": job})[0]
+    params = {"job": job, "targets": list(targets)}
+    row = direct.fetch(compose("jobs/begin_run", runs=runs), params)[0]
     return row[0], row[1]
 
 

@@ -5,5 +5,10 @@ from __future__ import annotations
 from toolkit_maintenance import partitions
 from toolkit_maintenance.job import Job
 
-JOBS: dict[str, Job] = {job.name: job for job in (partitions.JOB,)}
-"""By name. Partitions come first: without one, writes wait for it to be made."""
+JOBS: dict[str, Job] = {
+    job.name: job
+    for job in (
+        partitions.JOB,  # first: without a partition, writes wait for it to be made
+    )
+}
+"""By name."""

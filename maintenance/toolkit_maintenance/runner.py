@@ -5,13 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from toolkit.drivers.direct import Direct
-from toolkit.errors import Busy, DatabaseError, ToolkitError, Unavailable, UnknownName
+from toolkit.errors import (
+    Busy,
+    DatabaseError,
+    QueryError,
+    QueryTimeout,
+    ToolkitError,
+    Unavailable,
+    UnknownName,
+)
 from toolkit.opening import primary_of
 from toolkit.statements import compose
 from toolkit.store import Store
@@ -23,12 +31,14 @@ from toolkit_maintenance.job import (
     DONE,
     FAILED,
     NOTHING,
+    PLANNED,
     SKIPPED,
     Act,
     Job,
     Report,
     Skip,
 )
+from toolkit_maintenance.records import JobState
 from toolkit_maintenance.registry import JOBS
 
 _log = logging.getLogger("toolkit_maintenance")
@@ -58,31 +68,60 @@ def maintain(
     store: Store,
     jobs: Iterable[str] | None = None,
     *,
+    always: bool = False,
     is_dry: bool = False,
     max_runtime: float | None = None,
     say: Say = lambda text: None,
 ) -> list[Report]:
     """Run what is due, one after the other, and return a report of each job that was.
 
-    ``jobs`` are those that may be; by default all. A job that runs already is passed over
-    (``busy``), and one that fails does not keep the others from their turn. ``max_runtime``
-    seconds are for all of them together: what is left is due at once the next time.
+    ``jobs`` are those that may be, by default all; ``always`` takes them due or not. A job that
+    runs already is passed over (``busy``), and one that fails, or whose session is ended, does
+    not keep the others from their turn. ``max_runtime`` seconds are for all of them together:
+    what is left is due at once the next time.
     """
     wanted = [_job(j) for j in jobs] if jobs is not None else list(JOBS.values())
-    reports = []
     until = None if max_runtime is None else time.monotonic() + max_runtime
+    if not always:
+        wanted = _due(store, wanted)
+    reports = []
+    for job in wanted:
+        left = None if until is None else until - time.monotonic()
+        if left is not None and left <= 0:
+            reports.append(Report(job.name, CUT))
+            continue
+        with _session(store) as direct:
+            try:
+                reports.append(_run(store, direct, job, (), is_dry, left, say))
+            except Exception as error:
+                _log.exception("%s ended", job.name)
+                why = str(error) or type(error).__name__
+                reports.append(Report(job.name, FAILED, failed=(f"ended by {why}",)))
+    return reports
+
+
+def jobs(store: Store) -> list[JobState]:
+    """Return how each job's runs went, and when it is due again."""
+    with _session(store) as direct:
+        states, now = records.read_states(direct, store.settings.schema, JOBS.values())
+    options, found = store.settings.maintenance, []
+    for state in states.values():
+        every = options.every(state.job)
+        next_at = None if every is None else state.due_at(every) or now
+        step = getattr(options, state.job)
+        found.append(replace(state, every=step, next_at=next_at))
+    return found
+
+
+def _due(store: Store, wanted: list[Job]) -> list[Job]:
+    options = store.settings.maintenance
     with _session(store) as direct:
         states, now = records.read_states(direct, store.settings.schema, wanted)
-        for job in wanted:
-            every = store.settings.maintenance.every(job.name)
-            if every is None or not states[job.name].is_due(every, now):
-                continue
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                reports.append(Report(job.name, CUT))
-                continue
-            reports.append(_run(store, direct, job, (), is_dry, left, say))
-    return reports
+    return [
+        job
+        for job in wanted
+        if (every := options.every(job.name)) is not None and states[job.name].is_due(every, now)
+    ]
 
 
 def _job(name: str) -> Job:
@@ -109,7 +148,7 @@ def _run(
     max_runtime: float | None,
     say: Say,
 ) -> Report:
-    schema, started = store.settings.schema, time.monotonic()
+    started = time.monotonic()
     is_standby, now = direct.fetch(compose("jobs/look_at_server"))[0]
     if is_standby:
         standby = Skip(job.name, f"{direct.node} is a standby: it takes no writes")
@@ -117,89 +156,119 @@ def _run(
     until = None if max_runtime is None else started + max_runtime
     options = store.settings.maintenance
     ground = Ground(store, direct, now, options, targets, until, is_dry, say)
+    if is_dry:  # without the lock: it may be asked while the job runs
+        direct.execute(b"SET default_transaction_read_only = on")
+        return _Run(job, ground, now, started).planned()
     try:
-        with direct.alone(f"job {schema} {job.name}"):
-            if is_dry:
-                return _planned(job, ground)
-            number, began = records.begin(direct, schema, job.name)
+        with direct.alone(f"job {ground.schema} {job.name}"):
+            number, began = records.begin(direct, ground.schema, job.name, targets)
+            this = _Run(job, ground, began, started)
             try:
-                report = _acted(job, ground, began, started)
-            except BaseException as error:
-                why = str(error) or type(error).__name__
-                report = Report(job.name, FAILED, began, failed=(f"ended by {why}",))
-                _record(direct, schema, number, report, started)
+                this.act()
+            except KeyboardInterrupt:
+                this.is_cut = True
+                this.skipped.append(Skip(job.name, "interrupted", is_warning=True))
                 raise
-            return _record(direct, schema, number, report, started)
+            except BaseException as error:
+                this.failed.append(f"ended by {str(error) or type(error).__name__}")
+                raise
+            finally:
+                report = this.report()
+                _record(direct, ground.schema, number, report)
+            return report
     except Busy as error:
         return Report(job.name, BUSY, now, skipped=(Skip(job.name, str(error)),))
 
 
-def _planned(job: Job, ground: Ground) -> Report:
-    found = list(job.plan(ground))
-    acts = tuple(f for f in found if isinstance(f, Act))
-    skipped = tuple(f for f in found if isinstance(f, Skip))
-    status = _status(False, [], list(acts), [s for s in skipped if not s.is_warning])
-    return Report(job.name, status, ground.now, planned=acts, skipped=skipped)
+@dataclass(slots=True)
+class _Run:
+    """One run as it goes: what came of the acts so far."""
+
+    job: Job
+    ground: Ground
+    began: datetime
+    started: float
+    counts: Counter[str] = field(default_factory=Counter)
+    acts: list[Act] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    is_cut: bool = False
+
+    def planned(self) -> Report:
+        """Go through the plan and do none of it."""
+        self.act(is_dry=True)
+        return self.report()
+
+    def act(self, *, is_dry: bool = False) -> None:
+        """Do the acts of the plan until it ends, or its time does; one that fails stops no other.
+
+        What was asked for wrongly, and a server that is gone, end it.
+        """
+        plan = self.job.plan(self.ground)
+        while not self.is_cut:
+            found: Act | Skip | None = None
+            try:
+                found = next(plan, None)
+                if found is None:
+                    return
+                if isinstance(found, Skip):
+                    self.skipped.append(found)
+                elif is_dry:
+                    self.acts.append(found)
+                elif self._is_over():
+                    self.is_cut = True
+                else:
+                    self.ground.say(found.what)
+                    self.counts.update(found.do())
+                    self.done.append(found.what)
+            except Unavailable:
+                raise
+            except (ToolkitError, OSError) as error:
+                if found is None and isinstance(error, QueryError):
+                    raise
+                self._failed(self.job.name if found is None else found.what, error)
+
+    def _is_over(self) -> bool:
+        return self.ground.left is not None and self.ground.left <= 0
+
+    def _failed(self, what: str, error: ToolkitError | OSError) -> None:
+        if isinstance(error, QueryTimeout) and self._is_over():
+            self.is_cut = True
+        elif isinstance(error, DatabaseError) and error.sqlstate == _NO_RIGHT:
+            self.skipped.append(Skip(what, f"{error}; toolkit check --grants says what lacks"))
+        else:
+            self.failed.append(f"{what}: {error}")
+
+    def report(self) -> Report:
+        return Report(
+            self.job.name,
+            self._status(),
+            self.began,
+            time.monotonic() - self.started,
+            dict(self.counts),
+            tuple(self.acts),
+            tuple(self.done),
+            tuple(self.skipped),
+            tuple(self.failed),
+        )
+
+    def _status(self) -> str:
+        if self.failed:
+            return FAILED
+        if self.is_cut:
+            return CUT
+        if any(not s.is_warning for s in self.skipped):  # what could not be judged is not well
+            return SKIPPED
+        if self.acts:
+            return PLANNED
+        return DONE if self.done else NOTHING
 
 
-def _acted(job: Job, ground: Ground, began: datetime, started: float) -> Report:
-    """Do the acts of a plan until it ends, or its time does; one that fails stops no other."""
-    counts: Counter[str] = Counter()
-    done, skipped, failed = [], [], []
-    is_cut = False
-    for found in job.plan(ground):
-        if isinstance(found, Skip):
-            skipped.append(found)
-            continue
-        if ground.left is not None and ground.left <= 0:
-            is_cut = True
-            break
-        ground.say(found.what)
-        try:
-            counts.update(found.do())
-            done.append(found.what)
-        except Unavailable:
-            raise
-        except DatabaseError as error:
-            if error.sqlstate == _NO_RIGHT:
-                skipped.append(Skip(found.what, f"{error}; toolkit check --grants says what lacks"))
-                continue
-            failed.append(f"{found.what}: {error}")
-        except ToolkitError as error:
-            failed.append(f"{found.what}: {error}")
-    status = _status(is_cut, failed, done, [s for s in skipped if not s.is_warning])
-    seconds = time.monotonic() - started
-    return Report(
-        job.name,
-        status,
-        began,
-        seconds,
-        dict(counts),
-        (),
-        tuple(done),
-        tuple(skipped),
-        tuple(failed),
-    )
-
-
-def _status(
-    is_cut: bool, failed: Sequence[str], done: Sequence[object], skipped: Sequence[Skip]
-) -> str:
-    if failed:
-        return FAILED
-    if is_cut:
-        return CUT
-    if skipped:  # what could not be judged is not well
-        return SKIPPED
-    return DONE if done else NOTHING
-
-
-def _record(direct: Direct, schema: str, number: int, report: Report, started: float) -> Report:
-    report = replace(report, seconds=time.monotonic() - started)
+def _record(direct: Direct, schema: str, number: int, report: Report) -> None:
     for said in report.failed:
         _log.warning("%s: %s", report.job, said)
     try:
         records.end(direct, schema, number, report)
     except ToolkitError as error:  # what was done is done; the next run says this one was killed
         _log.warning("the end of %s was not recorded: %s", report.job, error)
-    return report

@@ -20,6 +20,7 @@ CREATE TABLE "{schema}".job_run (
     status text NOT NULL DEFAULT 'running' CONSTRAINT job_run_status_is_known
         CHECK (status IN ('running', 'done', 'nothing', 'cut', 'skipped', 'failed', 'killed')),
     pid integer NOT NULL DEFAULT pg_backend_pid(),
+    targets text[] NOT NULL DEFAULT '{{}}',
     counts jsonb NOT NULL DEFAULT '{{}}',
     said text[] NOT NULL DEFAULT '{{}}'
 );

@@ -1,2 +1,2 @@
--- What: records that a job has begun. Params: job. Columns: id, started_at.
-INSERT INTO {runs} (job) VALUES (%(job)s) RETURNING id, started_at
+-- What: records that a job has begun. Params: job, targets. Columns: id, started_at.
+INSERT INTO {runs} (job, targets) VALUES (%(job)s, %(targets)s) RETURNING id, started_at
