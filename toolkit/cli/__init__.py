@@ -81,6 +81,11 @@ COMMANDS = {
         "toolkit.cli.cache:cache",
         "Show what processes share in Redis, or drop it.",
     ),
+    "maintain": ("toolkit.cli.maintaining:maintain", "Run the maintenance jobs that are due."),
+    "jobs": (
+        "toolkit.cli.maintaining:jobs",
+        "Show when each job ran, how it ended, and when it is due.",
+    ),
     "calibrate": (
         "toolkit.cli.calibrate:calibrate",
         "Measure what reads cost on this server.",

@@ -1,0 +1,323 @@
+"""Runs of jobs: alone, in their time, recorded; what fails stops nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+
+import psycopg
+import pytest
+from fix_catalog import rows, value
+from fix_cli import COMMAND
+from fix_jobs import Register, job
+from fix_replicas import MakeCluster, until
+from fix_servers import ON_ONE_VERSION, Database
+
+import toolkit
+import toolkit_maintenance
+from toolkit.config import Settings, load_settings
+from toolkit.errors import UnknownName
+from toolkit.options import MaintenanceOptions
+from toolkit_maintenance import jobs, maintain, run
+from toolkit_maintenance.ground import Ground
+from toolkit_maintenance.job import Act, Job, Skip
+from toolkit_maintenance.runner import _session
+
+RUNS = "SELECT job, status, counts, said, targets FROM toolkit.job_run ORDER BY id"
+WAITS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+AGO = "UPDATE toolkit.job_run SET started_at = started_at - %s::interval"
+
+
+def settings(dsn: str, **options: object) -> Settings:
+    return replace(load_settings(dsn), maintenance=MaintenanceOptions(**options))
+
+
+def test_a_run_is_recorded_with_what_it_did_and_what_it_could_not(
+    database: Database, register: Register
+) -> None:
+    gap = Skip("candles", "no partition from x to y", is_warning=True)
+    register(job("vacuum", "SELECT 1", gap, "SELECT 2"), job("refresh"))
+    with toolkit.connect(database.dsn) as store:
+        report = run(store, "vacuum")
+        assert (report.status, report.counts) == ("done", {"acts": 2})
+        assert report.done == ("act 1", "act 3")
+        assert report.skipped == (gap,)
+        assert run(store, "refresh", ["candles"]).status == "nothing"
+        found = {state.job: state for state in jobs(store)}
+    assert rows(database.dsn, RUNS) == [
+        ("vacuum", "done", {"acts": 2}, ["candles: no partition from x to y"], []),
+        ("refresh", "nothing", {}, [], ["candles"]),
+    ]
+    state = found["vacuum"]
+    assert (state.status, state.failures, state.every) == ("done", 0, "10m")
+    assert state.started_at == state.success_at
+    assert state.next_at == state.started_at + timedelta(minutes=10)
+    assert 0 <= state.seconds < 5
+    # what was done for something that was named is not the job's turn
+    assert found["refresh"].started_at is None
+    assert found["refresh"].next_at is not None
+
+
+def test_a_dry_run_shows_acts_changes_nothing_and_runs_beside_the_job(
+    database: Database, register: Register
+) -> None:
+    register(job("vacuum", "SELECT 1", Skip("x", "too young")))
+
+    def sneaky(ground: Ground) -> object:
+        yield Act("x", ("SELECT 1",), "none", dict)
+        ground.direct.execute(b"CREATE TABLE toolkit.sneaky ()")
+
+    with toolkit.connect(database.dsn) as store, _session(store) as other:
+        with other.alone("job toolkit vacuum"):
+            report = run(store, "vacuum", is_dry=True)
+        assert report.status == "skipped"
+        (act,) = report.planned
+        assert (act.what, act.sql, act.bytes) == ("act 1", ("SELECT 1",), 8192)
+        assert report.to_mapping()["planned"] == [
+            {
+                "what": "act 1",
+                "why": "so it is",
+                "sql": ["SELECT 1"],
+                "lock": "none",
+                "bytes": 8192,
+            }
+        ]
+        register(Job("vacuum", "writes while it plans", sneaky))
+        report = run(store, "vacuum", is_dry=True)
+        assert report.status == "failed"
+        assert "read-only" in report.failed[0]
+    assert rows(database.dsn, RUNS) == []
+
+
+def test_two_at_once_are_one_too_many_and_the_holder_is_named(
+    database: Database, register: Register
+) -> None:
+    register(job("vacuum", "SELECT 1"), job("refresh", "SELECT 1"))
+    with toolkit.connect(database.dsn) as store, _session(store) as other:
+        with other.alone("job toolkit vacuum"):
+            report = run(store, "vacuum")
+            assert report.status == "busy"
+            assert f"runs already: server process {other.pid}" in report.skipped[0].why
+            assert [r.status for r in maintain(store)] == ["busy", "done"]
+        assert [r.job for r in maintain(store)] == ["vacuum"]
+
+
+def test_what_fails_stops_neither_another_act_nor_another_job(
+    database: Database, register: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(ground: Ground) -> None:
+        raise OSError(28, "No space left on device", "/exports/x.parquet")
+
+    def bug(ground: Ground) -> None:
+        raise ZeroDivisionError("odd")
+
+    def ended(ground: Ground) -> None:
+        with psycopg.connect(database.dsn) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", [ground.direct.pid])
+        ground.direct.fetch(b"SELECT 1")
+
+    def halfway(ground: Ground) -> object:
+        yield Act("x", ("SELECT 1",), "none", lambda: {"acts": 1})
+        ground.direct.fetch(b"SELECT 1 / 0")
+
+    register(
+        job("retention", "SELECT 1/0", full, "SELECT 3"),
+        Job("compress", "fails while it plans", halfway),
+        job("reindex", "SELECT 1", bug),
+        job("vacuum", "SELECT 1", ended),
+        job("refresh", "SELECT 1"),
+    )
+    with toolkit.connect(database.dsn) as store:
+        reports = {r.job: r for r in maintain(store)}
+        assert reports["retention"].status == "failed"
+        assert reports["retention"].done == ("act 3",)
+        assert [text.partition(":")[0] for text in reports["retention"].failed] == [
+            "act 1",
+            "act 2",
+        ]
+        assert "division by zero" in reports["retention"].failed[0]
+        assert "x.parquet" in reports["retention"].failed[1]
+        assert reports["compress"].done == ("x",)
+        assert "division by zero" in reports["compress"].failed[0]
+        assert reports["reindex"].failed == ("ended by odd",)
+        assert "connection lost" in reports["vacuum"].failed[0]
+        assert reports["refresh"].status == "done"
+        assert "ZeroDivisionError" in caplog.text  # with its traceback: it is a bug
+        found = {s.job: s for s in jobs(store)}
+        # whose session was ended could not say so itself
+        assert [found[j].status for j in reports] == [
+            "failed",
+            "failed",
+            "failed",
+            "killed",
+            "done",
+        ]
+        assert found["reindex"].counts == {"acts": 1}
+        assert [s.failures for s in found.values()] == [1, 1, 1, 0, 0]
+        # what failed is due again in a minute, what was killed at once
+        assert [r.job for r in maintain(store, is_dry=True)] == ["vacuum"]
+        rows(database.dsn, AGO, "61 seconds")
+        assert "reindex" in [r.job for r in maintain(store, is_dry=True)]
+
+
+def test_bad_names_are_said_at_once(database: Database, register: Register) -> None:
+    def plan(ground: Ground) -> object:
+        yield from (Act(d.name, (), "none", dict) for d in ground.datasets())
+
+    register(Job("vacuum", "looks at datasets", plan))
+    with toolkit.connect(database.dsn) as store:
+        with pytest.raises(UnknownName, match="unknown job 'vacum': did you mean 'vacuum'"):
+            run(store, "vacum")
+        with pytest.raises(UnknownName, match="unknown dataset 'candels'"):
+            run(store, "vacuum", ["candels"])
+        assert run(store, "vacuum", ["candles"]).done == ("candles",)
+
+
+def test_a_missing_right_is_skipped_and_never_well(database: Database, register: Register) -> None:
+    register(job("vacuum", "CREATE ROLE nobody_may", "SELECT 1"))
+    with toolkit.connect(database.dsn) as store:
+        report = run(store, "vacuum")
+        assert (report.status, report.done, report.is_success) == ("skipped", ("act 2",), False)
+        assert report.skipped[0].what == "act 1"
+        assert "lacks a privilege" in report.skipped[0].why
+        assert "toolkit check --grants" in report.skipped[0].why
+
+
+def test_time_that_is_over_cuts_and_the_next_run_goes_on(
+    database: Database, register: Register
+) -> None:
+    rows(database.dsn, "CREATE TABLE toolkit.left AS SELECT generate_series(1, 6) AS n")
+
+    def plan(ground: Ground) -> object:
+        while found := ground.direct.fetch(b"SELECT n FROM toolkit.left ORDER BY n LIMIT 1"):
+            (number,) = found[0]
+
+            def do(number: int = number) -> dict[str, int]:
+                ground.direct.execute(b"SELECT pg_sleep(0.1)")
+                ground.direct.execute(b"DELETE FROM toolkit.left WHERE n = %(n)s", {"n": number})
+                return {"done": 1}
+
+            yield Act(f"number {number}", (), "none", do)
+
+    def long(ground: Ground) -> None:
+        ground.ddl("long", [b"SELECT pg_sleep(30)"], together=False)
+
+    register(Job("vacuum", "in pieces", plan), job("reindex", long), job("refresh", "SELECT 1"))
+    with toolkit.connect(database.dsn) as store:
+        report = run(store, "vacuum", max_runtime=0.25)
+        assert (report.status, report.counts) == ("cut", {"done": 3})
+        # the time is for all together; what had none left is due the next time
+        reports = maintain(store, max_runtime=1.0)
+        assert [r.status for r in reports] == ["done", "cut", "cut"]
+        assert reports[0].counts == {"done": 3}
+        assert reports[1].seconds < 2.5  # a statement is cut, too, a second at the least
+        assert [r.job for r in maintain(store, is_dry=True)] == ["reindex", "refresh"]
+
+
+def test_ddl_near_the_end_of_the_time_tries_less_often(
+    database: Database, register: Register
+) -> None:
+    def lock(ground: Ground) -> None:
+        ground.ddl("lock it", [b"LOCK TABLE toolkit.candles"])
+
+    register(job("vacuum", lock))
+    with psycopg.connect(database.dsn) as other:
+        other.execute("LOCK TABLE toolkit.candles")
+        with toolkit.connect(settings(database.dsn, lock_timeout=0.1, tries=50)) as store:
+            report = run(store, "vacuum", max_runtime=1.5)
+        pid = other.info.backend_pid
+    assert report.status == "failed"
+    assert "act 1: lock it: its lock was not free in 1 try" in report.failed[0]
+    assert f"in the way was server process {pid}" in report.failed[0]
+
+
+def test_due_once_however_many_turns_were_missed(database: Database, register: Register) -> None:
+    register(job("vacuum", "SELECT 1"), job("reindex", "SELECT 1"), job("refresh", "SELECT 1"))
+    with toolkit.connect(settings(database.dsn, reindex="", refresh="1m")) as store:
+        assert [r.job for r in maintain(store)] == ["vacuum", "refresh"]
+        assert maintain(store) == []
+        rows(database.dsn, AGO, "50 days")
+        assert [r.job for r in maintain(store)] == ["vacuum", "refresh"]
+        assert maintain(store) == []
+        # cron's minute is not always sixty seconds long
+        rows(database.dsn, AGO, "55 seconds")
+        assert [r.job for r in maintain(store)] == ["refresh"]
+        assert [r.job for r in maintain(store, ["reindex", "vacuum"], always=True)] == [
+            "reindex",
+            "vacuum",
+        ]
+        never = {s.job: s for s in jobs(store)}["reindex"]
+        assert (never.every, never.next_at) == ("", None)
+
+
+def test_killed_amid_a_statement_the_next_run_records_it_and_finishes(
+    database: Database,
+) -> None:
+    """As the system kills who takes too much memory: the server goes on, and notices at its end."""
+    with psycopg.connect(database.dsn) as other, toolkit.connect(database.dsn) as store:
+        other.execute("LOCK TABLE toolkit.candles")
+        process = started(database, "maintain", "partitions")
+        until(lambda: value(database.dsn, WAITS, "toolkit.candles") == 1, "it waits")
+        process.kill()
+        process.communicate()
+        report = run(store, "partitions")
+        assert report.status == "busy"
+        assert [s.status for s in jobs(store) if s.job == "partitions"] == ["running"]
+        other.rollback()
+        until(lambda: run(store, "partitions").status != "busy", "its session ends")
+        assert run(store, "partitions").status == "nothing"
+    found = [(job, status) for job, status, *_ in rows(database.dsn, RUNS)]
+    assert found[0] == ("partitions", "killed")
+    assert ("partitions", "done") in found
+    assert "running" not in dict(found).values()
+
+
+def test_interrupted_it_is_recorded_and_the_next_run_goes_on(database: Database) -> None:
+    with psycopg.connect(database.dsn) as other:
+        other.execute("LOCK TABLE toolkit.trades")
+        process = started(database, "maintain")
+        until(lambda: value(database.dsn, WAITS, "toolkit.trades") == 1, "it waits")
+        process.send_signal(signal.SIGTERM)  # which is made what Ctrl-C is
+        said = process.communicate(timeout=30)[1].decode()
+        assert (process.returncode, said) == (130, "Error: interrupted\n")
+    ((_, status, counts, said, _),) = rows(database.dsn, RUNS)
+    assert (status, said) == ("cut", ["partitions: interrupted"])
+    assert counts["partitions_made"] > 0  # those of candles were made before
+    with toolkit.connect(database.dsn) as store:
+        assert "partitions" in [r.job for r in maintain(store, is_dry=True)]
+
+
+@ON_ONE_VERSION
+def test_on_a_standby_jobs_are_skipped(cluster: MakeCluster) -> None:
+    servers = cluster(replicas=1)
+    with toolkit.connect(servers.dsn("pg2")) as store:
+        report = run(store, "partitions")
+        assert (report.status, report.is_success) == ("skipped", False)
+        assert "is a standby" in report.skipped[0].why
+        assert {r.status for r in maintain(store)} == {"skipped"}
+        assert jobs(store)[0].started_at is None
+
+
+def test_what_is_public_is_there_and_comes_when_asked_for() -> None:
+    code = (
+        "import sys, toolkit_maintenance as m; assert 'psycopg' not in sys.modules\n"
+        "print(all(hasattr(m, name) for name in m.__all__))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    with pytest.raises(AttributeError, match="nosuch"):
+        _ = toolkit_maintenance.nosuch
+
+
+def started(database: Database, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start the command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments],
+        env={**os.environ, "TOOLKIT_DSN": database.dsn, "TOOLKIT_MAINTENANCE_LOCK_TIMEOUT": "20"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )

@@ -1,0 +1,254 @@
+"""The commands `toolkit maintain` and `toolkit jobs`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from toolkit.cli.choice import Choice
+from toolkit.cli.failing import BUSY, FAILED
+
+if TYPE_CHECKING:
+    from toolkit.options import MaintenanceOptions
+    from toolkit_maintenance.job import Report
+    from toolkit_maintenance.records import JobState
+    from toolkit_maintenance.timetable import Timetable
+
+_UNITS_RUNTIME_S = 3600.0
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    from toolkit.errors import QueryError
+    from toolkit.timegrid import Step
+
+    try:
+        return None if text is None else Step.parse(text).approximate_us / 1e6
+    except QueryError:
+        raise click.BadParameter(f"{text!r} is no time: write 90s, 10m or 1h") from None
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.option("--dry-run", is_flag=True, help="Print the SQL, what it locks and how much it is.")
+@click.option(
+    "--max-runtime", callback=_seconds, metavar="TIME", help="End after so long: 90s, 10m, 1h."
+)
+@click.option("--print-cron", is_flag=True, help="Print a line for a crontab, and do nothing else.")
+@click.option("--print-systemd", is_flag=True, help="Print a service and its timer for systemd.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def maintain(
+    context: click.Context,
+    jobs: tuple[str, ...],
+    dry_run: bool,
+    max_runtime: float | None,
+    print_cron: bool,
+    print_systemd: bool,
+    as_json: bool,
+) -> None:
+    """Run the maintenance jobs that are due.
+
+    Or those named, due or not. This is what cron calls: a job that runs already is passed over,
+    one that was cut or killed goes on, and however many turns were missed it runs once. Exits 1
+    if one failed, 4 if one that was named runs already.
+    """
+    choice: Choice = context.obj
+    if print_cron or print_systemd:
+        _print_timetable(choice, jobs, max_runtime, print_systemd, as_json)
+        return
+    from toolkit.cli.render import echo_json, working
+    from toolkit_maintenance.runner import maintain
+
+    with choice.store() as store, working("maintaining") as say, _interrupting():
+        reports = maintain(
+            store, jobs or None, always=bool(jobs), is_dry=dry_run, max_runtime=max_runtime, say=say
+        )
+    if as_json:
+        echo_json({"dry_run": dry_run, "reports": [r.to_mapping() for r in reports]})
+    elif dry_run:
+        _show_planned(reports)
+    else:
+        _show_done(reports)
+    context.exit(exit_code(reports, is_by_hand=bool(jobs)))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def jobs(choice: Choice, as_json: bool) -> None:
+    """Show when each job ran, how it ended, and when it is due."""
+    from toolkit.cli.render import echo_json
+    from toolkit_maintenance.runner import jobs
+
+    with choice.store() as store:
+        states = jobs(store)
+    if as_json:
+        echo_json(states)
+    else:
+        _show_states(states)
+
+
+def exit_code(reports: Sequence[Report], *, is_by_hand: bool) -> int:
+    """Return what to exit with after runs; cron does not mind a job that somebody else runs."""
+    from toolkit_maintenance import job
+
+    statuses = {r.status for r in reports}
+    if job.FAILED in statuses:
+        return FAILED
+    return BUSY if is_by_hand and job.BUSY in statuses else 0
+
+
+@contextmanager
+def _interrupting() -> Iterator[None]:
+    """Have SIGTERM, which systemd and Kubernetes send, end a run as Ctrl-C does: it is recorded."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _show_done(reports: Sequence[Report]) -> None:
+    from toolkit.cli.render import echo_line, echo_table, note, shown
+
+    if not reports:
+        click.echo("nothing is due; toolkit jobs says when something will be")
+        return
+    rows = [(r.job, r.status, f"{r.seconds:.1f} s", r.counts) for r in reports]
+    echo_table(("job", "status", "took", "did"), rows, numbers=["took"], cell=200)
+    for report in reports:
+        for skip in report.skipped:
+            echo_line(f"{report.job}: {skip}")
+        for said in report.failed:
+            note(shown(f"{report.job}: {said}", 1_000))
+
+
+def _show_planned(reports: Sequence[Report]) -> None:
+    """Print what would be done as SQL, the rest as its comments."""
+    from toolkit.cli.render import echo_line, note, shown, sized
+
+    for report in reports:
+        if not report.planned and not report.skipped and not report.failed:
+            echo_line(f"-- {report.job}: nothing to do")
+        for act in report.planned:
+            echo_line(f"-- {report.job}: {act.what}" + (f" ({act.why})" if act.why else ""))
+            size = f"; {sized(act.bytes)}" if act.bytes else ""
+            echo_line(f"-- lock: {act.lock}{size}")
+            for statement in act.sql:
+                echo_line(f"{statement.rstrip().rstrip(';')};")
+            click.echo()
+        for skip in report.skipped:
+            echo_line(f"-- {report.job}: {'note' if skip.is_warning else 'skipped'}: {skip}")
+        for said in report.failed:
+            note(shown(f"{report.job}: {said}", 1_000))
+    if not reports:
+        click.echo("-- nothing is due; toolkit jobs says when something will be")
+    elif any(r.planned for r in reports):
+        click.echo("-- nothing was changed")
+
+
+def _show_states(states: Sequence[JobState]) -> None:
+    from toolkit.cli.render import echo_line, echo_table
+
+    headers = ("job", "every", "last run", "ended", "takes", "last success", "failed", "next")
+    rows = [
+        (
+            s.job,
+            s.every or "by hand",
+            s.started_at,
+            s.status or "never ran",
+            None if s.seconds is None else f"{s.seconds:.1f} s",
+            s.success_at,
+            s.failures or None,
+            s.next_at,
+        )
+        for s in states
+    ]
+    echo_table(headers, rows, numbers=["takes", "failed"])
+    for state in states:
+        for said in state.said:
+            echo_line(f"{state.job}: {said}")
+
+
+def _print_timetable(
+    choice: Choice, jobs: Sequence[str], max_runtime: float | None, is_systemd: bool, as_json: bool
+) -> None:
+    from toolkit.cli.render import echo_json
+
+    table = _timetable(choice, jobs, max_runtime)
+    if not is_systemd:
+        if as_json:
+            echo_json({"cron": table.cron()})
+            return
+        click.echo(
+            "# for crontab -e; a job that runs still when the next minute comes is left to it"
+        )
+        click.echo("# a password belongs in the file of --config, or in ~/.pgpass")
+        click.echo(table.cron(), nl=False)
+        return
+    units = table.systemd()
+    if as_json:
+        echo_json(units)
+        return
+    for name, text in units.items():
+        click.echo(f"# /etc/systemd/system/{name}\n{text}")
+    click.echo(f"# systemctl daemon-reload && systemctl enable --now {list(units)[-1]}")
+
+
+def _timetable(choice: Choice, jobs: Sequence[str], max_runtime: float | None) -> Timetable:
+    import getpass
+    import random
+
+    from toolkit_maintenance.timetable import Timetable, rhythm
+
+    if choice.dsn is not None:
+        raise click.UsageError(
+            "--dsn would stand there for others to read, with its password: give --config, or set "
+            "TOOLKIT_DSN for who runs it"
+        )
+    limit = round(_UNITS_RUNTIME_S if max_runtime is None else max_runtime)
+    options = choice.settings().maintenance
+    command = [*_program(), *_flags(choice), "maintain", *jobs, "--max-runtime", f"{limit}s"]
+    intervals = _intervals(options, jobs)
+    offset = random.random()  # noqa: S311 - so that many machines do not start at once
+    return Timetable(command, rhythm(intervals), limit, offset, getpass.getuser())
+
+
+def _intervals(options: MaintenanceOptions, jobs: Sequence[str]) -> list[timedelta]:
+    from toolkit.errors import UnknownName
+    from toolkit_maintenance.registry import JOBS
+
+    for job in jobs:
+        if job not in JOBS:
+            raise UnknownName("job", job, JOBS)
+    found = (options.every(job) for job in jobs or JOBS)
+    return [every for every in found if every is not None]
+
+
+def _program() -> list[str]:
+    """Return the command by its whole path: cron and systemd know no PATH of ours."""
+    import shutil
+    import sys
+    from pathlib import Path
+
+    beside = shutil.which("toolkit", path=str(Path(sys.executable).parent))
+    found = beside or shutil.which("toolkit")
+    if found is not None:
+        return [str(Path(found).absolute())]
+    return [sys.executable, "-c", "from toolkit.cli import main; main()"]
+
+
+def _flags(choice: Choice) -> list[str]:
+    from pathlib import Path
+
+    from toolkit.config import FILE, environment
+
+    given = choice.config or environment().get("TOOLKIT_CONFIG")
+    file = Path(given or FILE)
+    flags = ["--config", str(file.absolute())] if given or file.is_file() else []
+    return [*flags, *(["--schema", choice.schema] if choice.schema else [])]
