@@ -23,6 +23,7 @@ pytest_plugins = [
     "fix_cli",
     "fix_contract",
     "fix_jobs",
+    "fix_roles",
 ]
 
 # deadline: a shared machine stalls now and then; too_slow: so do its first examples

@@ -236,7 +236,7 @@ class _Run:
         if isinstance(error, QueryTimeout) and self._is_over():
             self.is_cut = True
         elif isinstance(error, DatabaseError) and error.sqlstate == _NO_RIGHT:
-            self.skipped.append(Skip(what, f"{error}; toolkit check --grants says what lacks"))
+            self.skipped.append(Skip(what, str(error)))
         else:
             self.failed.append(f"{what}: {error}")
 

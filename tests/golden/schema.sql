@@ -1101,8 +1101,8 @@ LEFT JOIN counted AS c ON c.id = d.id
 GROUP BY d.id, d.name
 ORDER BY d.name;
 COMMENT ON VIEW "toolkit".performance_summary IS
-    'a row a dataset, as the statistics of this server have it: scans and pages (reads from outside '
-    'its memory, hits in it) of all its tables; live and dead rows, vacuums and analyzes of the '
+    'a row a dataset, by the statistics of this server: scans and pages (reads from outside its '
+    'memory, hits in it) of all its tables; live and dead rows, vacuums and analyzes of the '
     'partitions of its rows: the latest, and of the one that has waited longest';
 
 

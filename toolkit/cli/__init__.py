@@ -90,6 +90,11 @@ COMMANDS = {
         "toolkit.cli.calibrate:calibrate",
         "Measure what reads cost on this server.",
     ),
+    "roles": (
+        "toolkit.cli.roles:roles",
+        "Show who may read, write and maintain, and grant it.",
+    ),
+    "check": ("toolkit.cli.checking:check", "Check what the toolkit relies on."),
     "demo": (
         "toolkit.demo.tour:main",
         "Take the two-minute tour: real servers, real bars, charts.",

@@ -31,6 +31,8 @@ _NO_ENTRY = (
     "no pg_hba.conf entry",
     "no password supplied",
     "does not exist",  # the role, or the database
+    "permission denied for database",
+    "is not permitted to log in",
 )
 DENIED = "the server refused the connection"
 """What every AccessDenied says."""
@@ -119,7 +121,8 @@ def _translated(error: BaseException, node: str) -> ToolkitError:
                 "run: toolkit migrate up"
             )
         case "42501":
-            return DatabaseError(f"{place}the role lacks a privilege: {text}", state)
+            hint = "toolkit check --grants prints what lacks"
+            return DatabaseError(f"{place}the role lacks a privilege: {text}; {hint}", state)
     constraint = error.diag.constraint_name
     return DatabaseError(f"{place}{text} (SQLSTATE {state})", state, constraint)
 
