@@ -237,12 +237,15 @@ class Cluster:
                     tried.add(name)
                     continue
             try:
-                return await ask(name), chosen
+                found = await ask(name)
+                self.loads[name].answered += 1
+                return found, chosen
             except (Unavailable, DatabaseError, SchemaError) as error:
                 if not self.failed(name, error, began):
                     raise
                 last = error
                 tried.add(name)
+                self.loads[name].left += 1
                 _log.info("a read moves on from %s: %s", name, error)
 
     async def reached(self, name: str, position: tuple[int, int] | None) -> bool:
@@ -296,6 +299,11 @@ class Cluster:
                 raise self._nobody(Want(is_primary=True), wait)
             self._prober.touch()
             await self.home.pause(_TURN)
+
+    @property
+    def writer(self) -> str:
+        """The name of the node that takes the writes, as far as is known; else empty."""
+        return self.health.primary.name if self.health.primary is not None else ""
 
     def _nobody(self, want: Want, wait: float) -> ToolkitError:
         """Say why no node will do."""
@@ -368,6 +376,9 @@ class Cluster:
             found[f"node_is_up.{name}"] = float(self.health.nodes[name].is_up)
             found[f"node_inflight.{name}"] = load.inflight
             found[f"node_latency_ms.{name}"] = load.latency * 1000
+            found[f"node_is_ejected.{name}"] = float(load.ejected_until > now)
+            found[f"node_reads.{name}"] = load.answered
+            found[f"node_reads_moved.{name}"] = load.left
             if lag.seconds is not None:
                 found[f"node_lag_s.{name}"] = lag.seconds
             if lag.bytes is not None:

@@ -158,6 +158,13 @@ class Columns:
             made = self._made[name] = self._shown(name)
         return made
 
+    @property
+    def nbytes(self) -> int:
+        """What its arrays take, in bytes."""
+        key = self._series.nbytes + self._ts.nbytes
+        key += 0 if self._seq is None else self._seq.nbytes
+        return key + sum([values.nbytes for values in self._values.values()])
+
     def keys(self) -> tuple[str, ...]:
         """Return the value columns' names; ``dict(cols)`` works."""
         return tuple(self._values)

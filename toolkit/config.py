@@ -12,6 +12,7 @@ from typing import Any
 
 from toolkit.errors import ConfigError, QueryError, UnknownName, shorten
 from toolkit.options import (
+    AlertOptions,
     CacheOptions,
     DecodeOptions,
     Limits,
@@ -21,7 +22,7 @@ from toolkit.options import (
 )
 from toolkit.rules import rules_of
 from toolkit.timegrid import EARLIEST, LATEST, Span, Step, iso, to_us
-from toolkit.topologies import ROUTING_KEYS, RoutingOptions, topology_of
+from toolkit.topologies import RoutingOptions, topology_of
 from toolkit_routing import AdmissionOptions, Topology
 
 FILE = "toolkit.toml"
@@ -49,6 +50,7 @@ class Settings:
     routing: RoutingOptions = RoutingOptions()
     admission: AdmissionOptions = AdmissionOptions()
     maintenance: MaintenanceOptions = MaintenanceOptions()
+    alerts: AlertOptions = AlertOptions()
     topology: Topology | None = None
     console: str = ""  # of the PgBouncer before it
     slow: float = 0.0
@@ -75,31 +77,27 @@ class Settings:
             "write.earliest": iso(self.plausible.start),
             "write.latest": iso(self.plausible.end),
         }
-        values |= {f"pool.{f.name}": str(getattr(self.pool, f.name)) for f in fields(PoolOptions)}
-        values |= {f"chooser.{f.name}": str(getattr(self.limits, f.name)) for f in fields(Limits)}
-        values |= {f"prices.{f.name}": str(getattr(self.prices, f.name)) for f in fields(Prices)}
-        values |= {
-            f"decode.{f.name}": str(getattr(self.decode, f.name)) for f in fields(DecodeOptions)
-        }
-        values |= {
-            f"routing.{f.name}": str(getattr(self.routing, f.name)) for f in fields(RoutingOptions)
-        }
-        values |= {
-            f"admission.{f.name}": str(getattr(self.admission, f.name))
-            for f in fields(AdmissionOptions)
-        }
-        values |= {
-            f"maintenance.{f.name}": str(getattr(self.maintenance, f.name))
-            for f in fields(MaintenanceOptions)
-        }
-        values |= {
-            f"cache.{f.name}": str(getattr(self.cache, f.name)) for f in fields(CacheOptions)
-        }
+        for section, (attribute, kind) in SECTIONS.items():
+            options = getattr(self, attribute)
+            values |= {f"{section}.{f.name}": str(getattr(options, f.name)) for f in fields(kind)}
         values["cache.redis"] = hide_url_password(self.cache.redis)
         values["cache.ahead"] = values["cache.ahead"].lower()
         values["cache.rules"] = ", ".join(map(str, self.cache.rules)) or "(none)"
         return dict(sorted(values.items()))
 
+
+SECTIONS: dict[str, tuple[str, type[Any]]] = {
+    "pool": ("pool", PoolOptions),
+    "chooser": ("limits", Limits),
+    "prices": ("prices", Prices),
+    "cache": ("cache", CacheOptions),
+    "decode": ("decode", DecodeOptions),
+    "admission": ("admission", AdmissionOptions),
+    "maintenance": ("maintenance", MaintenanceOptions),
+    "alerts": ("alerts", AlertOptions),
+    "routing": ("routing", RoutingOptions),
+}
+"""Where the settings of a section go, and what they are; the other keys stand by themselves."""
 
 _KEYS: dict[str, type] = {
     "database.dsn": str,
@@ -110,14 +108,7 @@ _KEYS: dict[str, type] = {
     "read.parallel": int,
     "write.earliest": str,
     "write.latest": str,
-    **{f"pool.{f.name}": type(f.default) for f in fields(PoolOptions)},
-    **{f"chooser.{f.name}": type(f.default) for f in fields(Limits)},
-    **{f"prices.{f.name}": float for f in fields(Prices)},
-    **{f"cache.{f.name}": type(f.default) for f in fields(CacheOptions)},
-    **{f"decode.{f.name}": type(f.default) for f in fields(DecodeOptions)},
-    **ROUTING_KEYS,
-    **{f"admission.{f.name}": type(f.default) for f in fields(AdmissionOptions)},
-    **{f"maintenance.{f.name}": type(f.default) for f in fields(MaintenanceOptions)},
+    **{f"{s}.{f.name}": type(f.default) for s, (_, k) in SECTIONS.items() for f in fields(k)},
 }
 _MAY_BE_ZERO = {"log.slow", "pool.min_size", "cache.memory", "cache.max_age", "cache.keep_log"}
 _MAY_BE_ZERO |= {"decode.least", "decode.most", "admission.max_inflight", "admission.rate"}
@@ -308,12 +299,11 @@ def _from_text(key: str, value: str, wanted: type, origin: str) -> object:
 
 
 def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
-    pool = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("pool.")}
-    limits = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("chooser.")}
-    prices = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("prices.")}
-    cache = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("cache.")}
-    threads = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("decode.")}
-    options, decode = PoolOptions(**pool), DecodeOptions(**threads)
+    given: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        given.setdefault(section, {})[name] = value
+    options, decode = PoolOptions(**given["pool"]), DecodeOptions(**given["decode"])
     if decode.most and decode.most < decode.least:
         where = origins.get("decode.most") or origins["decode.least"]
         raise ConfigError(where, "decode.most", f"{decode.most} is less than decode.least")
@@ -329,15 +319,14 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
         schema=_schema(values.get("database.schema", "toolkit"), origins),
         allow_newer_schema=values.get("database.allow_newer_schema", False),
         pool=options,
-        limits=_limits(limits, origins),
-        prices=Prices(**prices),
-        cache=CacheOptions(**cache),
+        limits=_limits(given["chooser"], origins),
+        prices=Prices(**given["prices"]),
+        cache=CacheOptions(**given["cache"]),
         decode=decode,
-        routing=_routing(values, origins),
-        admission=AdmissionOptions(
-            **{k.partition(".")[2]: v for k, v in values.items() if k.startswith("admission.")}
-        ),
-        maintenance=_maintenance(values, origins),
+        routing=_routing(given["routing"], origins),
+        admission=AdmissionOptions(**given["admission"]),
+        maintenance=_maintenance(given["maintenance"], origins),
+        alerts=_alerts(given["alerts"], origins),
         console=values.get("pgbouncer.console", ""),
         slow=values.get("log.slow", 0.0),
         parallel=values.get("read.parallel", 2),
@@ -346,8 +335,7 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Settings:
     )
 
 
-def _routing(values: Mapping[str, Any], origins: Mapping[str, str]) -> RoutingOptions:
-    given = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("routing.")}
+def _routing(given: Mapping[str, Any], origins: Mapping[str, str]) -> RoutingOptions:
     try:
         return RoutingOptions(**given)
     except ConfigError as error:
@@ -355,8 +343,7 @@ def _routing(values: Mapping[str, Any], origins: Mapping[str, str]) -> RoutingOp
         raise ConfigError(origins[key], key, problem) from None
 
 
-def _maintenance(values: Mapping[str, Any], origins: Mapping[str, str]) -> MaintenanceOptions:
-    given = {k.partition(".")[2]: v for k, v in values.items() if k.startswith("maintenance.")}
+def _maintenance(given: Mapping[str, Any], origins: Mapping[str, str]) -> MaintenanceOptions:
     for name, value in given.items():
         if isinstance(value, str) and (value or name == "keep_runs"):
             key = f"maintenance.{name}"
@@ -365,6 +352,14 @@ def _maintenance(values: Mapping[str, Any], origins: Mapping[str, str]) -> Maint
             except QueryError as error:
                 raise ConfigError(origins[key], key, f"{error}; a step is 10m, 1h or 30d") from None
     return MaintenanceOptions(**given)
+
+
+def _alerts(given: Mapping[str, Any], origins: Mapping[str, str]) -> AlertOptions:
+    for name in ("errors", "hit_rate", "memory", "pool"):
+        if not given.get(name, 1.0) <= 1.0:
+            key = f"alerts.{name}"
+            raise ConfigError(origins[key], key, f"{given[name]:g} is no share of 1; 0.8 is 80 %")
+    return AlertOptions(**given)
 
 
 def _limits(values: Mapping[str, Any], origins: Mapping[str, str]) -> Limits:

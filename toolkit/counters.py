@@ -21,7 +21,7 @@ _BUCKETS = 400  # up to what nobody waits for
 class Times:
     """How long reads took, in ms, counted in buckets; quantiles are right to 5 %.
 
-    Also the rows they returned and touched.
+    Also the rows they returned and touched, and the bytes of answers that were not at hand.
 
     >>> times = Times()
     >>> for ms in range(1, 101): times.add(float(ms), 10)
@@ -29,12 +29,12 @@ class Times:
     (100, 50.5, True, 1000)
     """
 
-    __slots__ = ("buckets", "returned", "total", "touched")
+    __slots__ = ("buckets", "moved", "returned", "total", "touched")
 
     def __init__(self) -> None:
         self.buckets = [0] * _BUCKETS
         self.total = 0.0
-        self.returned = self.touched = 0
+        self.returned = self.touched = self.moved = 0
 
     def add(self, ms: float, returned: int) -> None:
         """Count a read.
@@ -55,12 +55,25 @@ class Times:
             found.total += one.total
             found.returned += one.returned
             found.touched += one.touched
+            found.moved += one.moved
         return found
 
     @property
     def count(self) -> int:
         """How many there were."""
         return sum(self.buckets)
+
+    def below(self, bounds: Iterable[float]) -> list[int]:
+        """Return how many took no longer than each bound, in ms; a bound is right to 5 %.
+
+        >>> times = Times()
+        >>> for ms in (0.5, 0.5, 20.0, 300.0): times.add(ms, 1)
+        >>> times.below([0.1, 1.0, 100.0, 1000.0])
+        [0, 2, 3, 4]
+        """
+        sums = list(accumulate(self.buckets, initial=0))
+        places = (round(log(b) * _SCALE + _FIRST) for b in bounds)
+        return [sums[min(max(place, 0), _BUCKETS)] for place in places]
 
     @property
     def mean(self) -> float:
@@ -80,7 +93,8 @@ class Times:
         return {f"{name}_mean": self.mean, **quantiles}
 
 
-_ByStrategy = defaultdict[str, Times]
+By = tuple[str, str]  # strategy and dataset
+_Several = defaultdict[By, Times]
 
 
 class Counters:
@@ -89,9 +103,9 @@ class Counters:
     def __init__(self) -> None:
         self._lock = Lock()
         self._counts: dict[str, int] = {}
-        self._cache: _ByStrategy = defaultdict(Times)
-        self._redis: _ByStrategy = defaultdict(Times)
-        self._database: _ByStrategy = defaultdict(Times)
+        self._cache: _Several = defaultdict(Times)
+        self._redis: _Several = defaultdict(Times)
+        self._database: _Several = defaultdict(Times)
 
     def add(self, **counts: int) -> None:
         """Count what happened."""
@@ -99,29 +113,35 @@ class Counters:
             for name, count in counts.items():
                 self._counts[name] = self._counts.get(name, 0) + count
 
-    def add_read(self, plan: Plan, rows: int) -> None:
+    def add_read(self, plan: Plan, rows: int, dataset: str, size: int = 0) -> None:
         """Count a read, as one of the slowest place that it needed something from."""
-        sources = plan.sources
+        sources, by = plan.sources, (plan.strategy, dataset)
         if len(sources) == 1 and "memory" in sources:
-            times = self._cache[plan.strategy]
+            times = self._cache[by]
         elif sources and sources.keys() <= HELD:
-            times = self._redis[plan.strategy]
+            times = self._redis[by]
+            times.moved += size
         else:
-            times = self._database[plan.strategy]
+            times = self._database[by]
             touched = plan.rows
             times.touched += touched  # worked out before, so that nobody is let in between
+            times.moved += size
         times.add(plan.elapsed_ms, rows)
+
+    def reads(self) -> dict[str, dict[By, Times]]:
+        """Return reads by where their answers came from, and there by strategy and dataset."""
+        places = {"cache": self._cache, "redis": self._redis, "database": self._database}
+        # list: another thread may add one meanwhile
+        return {place: dict(list(found.items())) for place, found in places.items()}
 
     def shown(self) -> dict[str, float]:
         """Return the counts, and the times of reads by where their answers came from."""
-        places = {"cache": self._cache, "redis": self._redis, "database": self._database}
-        # list: another thread may add a strategy meanwhile
-        times = {place: dict(list(found.items())) for place, found in places.items()}
+        times = self.reads()
         every = Times.all_of(t for found in times.values() for t in found.values())
         with self._lock:
             counts: dict[str, float] = dict(self._counts)
         for found in times.values():
-            for strategy, one in found.items():
+            for (strategy, _), one in found.items():
                 name = f"reads_{strategy}"
                 counts[name] = counts.get(name, 0) + one.count
         if every.count:

@@ -152,3 +152,26 @@ class MaintenanceOptions:
         """Return how often a job is due; None: never by itself."""
         text = getattr(self, job)
         return timedelta(microseconds=Step.parse(text).approximate_us) if text else None
+
+
+@dataclass(frozen=True, slots=True)
+class AlertOptions:
+    """From when on somebody is told; times in seconds, shares of 1.
+
+    ``p95``: what 95 % of a service's reads take at most; ``slow``: what a statement on the server
+    may; ``errors``: the share of calls that may fail; ``lag``: how far a replica may be behind;
+    ``hit_rate``: the share of spans that a cache shall have; ``memory``: the share of its memory
+    that a process, or Redis, may take; ``pool``: the share of connections that may be in use;
+    ``silence``: how many times its interval a job may be without success; ``ahead``: partitions
+    that there shall be after the present one.
+    """
+
+    p95: float = 0.5
+    slow: float = 30.0
+    errors: float = 0.01
+    lag: float = 10.0
+    hit_rate: float = 0.5
+    memory: float = 0.8
+    pool: float = 0.8
+    silence: float = 3.0
+    ahead: int = 1

@@ -40,15 +40,16 @@ from toolkit.reading import Readings
 from toolkit.refresher import Progress, Refresher, RefreshReport
 from toolkit.shared import Shared
 from toolkit.shelved import LevelShared, ShelfReport
-from toolkit.slow import SlowLog
 from toolkit.strategy import Plan
 from toolkit.streaming import check_stream
 from toolkit.tally import PackReport
 from toolkit.tally import Progress as PackProgress
 from toolkit.timegrid import EARLIEST, LATEST, Span, Step
 from toolkit.together import grouped, question_of
+from toolkit.tracing import Tracing
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import Verifier, VerifyReport
+from toolkit.watching import Watch
 from toolkit.work import Work, types_of, with_time_left
 from toolkit.writer import Writer
 from toolkit_routing import Token
@@ -73,7 +74,6 @@ class Roads:
         self.cluster = cluster
         self.settings = settings
         self.counters = Counters()
-        self.slow = SlowLog(settings.slow)
         self.directory = Directory(
             driver, Catalog(), settings.schema, allow_newer_schema=settings.allow_newer_schema
         )
@@ -89,6 +89,7 @@ class Roads:
         self.decoders = DecodePool(threads.least, threads.most or None, threads.idle)
         run = self.decoders.run
         self.gate = Gate(driver, settings.admission)
+        self.watch = Watch(self.counters, settings.slow, Tracing(settings, cluster))
         self.readings = Readings(driver, directory, settings, self.cache, run, cluster)
         self.reader = self.readings.home.reader
         self.writer = Writer(driver, directory, partitioning, settings.plausible, run)
@@ -101,7 +102,7 @@ class Roads:
         self.verifier = Verifier(driver, directory)
 
     async def read(self, query: Query) -> Columns:
-        columns = self.reader.held(query)
+        columns, size = self.reader.held(query), 0
         if columns is None:
             started = time.perf_counter()
 
@@ -109,12 +110,13 @@ class Roads:
                 left = with_time_left(query, started)
                 return self.readings.ask(left, lambda on, asked: on.reader.read(asked))
 
-            with self.slow.over("read of", query) as call:
+            with self.watch.over("read", query) as call:
                 async with self.gate.turn(query):
                     columns = await self._twice(read)
-                call.answered(columns)
+                call.outcome = columns
+            size = columns.nbytes
         assert isinstance(columns.plan, Plan)
-        self.counters.add_read(columns.plan, len(columns))
+        self.counters.add_read(columns.plan, len(columns), query.asked.dataset, size)
         return columns
 
     async def read_many(self, questions: Iterable[Mapping[str, Any]]) -> list[Columns]:
@@ -144,10 +146,10 @@ class Roads:
     async def latest(self, query: Query, n: int) -> Columns:
         check_count(n)
         started = time.perf_counter()
-        with self.slow.over("latest of", query) as call:
+        with self.watch.over("latest", query) as call:
             async with self.gate.turn(query):
                 columns = await self.readings.ask(query, lambda on, q: on.newest.latest(q, n))
-            call.answered(columns)
+            call.outcome = columns
         assert isinstance(columns.plan, Plan)
         elapsed = (time.perf_counter() - started) * 1000
         columns.plan = replace(columns.plan, elapsed_ms=elapsed)
@@ -158,7 +160,7 @@ class Roads:
         check_stream(query, rows)
         self.counters.add(streams=1)
         # closed here, not by the garbage collector: a stream left early gives its connection back
-        with self.slow.over("first rows of a stream of", query):
+        with self.watch.over("stream", query):
             async with self.gate.turn(query):  # its beginning: it may go on for hours
                 begun = self.readings.ask(query, lambda on, q: on.streamer.begin(q, rows), "bulk")
                 first, rest = await begun
@@ -201,10 +203,10 @@ class Roads:
         mode: str,
         on_chunk: Callable[[WriteReport], None],
     ) -> WriteReport:
-        with self.slow.over("write to", dataset) as call:
+        with self.watch.over("write", dataset) as call:
             async with self._changing(dataset):
                 report = await self.writer.write(dataset, frame, intake, mode, on_chunk)
-            call.wrote(report)
+            call.outcome = report
         self.counters.add(writes=1, **_counted(report))
         return report
 
@@ -251,7 +253,7 @@ class Roads:
         query = build_query(dataset, series, start, end)
         if query.asked.series is None:
             raise QueryError("delete: name the series; to empty a dataset, drop its partitions")
-        with self.slow.over("delete of", query):
+        with self.watch.over("delete", query):
             async with self._changing(dataset):
                 count = await self.eraser.delete(dataset, query.asked.series, query.span)
         self.counters.add(deletes=1, rows_deleted=count)

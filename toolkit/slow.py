@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from toolkit.columns import Columns
 from toolkit.intake import WriteReport
@@ -15,65 +12,39 @@ from toolkit.timegrid import iso
 
 _log = logging.getLogger("toolkit.slow")
 _NAMED = 3
+_WORDS = {
+    "read": "read of",
+    "latest": "latest of",
+    "stream": "first rows of a stream of",
+    "write": "write to",
+    "delete": "delete of",
+}
 
 
-class Call:
-    """One call under way; ``outcome`` is what is known of how it went."""
+def tell(
+    operation: str,
+    asked: Query | str,
+    seconds: float,
+    outcome: Columns | WriteReport | BaseException | None,
+) -> None:
+    """Log a call that took long, at WARNING; waiting for a turn or a lock was part of it."""
+    text = asked if isinstance(asked, str) else in_words(asked)
+    _log.warning("%s %s took %.3f s: %s", _WORDS[operation], text, seconds, _how(outcome))
 
-    def __init__(self) -> None:
-        self.outcome = ""
 
-    def answered(self, columns: Columns) -> None:
-        """Take how a read was answered."""
-        plan = columns.plan
+def _how(outcome: Columns | WriteReport | BaseException | None) -> str:
+    if isinstance(outcome, BaseException):
+        return f"failed: {type(outcome).__name__}"
+    if isinstance(outcome, Columns):
+        plan = outcome.plan
         assert isinstance(plan, Plan)
         touched = ", ".join(f"{count:,} of {kind}" for kind, count in plan.sources.items())
         where = f" on {plan.node}" if plan.node else ""
-        self.outcome = f"{plan.strategy}{where}, {len(columns):,} rows from {touched or 'nothing'}"
-
-    def wrote(self, report: WriteReport) -> None:
-        """Take what a write did."""
-        counts = {n: getattr(report, n) for n in ("inserted", "updated", "unchanged")}
-        self.outcome = ", ".join(f"{n:,} rows {how}" for how, n in counts.items() if n)
-
-
-class _Unheard(Call):
-    """One of which nobody wants to know."""
-
-    def answered(self, columns: Columns) -> None: ...
-    def wrote(self, report: WriteReport) -> None: ...
-
-
-_UNTIMED = nullcontext(_Unheard())
-
-
-class SlowLog:
-    """Logs calls that took ``threshold`` seconds or more, at WARNING; 0 logs none.
-
-    Waiting counts: for a turn, a connection, a lock, a primary. What fails is logged, too.
-    """
-
-    def __init__(self, threshold: float, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._threshold = threshold
-        self._clock = clock
-
-    def over(self, what: str, asked: Query | str) -> AbstractContextManager[Call]:
-        """Time the block; ``what`` is done with a query, or with what a text names."""
-        return self._timed(what, asked) if self._threshold else _UNTIMED
-
-    @contextmanager
-    def _timed(self, what: str, asked: Query | str) -> Iterator[Call]:
-        call, began = Call(), self._clock()
-        try:
-            yield call
-        except BaseException as error:
-            call.outcome = f"failed: {type(error).__name__}"
-            raise
-        finally:
-            took = self._clock() - began
-            if took >= self._threshold:
-                text = asked if isinstance(asked, str) else in_words(asked)
-                _log.warning("%s %s took %.3f s: %s", what, text, took, call.outcome or "done")
+        return f"{plan.strategy}{where}, {len(outcome):,} rows from {touched or 'nothing'}"
+    if isinstance(outcome, WriteReport):
+        counts = {n: getattr(outcome, n) for n in ("inserted", "updated", "unchanged")}
+        return ", ".join(f"{n:,} rows {how}" for how, n in counts.items() if n) or "done"
+    return "done"
 
 
 def in_words(query: Query) -> str:

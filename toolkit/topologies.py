@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from toolkit.errors import ConfigError, UnknownName, shorten
@@ -48,9 +48,6 @@ class RoutingOptions:
         if not 0 <= self.ejected <= 1:
             problem = f"{self.ejected!r} is no part of the nodes; give a number from 0 to 1"
             raise ConfigError("routing", "ejected", problem)
-
-
-ROUTING_KEYS = {f"routing.{f.name}": type(f.default) for f in fields(RoutingOptions)}
 
 
 def topology_of(shards: object, origin: str) -> Topology:

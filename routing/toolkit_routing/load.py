@@ -18,7 +18,8 @@ class Load:
 
     A slow answer counts at once, and is forgotten in the course of seconds: a node that became
     slow is left alone before many calls wait there. (The estimator is that of Finagle's
-    power-of-two-choices balancer.)
+    power-of-two-choices balancer.) ``answered`` counts reads, ``left`` those that it failed and
+    that went on elsewhere.
 
     >>> load = Load()
     >>> load.done(10.0, 0.001), load.done(10.1, 0.2), load.done(20.1, 0.001)
@@ -35,6 +36,8 @@ class Load:
     turn: float = 0.0
     failures: int = 0
     ejections: int = 0
+    answered: int = 0
+    left: int = 0
     ejected_until: float = -math.inf
     _at: float = -math.inf
 

@@ -58,7 +58,7 @@ def test_a_read_counts_where_its_slowest_part_came_from(
     sources: dict[str, int], place: str
 ) -> None:
     counters = Counters()
-    counters.add_read(plan(8.0, **sources), 5)
+    counters.add_read(plan(8.0, **sources), 5, "metrics")
     shown = counters.shown()
     assert {k for k in shown if k.endswith("_reads")} == {f"{place}_reads"}
     assert 8 / WITHIN < shown[f"{place}_read_ms_p50"] < 8 * WITHIN
@@ -69,9 +69,9 @@ def test_strategies_and_rows_are_added_up_over_all_places() -> None:
     counters = Counters()
     assert counters.shown() == {}
     counters.add(rows_returned=7, streams=1)
-    counters.add_read(plan(memory=10), 10)
-    counters.add_read(plan(redis=10), 10)
-    counters.add_read(plan(points=30, memory=2, strategy="aggregated"), 3)
+    counters.add_read(plan(memory=10), 10, "metrics")
+    counters.add_read(plan(redis=10), 10, "candles")
+    counters.add_read(plan(points=30, memory=2, strategy="aggregated"), 3, "candles")
     shown = counters.shown()
     assert (shown["reads"], shown["reads_direct"], shown["reads_aggregated"]) == (3, 2, 1)
     assert (shown["rows_touched"], shown["rows_returned"], shown["streams"]) == (30, 30, 1)
@@ -82,8 +82,8 @@ def test_threads_lose_no_read() -> None:
 
     def read() -> None:
         for _ in range(20_000):
-            counters.add_read(held, 3)
-            counters.add_read(fetched, 3)
+            counters.add_read(held, 3, "metrics")
+            counters.add_read(fetched, 3, "metrics")
 
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from toolkit.config import Settings
 from toolkit.options import (
+    AlertOptions,
     CacheOptions,
     DecodeOptions,
     Limits,
@@ -36,6 +37,7 @@ _SECTIONS = {
     "decode": "the threads that decode blocks",
     "admission": "how many reads may be under way, and how long each waits for its turn",
     "maintenance": "toolkit maintain: how often each job is due (empty: never), and how it goes",
+    "alerts": "when toolkit check --alerts tells; times in seconds, shares of 1",
     "routing": "how nodes are looked at and chosen, where there are [[shards]]; times in seconds",
 }
 _SHARDS = """\
@@ -105,6 +107,15 @@ NOTES = {
     "maintenance.reindex": "build bloated indexes anew",
     "maintenance.warm": "fill the caches with what is asked often",
     "maintenance.cleanup": "remove expired records and what was left behind",
+    "alerts.p95": "that 95 % of reads take at most",
+    "alerts.slow": "that a statement on the server may take",
+    "alerts.errors": "the share of calls that may fail",
+    "alerts.lag": "that a replica may be behind",
+    "alerts.hit_rate": "the share of spans that a cache shall have",
+    "alerts.memory": "the share of its memory that a process, or Redis, may take",
+    "alerts.pool": "the share of connections that may be in use",
+    "alerts.silence": "how many times its interval a job may be without success",
+    "alerts.ahead": "partitions that there shall be after the present one",
     "routing.wait": "that a write waits for there to be a primary",
     "routing.interval": "between looks at a node",
     "routing.deadline": "that a look may take",
@@ -142,6 +153,7 @@ def defaults() -> dict[str, object]:
         **{f"decode.{f.name}": f.default for f in fields(DecodeOptions)},
         **{f"admission.{f.name}": f.default for f in fields(AdmissionOptions)},
         **{f"maintenance.{f.name}": f.default for f in fields(MaintenanceOptions)},
+        **{f"alerts.{f.name}": f.default for f in fields(AlertOptions)},
         **{f"routing.{f.name}": f.default for f in fields(RoutingOptions)},
     }
 
