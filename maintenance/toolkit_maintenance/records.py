@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from toolkit.drivers import Rows
 from toolkit.drivers.direct import Direct
@@ -14,6 +15,13 @@ from toolkit_maintenance.job import CUT, FAILED, KILLED, RUNNING, Job, Report
 
 _AGAIN = timedelta(minutes=1)  # after a failure: soon
 _NEARLY = timedelta(minutes=1)  # at most
+
+
+class Asks(Protocol):
+    """Whoever runs a statement and returns its rows."""
+
+    def fetch(self, statement: bytes) -> Rows:
+        """Run a statement and return its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ class JobState:
 
 
 def read_states(
-    direct: Direct, schema: str, jobs: Iterable[Job]
+    direct: Asks, schema: str, jobs: Iterable[Job]
 ) -> tuple[dict[str, JobState], datetime]:
     """Return every job's state by name, and the server's time."""
     names = [job.name for job in jobs]

@@ -95,6 +95,10 @@ COMMANDS = {
         "Show who may read, write and maintain, and grant it.",
     ),
     "check": ("toolkit.cli.checking:check", "Check what the toolkit relies on."),
+    "metrics": (
+        "toolkit.cli.metrics:metrics",
+        "Show what the server says: jobs, partitions, replicas, connections.",
+    ),
     "demo": (
         "toolkit.demo.tour:main",
         "Take the two-minute tour: real servers, real bars, charts.",

@@ -1,0 +1,181 @@
+"""Metrics of real stores: what they say is what happened, in few series, at no cost to reads."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from fix_cli import Run
+from fix_replicas import until
+from fix_servers import CacheServer, Database
+from fix_stores import COLOURS, cached, create, minutes, open_store
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from toolkit import metrics
+from toolkit.dataset import Aggregate, Column, Dataset
+from toolkit.errors import QueryTimeout, ToolkitError
+from toolkit.metrics import exposing, server
+from toolkit.metrics.table import BY_NAME, METRICS, SERVER, Datasets
+from toolkit_routing import AdmissionOptions
+
+DAY = ("2024-01-01Z", "2024-01-02Z")
+_LAST = (Aggregate("value_last", "last", ("value",)),)
+OWN = [Dataset(f"own{n}", (Column("value"),), _LAST, ("1h",), "1d") for n in range(8)]
+
+
+def registered(store: Any, **options: Any) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    metrics.register(getattr(store, "store", store), registry, **options)
+    return registry
+
+
+def samples(registry: CollectorRegistry) -> dict[str, dict[tuple[str, ...], float]]:
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in registry.collect():
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    return found
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_what_a_store_did_is_in_its_metrics(colour: str, database: Database) -> None:
+    with open_store(colour, cached(database.dsn)) as store:
+        registry = registered(store, server_every=None)
+        store.write("metrics", minutes(500), series="cpu")
+        for _ in range(3):
+            store.read("metrics", "cpu", *DAY)
+        store.read("metrics", "cpu", *DAY, step="1h", cache=False)
+        with psycopg.connect(database.dsn) as other:
+            other.execute("LOCK TABLE toolkit.metrics")
+            with pytest.raises(QueryTimeout):
+                store.read("metrics", "cpu", *DAY, timeout=0.1, cache=False)
+        store.delete("metrics", "cpu", *DAY)
+        found = samples(registry)
+    assert sum(found["toolkit_reads_total"].values()) == 4
+    assert found["toolkit_reads_total"]["metrics", "direct"] >= 3
+    assert found["toolkit_read_duration_seconds_count"]["memory",] == 2
+    assert found["toolkit_read_duration_seconds_count"]["database",] == 2
+    assert found["toolkit_read_duration_seconds_bucket"]["memory", "5"] == 2
+    assert found["toolkit_read_duration_seconds_bucket"]["memory", "1e-05"] <= 2
+    assert found["toolkit_rows_returned_total"]["metrics",] == 1_509
+    assert found["toolkit_rows_touched_total"]["metrics",] >= 1_000
+    # 500 points of a time, a code and a value, and nine bars
+    assert found["toolkit_answer_bytes_total"]["database",] >= 500 * (8 + 4 + 8)
+    assert found["toolkit_errors_total"]["QueryTimeout",] == 1
+    assert found["toolkit_errors_total"]["Overloaded",] == 0
+    assert found["toolkit_rows_written_total"]["inserted",] == 500
+    assert found["toolkit_rows_written_total"]["deleted",] == 500
+    assert found["toolkit_calls_total"]["write",] == 1
+    assert found["toolkit_cache_hits_total"]["memory",] >= 2
+    assert 0 < found["toolkit_cache_bytes"][()] < found["toolkit_cache_max_bytes"][()]
+    assert found["toolkit_pool_size"]["primary",] >= 1
+    assert found["toolkit_node_reads_total"]["primary",] == 2
+    assert found["toolkit_process_resident_bytes"][()] > 1e7
+    assert found["toolkit_process_resident_bytes"][()] < found["toolkit_process_limit_bytes"][()]
+    assert math.isnan(found["toolkit_memory_trend_bytes_per_hour"]["process",])
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(5_000, marks=pytest.mark.soak)])
+def test_series_are_few_however_many_partitions_series_and_datasets_there_are(
+    count: int, database: Database, valkey9: CacheServer
+) -> None:
+    create(database, *OWN)
+    with psycopg.connect(database.dsn, autocommit=True) as sql:
+        for day in range(0, count, 100):
+            sql.execute(
+                "SELECT toolkit.ensure_partitions('own1', d, d + interval '100 days') "
+                "FROM (SELECT timestamptz '2011-01-01Z' + %s * interval '1 day') AS x (d)",
+                [day],
+            )
+    settings = cached(database.dsn, redis=valkey9.url, redis_timeout=2.0)
+    settings = replace(settings, admission=AdmissionOptions(max_inflight=10))
+    with open_store("blocking", settings) as store:
+        registry = registered(store)
+        for n in range(8):
+            store.write(f"own{n}", minutes(10), series="cpu")
+        for series in range(50):
+            store.write("metrics", minutes(2), series=f"host{series}")
+            store.read("metrics", f"host{series}", *DAY)
+        for n in range(8):
+            for strategy in ("direct", "aggregated", "downsampled"):
+                step = None if strategy == "direct" else "1h"
+                store.read(f"own{n}", "cpu", *DAY, step=step, strategy=strategy, cache=False)
+        until(lambda: "toolkit_server_up" in samples(registry), "the server's figures")
+        found = samples(registry)
+        several = [name for name in found if not name.endswith("_created")]
+        assert sum(len(found[name]) for name in several) < 200
+        assert found["toolkit_server_up"][()] == 1
+        assert found["toolkit_partitions"]["other",] + sum(
+            found["toolkit_partitions"].get((f"own{n}",), 0) for n in range(8)
+        ) >= count  # fmt: skip
+        assert found["toolkit_reads_total"]["other", "downsampled"] >= 2
+        assert found["toolkit_redis_memory_bytes"][()] > 0
+    names = {name for name in BY_NAME if BY_NAME[name].full_name not in str(sorted(found))}
+    nodes = {"node_up", "node_inflight", "node_latency_seconds", "node_lag_seconds"}
+    # of a topology, of replicas, and of a job that ran
+    nodes |= {"node_lag_bytes", "node_reads_moved", "replica_lag_seconds", "replica_lag_bytes"}
+    assert names <= nodes | {"job_duration_seconds"}
+
+
+def test_a_scrape_waits_for_no_server_and_says_when_it_is_out(database: Database) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = cached(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x")
+        settings = replace(settings, pool=replace(settings.pool, connect_timeout=0.3))
+        with open_store("asyncio", settings) as store:
+            registry = registered(store)
+            assert "toolkit_server_up" not in samples(registry)  # nobody has answered yet
+            until(lambda: "toolkit_server_up" in samples(registry), "a look that failed")
+            found = samples(registry)
+    assert found["toolkit_server_up"][()] == 0
+    assert "toolkit_server_connections" not in found
+    assert found["toolkit_calls_total"]["write",] == 0
+
+
+def test_a_role_that_may_see_nothing_makes_parts_unknown(database: Database) -> None:
+    with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS metrics_blind")
+        admin.execute("CREATE ROLE metrics_blind LOGIN PASSWORD 'x'")
+        admin.execute("GRANT USAGE ON SCHEMA toolkit TO metrics_blind")
+        admin.execute("GRANT SELECT ON toolkit.dataset, toolkit.toolkit_version TO metrics_blind")
+    parts = urlsplit(database.dsn)
+    blind = parts._replace(netloc=f"metrics_blind:x@{parts.netloc.rpartition('@')[2]}").geturl()
+    try:
+        figures = server.look(cached(blind))
+        assert figures.database.connections
+        assert figures.jobs is None
+        assert "job_run" in figures.unknown["jobs"]
+        assert server.values(figures, Datasets())["server_up"] == {(): 0.0}
+    finally:
+        with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
+            admin.execute("DROP OWNED BY metrics_blind")
+            admin.execute("DROP ROLE metrics_blind")
+
+
+def test_textfile_and_text_are_what_prometheus_reads(
+    database: Database, run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "toolkit.prom"
+    run("metrics", "--textfile", str(path))
+    found = {f.name: f for f in text_string_to_metric_families(path.read_text())}
+    assert {s.labels["dataset"] for s in found["toolkit_partitions"].samples} == {
+        *("candles", "metrics", "trades"),
+    }
+    assert list(tmp_path.iterdir()) == [path]
+    shown = {f.name for f in text_string_to_metric_families(run("metrics").stdout)}
+    assert shown == set(found)
+    spoken = json.loads(run("metrics", "--json").stdout)
+    assert spoken["toolkit_job_failures"][0]["labels"] == {"job": "partitions"}
+    of_server = {m.full_name for m in METRICS if m.of == SERVER} | {"toolkit_build_info"}
+    assert set(spoken) <= of_server
+    said = run("metrics", "--textfile", str(tmp_path / "no" / "x.prom"), code=1)
+    assert "No such file" in said.stderr
+    with pytest.raises(ToolkitError, match="No such file"):
+        exposing.write_textfile({}, tmp_path / "no" / "x.prom")

@@ -1,0 +1,52 @@
+"""The command `toolkit metrics`: what the server says, for Prometheus and for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from toolkit.cli.choice import Choice
+
+
+@click.command()
+@click.option(
+    "--textfile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write them to this file, whole or not at all: for node_exporter, by cron.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def metrics(choice: Choice, textfile: Path | None, as_json: bool) -> None:
+    """Show what the server says: jobs, partitions, replicas, connections.
+
+    In the text format of Prometheus. What happens inside a service (reads, caches, pools) only
+    that knows: it calls toolkit.metrics.register(store). Exits 1 where the server did not tell
+    all of it.
+    """
+    from toolkit import __version__
+    from toolkit.cli.failing import Failure
+    from toolkit.cli.render import echo_json
+    from toolkit.metrics import exposing, server
+    from toolkit.metrics.table import BY_NAME, Datasets, Values
+
+    figures = server.look(choice.resolved())
+    found: Values = {"build_info": {(__version__,): 1.0}}
+    found |= server.values(figures, Datasets())
+    if textfile is not None:
+        exposing.write_textfile(found, textfile)
+    if as_json:
+        echo_json(
+            {
+                BY_NAME[name].full_name: [
+                    {"labels": dict(zip(BY_NAME[name].labels, labels, strict=True)), "value": value}
+                    for labels, value in several.items()
+                ]
+                for name, several in found.items()
+                if several
+            }
+        )
+    elif textfile is None:
+        click.echo(exposing.text(found), nl=False)
+    if figures.unknown:
+        raise Failure("; ".join(f"{part}: {why}" for part, why in figures.unknown.items()))

@@ -1,0 +1,247 @@
+"""The list of metrics: what each is called, what it says, and which counter it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+PROCESS, SERVER = "process", "server"
+OTHER = "other"
+DATASETS = 6
+"""So many datasets have labels of their own, in the order in which they come; the rest is other."""
+
+BOUNDS_S = (0.00001, 0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+"""The buckets of a time; each bound is right to 5 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric; ``name`` is without the ``toolkit_`` and ``_total`` that Prometheus sees.
+
+    ``of``: what a service's process counts itself, or what anybody may ask the server. ``stats``
+    are the counters of ``store.stats()`` that it shows, by the values of its labels; those of a
+    ``is_by_node`` metric have the node's name behind a dot. One without is worked out.
+    """
+
+    name: str
+    kind: str
+    help: str
+    of: str = PROCESS
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    stats: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    scale: float = 1.0
+    is_by_node: bool = False
+
+    @property
+    def full_name(self) -> str:
+        """What Prometheus calls it in expressions.
+
+        >>> Metric("reads", COUNTER, "").full_name, Metric("node_up", GAUGE, "").full_name
+        ('toolkit_reads_total', 'toolkit_node_up')
+        """
+        return f"toolkit_{self.name}" + ("_total" if self.kind == COUNTER else "")
+
+
+def _each(label: str, **stats: str) -> dict[str, object]:
+    return {"labels": (label,), "stats": {(value,): stat for value, stat in stats.items()}}
+
+
+def _counter(name: str, help: str, **more: object) -> Metric:
+    return Metric(name, COUNTER, help, **more)  # type: ignore[arg-type]  # its own fields
+
+
+def _gauge(name: str, help: str, **more: object) -> Metric:
+    return Metric(name, GAUGE, help, **more)  # type: ignore[arg-type]  # its own fields
+
+
+def _plain(stat: str) -> dict[tuple[str, ...], str]:
+    return {(): stat}
+
+
+def _node(name: str, help: str, stat: str, kind: str = GAUGE, **more: object) -> Metric:
+    return Metric(
+        name,
+        kind,
+        help,
+        labels=("node",),
+        stats=_plain(stat),
+        is_by_node=True,
+        **more,  # type: ignore[arg-type]  # its own fields
+    )
+
+
+_DATASET = {"labels": ("dataset",)}
+_JOB = {"of": SERVER, "labels": ("job",)}
+_REPLICA = {"of": SERVER, "labels": ("replica",)}
+
+METRICS: tuple[Metric, ...] = (
+    _gauge("build_info", "The version of the toolkit; always 1.", labels=("version",)),
+    # -- calls
+    _counter("reads", "Reads that were answered.", labels=("dataset", "strategy")),
+    Metric(
+        "read_duration_seconds",
+        HISTOGRAM,
+        "How long reads took, by the slowest place they needed something from.",
+        labels=("source",),
+        unit="seconds",
+    ),
+    _counter("rows_returned", "Rows that reads returned.", **_DATASET),
+    _counter("rows_touched", "Rows that the database read for them.", **_DATASET),
+    _counter(
+        "answer_bytes",
+        "Bytes of answers that were not in this process's memory.",
+        labels=("source",),
+        unit="bytes",
+    ),
+    _counter(
+        "calls",
+        "Calls that were not reads.",
+        **_each(
+            "call",
+            latest="latest",
+            stream="streams",
+            write="writes",
+            delete="deletes",
+            backfill="backfills",
+            refresh="refreshes",
+        ),
+    ),
+    _counter(
+        "rows_written",
+        "Rows that writes and deletes were about.",
+        **_each(
+            "outcome",
+            inserted="rows_inserted",
+            updated="rows_updated",
+            unchanged="rows_unchanged",
+            deleted="rows_deleted",
+        ),
+    ),
+    _counter("errors", "Calls that failed, by the class of the error.", labels=("error",)),
+    # -- cache
+    _counter(
+        "cache_hits",
+        "Spans that were found in a tier.",
+        **_each("tier", memory="cache_hits", redis="redis_hits"),
+    ),
+    _counter(
+        "cache_misses",
+        "Spans that were not.",
+        **_each("tier", memory="cache_misses", redis="redis_misses"),
+    ),
+    _counter("cache_evicted", "Spans that made room for others.", stats=_plain("cache_evicted")),
+    _gauge("cache_spans", "Spans that are remembered.", stats=_plain("cache_spans")),
+    _gauge("cache_bytes", "Bytes that they take.", unit="bytes", stats=_plain("cache_bytes")),
+    _gauge("cache_max_bytes", "Bytes that they may take.", unit="bytes"),
+    _counter(
+        "redis_bytes",
+        "Bytes from Redis, and to it.",
+        unit="bytes",
+        **_each("direction", read="redis_bytes_in", written="redis_bytes_out"),
+    ),
+    # -- nodes
+    _node("node_up", "1 if a node answers.", "node_is_up"),
+    _node("node_reads", "Reads that a node answered.", "node_reads", COUNTER),
+    _node("node_reads_moved", "Reads that left a node, which failed.", "node_reads_moved", COUNTER),
+    _node("node_inflight", "Calls on their way to a node.", "node_inflight"),
+    _node(
+        "node_latency_seconds",
+        "How long a node takes to answer; what was slow is forgotten in seconds.",
+        "node_latency_ms",
+        unit="seconds",
+        scale=0.001,
+    ),
+    _node("node_lag_seconds", "How far a replica is behind.", "node_lag_s", unit="seconds"),
+    _node("node_lag_bytes", "The same in bytes of log.", "node_lag_bytes", unit="bytes"),
+    _gauge("breaker_open", "1 if a node, or redis, is left alone for a while.", labels=("node",)),
+    # -- pools and turns
+    _node("pool_size", "Connections of a pool.", "pool_size"),
+    _node("pool_max", "Connections it may have.", "pool_max"),
+    _node("pool_idle", "Connections nobody uses.", "pool_available"),
+    _node("pool_waiting", "Calls that wait for one.", "requests_waiting"),
+    _gauge("admission_inflight", "Reads under way.", stats=_plain("admission_inflight")),
+    _gauge("admission_waiting", "Reads that wait for a turn.", stats=_plain("admission_waiting")),
+    _counter("admission_refused", "Reads that got no turn.", stats=_plain("admission_refused")),
+    # -- memory
+    _gauge("process_resident_bytes", "Memory that this process takes.", unit="bytes"),
+    _gauge("process_limit_bytes", "Memory that it may take, or the machine has.", unit="bytes"),
+    _gauge(
+        "memory_trend_bytes_per_hour",
+        "How fast memory grows, over the last hour; NaN in the first five minutes.",
+        labels=("of",),
+        unit="bytes",
+    ),
+    # -- what the server says
+    _gauge("server_up", "1 if the server told all that is asked of it.", of=SERVER),
+    _gauge("server_connections", "Connections to the server.", of=SERVER),
+    _gauge("server_max_connections", "Connections it takes of ordinary roles.", of=SERVER),
+    _gauge(
+        "server_longest_statement_seconds",
+        "How long the oldest statement runs that the role may see.",
+        of=SERVER,
+        unit="seconds",
+    ),
+    _counter("server_buffer_hits", "Pages the server had in its buffers.", of=SERVER),
+    _counter("server_buffer_reads", "Pages it had not.", of=SERVER),
+    _gauge("replica_lag_seconds", "How far a replica is behind.", unit="seconds", **_REPLICA),
+    _gauge("replica_lag_bytes", "The same in bytes of log.", unit="bytes", **_REPLICA),
+    _gauge("partitions", "Partitions of a dataset.", of=SERVER, **_DATASET),
+    _gauge(
+        "partitions_ahead",
+        "Partitions after the present one; 0 if that is missing.",
+        of=SERVER,
+        **_DATASET,
+    ),
+    _gauge(
+        "job_last_success_timestamp_seconds",
+        "When the last run began that succeeded; 0: none did.",
+        unit="seconds",
+        **_JOB,
+    ),
+    _gauge("job_duration_seconds", "What runs with work take (median).", unit="seconds", **_JOB),
+    _gauge("job_failures", "Runs that failed since the last success.", **_JOB),
+    _gauge("job_interval_seconds", "How often a job is due.", unit="seconds", **_JOB),
+    _gauge("redis_memory_bytes", "Memory that Redis takes.", of=SERVER, unit="bytes"),
+    _gauge("redis_max_memory_bytes", "Memory that it may take.", of=SERVER, unit="bytes"),
+    _counter("redis_keyspace_hits", "Keys that anybody found in Redis.", of=SERVER),
+    _counter("redis_keyspace_misses", "Keys that nobody did.", of=SERVER),
+)
+
+BY_NAME = {m.name: m for m in METRICS}
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many were no more than each of the bounds, in all, and their sum."""
+
+    below: tuple[int, ...]
+    count: int
+    sum: float
+
+
+Values = dict[str, dict[tuple[str, ...], "float | Histogram"]]
+"""What metrics are, by name, and by the values of their labels."""
+
+
+class Datasets:
+    """Which datasets have a label of their own: the first that come, for good."""
+
+    def __init__(self, most: int = DATASETS) -> None:
+        self._most = most
+        self._named: set[str] = set()
+
+    def label(self, dataset: str) -> str:
+        """Return the label of a dataset.
+
+        >>> two = Datasets(2)
+        >>> [two.label(name) for name in ("a", "b", "c", "a")]
+        ['a', 'b', 'other', 'a']
+        """
+        if dataset in self._named:
+            return dataset
+        if len(self._named) >= self._most:
+            return OTHER
+        self._named.add(dataset)
+        return dataset
