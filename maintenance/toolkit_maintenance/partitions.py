@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -40,13 +40,10 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
             yield from (Skip(table.name, why, is_warning=True) for why in table.strange)
             yield from _finished(ground, table)
         wanted = _ahead(ground, dataset)
-        for span in wanted:
-            if span not in points.spans:
-                yield _made(ground, points.name, span, _ensure(ground, dataset.name, span))
+        yield from _made(ground, points, wanted, _ensure)
+        years = _cover(ROLLUP_PARTITION, Span(wanted[0].start, wanted[-1].end))
         for table in rollups:
-            for year in _cover(ROLLUP_PARTITION, Span(wanted[0].start, wanted[-1].end)):
-                if year not in table.spans:
-                    yield _made(ground, table.name, year, _add(ground, table.name, year))
+            yield from _made(ground, table, years, _add)
         for before, after in pairwise(sorted({*points.spans, *wanted})):
             if before.end < after.start:
                 why = f"no partition from {iso(before.end)} to {iso(after.start)}"
@@ -89,7 +86,7 @@ def _finished(ground: Ground, table: _Table) -> Iterator[Act]:
             what,
             texts([statement]),
             lock,
-            partial(_do, ground, what, statement, "detaches_finished", is_alone=True),
+            partial(_do, ground, what, [statement], {"detaches_finished": 1}, together=False),
             size,
             "somebody began to detach it and was interrupted: it can be neither used nor dropped",
         )
@@ -115,11 +112,28 @@ def _cover(every: str, span: Span) -> list[Span]:
     return [Span(low, high) for low, high in pairwise(edges)]
 
 
-def _made(ground: Ground, table: str, span: Span, statement: bytes) -> Act:
-    what = f"make the partition {span} of {table}"
-    do = partial(_do, ground, what, statement, "partitions_made")
-    why = "without it the first to write there waits for it to be made"
-    return Act(what, texts([statement]), f"SHARE UPDATE EXCLUSIVE on {table}", do, why=why)
+def _made(
+    ground: Ground, table: _Table, wanted: list[Span], call: Callable[[Ground, str, Span], bytes]
+) -> Iterator[Act]:
+    """Yield what makes the missing ones of some spans: an act for those that follow each other."""
+    runs: list[list[Span]] = []
+    for span in wanted:
+        if span in table.spans:
+            continue
+        if runs and runs[-1][-1].end == span.start:
+            runs[-1].append(span)
+        else:
+            runs.append([span])
+    for run in runs:
+        whole = Span(run[0].start, run[-1].end)
+        count = "1 partition" if len(run) == 1 else f"{len(run)} partitions"
+        what = f"make {count} of {table.name} for {whole}"
+        begin = compose("partition/begin_adding", parent=ground.table(table.name))
+        statements = [begin, call(ground, table.name, whole)]
+        do = partial(_do, ground, what, statements, {"partitions_made": len(run)})
+        why = "or the first to write there waits for it to be made"
+        lock = f"SHARE UPDATE EXCLUSIVE on {table.name}"
+        yield Act(what, ("BEGIN", *texts(statements), "COMMIT"), lock, do, why=why)
 
 
 def _ensure(ground: Ground, dataset: str, span: Span) -> bytes:
@@ -142,7 +156,7 @@ def _call(ground: Ground, function: str, *given: Part) -> bytes:
 
 
 def _do(
-    ground: Ground, what: str, statement: bytes, counted: str, *, is_alone: bool = False
+    ground: Ground, what: str, statements: list[bytes], counts: Counts, *, together: bool = True
 ) -> Counts:
-    ground.ddl(what, [statement], together=not is_alone)
-    return {counted: 1}
+    ground.ddl(what, statements, together=together)
+    return counts
