@@ -161,7 +161,12 @@ def _run(
         return _Run(job, ground, now, started).planned()
     try:
         with direct.alone(f"job {ground.schema} {job.name}"):
-            number, began = records.begin(direct, ground.schema, job.name, targets)
+            try:
+                number, began = records.begin(direct, ground.schema, job.name, targets)
+            except DatabaseError as error:
+                if error.sqlstate != _NO_RIGHT:
+                    raise
+                return Report(job.name, SKIPPED, now, skipped=(Skip(job.name, str(error)),))
             this = _Run(job, ground, began, started)
             try:
                 this.act()
