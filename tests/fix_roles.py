@@ -10,7 +10,7 @@ What PUBLIC may by default is taken from it, so that each role has what the tool
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -77,6 +77,13 @@ class Cast:
 @pytest.fixture
 def cast(database: Database) -> Iterator[Cast]:
     """The roles, each with its rights."""
+    with cast_on(database) as cast:
+        yield cast
+
+
+@contextmanager
+def cast_on(database: Database) -> Iterator[Cast]:
+    """Make the roles on a database, and drop them at the end."""
     cast = Cast(database, {role: f"{database.name}_{role}" for role in ROLES})
     names = [sql.Identifier(name) for name in cast.names.values()]
     with psycopg.connect(database.admin_dsn, autocommit=True) as admin:

@@ -115,11 +115,12 @@ BEGIN
         LEFT JOIN pg_roles AS o ON o.oid = n.nspowner AND NOT o.rolsuper
         WHERE s.dbid = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
           AND s.queryid IS NOT NULL
-          AND (s.userid = o.oid OR strpos(s.query, $2) > 0 OR strpos(s.query, $3) > 0)
+          AND (s.userid = o.oid OR strpos(s.query, $2) > 0 OR s.query ~ $3)
         GROUP BY s.userid, s.queryid
         ORDER BY 3 DESC
     $query$, place) USING {schema_text}::name,
-        '"' || replace({schema_text}, '"', '""') || '".', quote_ident({schema_text}) || '.';
+        '"' || replace({schema_text}, '"', '""') || '".',
+        CASE WHEN {schema_text} ~ '^[a-z_][a-z0-9_]*$' THEN '[[:<:]]' || {schema_text} || '[.]' END;
 EXCEPTION
     WHEN object_not_in_prerequisite_state OR undefined_column OR undefined_table
          OR insufficient_privilege THEN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +168,13 @@ def everything(cast: Cast) -> list[tuple[object, ...]]:
 
 
 @pytest.fixture
-def stocked(cast: Cast) -> Iterator[Cast]:
+def stocked(cast: Cast) -> Cast:
     """Rows, blocks, rollups and a change that they have yet to follow."""
     with cast.store("owner") as owner:
         owner.write("candles", bars("2023-01-01", 1_440), series="A")
         owner.compress("candles", end="2023-06-01Z")
         owner.write("candles", bars("2024-01-01", 100), series="A")
-    yield cast
+    return cast
 
 
 @pytest.mark.parametrize("role", ["reader", "writer"])

@@ -63,5 +63,5 @@ def _grants(choice: Choice, as_: str | None, role: str | None, as_json: bool) ->
     for statement in statements:
         click.echo(f"{statement};")
     for statement in advised:
-        click.echo(f"{statement};  -- advised: {found.advised[0].rule.purpose}")
+        click.echo(f"{statement};  -- advised: nothing fails without")
     return not lacks

@@ -101,16 +101,18 @@ def sql(
 
     given = _given(reader, writer, maintainer)
     with looking(choice) as (_, ground, _asking):
-        found = [
-            statement
-            for name, role in given.items()
-            for statement in grants(rights(role, ground), ground, name)
-        ]
+        needed, advised = [], []
+        for name, role in given.items():
+            wanted = rights(role, ground)
+            needed += grants([r for r in wanted if not r.rule.advised], ground, name)
+            advised += grants([r for r in wanted if r.rule.advised], ground, name)
     if as_json:
-        echo_json({"schema": ground.schema, "statements": found})
+        echo_json({"schema": ground.schema, "statements": needed, "advised": advised})
         return
-    for statement in found:
+    for statement in needed:
         click.echo(f"{statement};")
+    for statement in advised:
+        click.echo(f"{statement};  -- advised: nothing fails without")
 
 
 @roles.command()
