@@ -16,6 +16,7 @@ pytest_plugins = [
     "fix_local",
     "fix_replicas",
     "fix_pgbouncer",
+    "fix_prometheus",
     "fix_plans",
     "fix_stores",
     "fix_sharing",

@@ -68,19 +68,26 @@ class Programs:
         return self._found[version]
 
     def _unpacked(self, version: str) -> Program:
-        folder = self._store / f"pgbouncer-{version}"
-        if not folder.exists():
-            # it appears whole or not at all: another run may be here, too
-            with tempfile.TemporaryDirectory(prefix=".unpack-", dir=self._store) as scratch:
-                _unpack(Path(scratch), *_RELEASES[version])
-                with suppress(OSError):
-                    (Path(scratch) / "root").rename(folder)
-        machine = f"{os.uname().machine}-linux-gnu"
-        libraries = [folder / "lib" / machine, folder / "usr/lib" / machine]
-        loader = next(found for path in libraries for found in path.glob("ld-linux-*.so.*"))
-        # what it links against may be newer than ours: it starts through a loader of its own age
-        starter = (str(loader), "--library-path", ":".join(map(str, libraries)))
+        folder, starter = unpacked(self._store, f"pgbouncer-{version}", *_RELEASES[version])
         return Program(folder / "usr/sbin/pgbouncer", starter)
+
+
+def unpacked(
+    store: Path, name: str, release: str, packages: tuple[str, ...]
+) -> tuple[Path, tuple[str, ...]]:
+    """Return where packages of a Debian's are unpacked, and what starts their programs."""
+    folder = store / name
+    if not folder.exists():
+        # it appears whole or not at all: another run may be here, too
+        with tempfile.TemporaryDirectory(prefix=".unpack-", dir=store) as scratch:
+            _unpack(Path(scratch), release, packages)
+            with suppress(OSError):
+                (Path(scratch) / "root").rename(folder)
+    machine = f"{os.uname().machine}-linux-gnu"
+    libraries = [folder / "lib" / machine, folder / "usr/lib" / machine]
+    loader = next(found for path in libraries for found in path.glob("ld-linux-*.so.*"))
+    # what it links against may be newer than ours: it starts through a loader of its own age
+    return folder, (str(loader), "--library-path", ":".join(map(str, libraries)))
 
 
 def _archive() -> str:
@@ -212,13 +219,19 @@ class MakePgBouncer(Protocol):
 
 
 @pytest.fixture(scope="session")
-def pgbouncer_programs() -> Programs:
-    """The PgBouncers that this machine can run; what was downloaded stays for later runs."""
+def programs_folder() -> Path:
+    """Where programs are unpacked; what was downloaded stays for later runs."""
     store = Path(tempfile.gettempdir()) / f"timeseries-toolkit-tests-programs-{os.geteuid()}"
     store.mkdir(mode=0o755, exist_ok=True)
     if store.is_symlink() or store.stat().st_uid != os.geteuid():
         raise RuntimeError(f"{store} belongs to somebody else")
-    return Programs(store)
+    return store
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_programs(programs_folder: Path) -> Programs:
+    """The PgBouncers that this machine can run."""
+    return Programs(programs_folder)
 
 
 @pytest.fixture

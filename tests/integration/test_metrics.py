@@ -172,7 +172,7 @@ def test_textfile_and_text_are_what_prometheus_reads(
     shown = {f.name for f in text_string_to_metric_families(run("metrics").stdout)}
     assert shown == set(found)
     spoken = json.loads(run("metrics", "--json").stdout)
-    assert spoken["toolkit_job_failures"][0]["labels"] == {"job": "partitions"}
+    assert spoken["toolkit_job_failures"][0]["labels"] == {"job_name": "partitions"}
     of_server = {m.full_name for m in METRICS if m.of == SERVER} | {"toolkit_build_info"}
     assert set(spoken) <= of_server
     said = run("metrics", "--textfile", str(tmp_path / "no" / "x.prom"), code=1)

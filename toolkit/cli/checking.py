@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from toolkit.cli.checking_alerts import judge_alerts
 from toolkit.cli.choice import Choice
 from toolkit.cli.failing import FAILED
 
@@ -11,21 +12,33 @@ _AS = click.Choice(["reader", "writer", "maintainer"])
 
 
 @click.command()
+@click.option("--alerts", is_flag=True, help="Judge the alerts, as Prometheus would.")
 @click.option("--grants", is_flag=True, help="What a role may do, and the GRANTs that it lacks.")
 @click.option("--as", "as_", type=_AS, help="What it is to be. Default: what it seems to be.")
 @click.option("--role", metavar="ROLE", help="Whose rights. Default: of who connects.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def check(
-    context: click.Context, grants: bool, as_: str | None, role: str | None, as_json: bool
+    context: click.Context,
+    alerts: bool,
+    grants: bool,
+    as_: str | None,
+    role: str | None,
+    as_json: bool,
 ) -> None:
     """Check what the toolkit relies on.
 
-    Exits 1 if something lacks.
+    --alerts: the thresholds of [alerts], by what the server and Redis say; what only a service
+    knows (its reads, its memory) is said to be unknown. Exits 1 if an alert fires, or a right lacks.
     """
-    if not grants:
-        raise click.UsageError("say what to check: --grants")
-    is_well = _grants(context.obj, as_, role, as_json)
+    if alerts == grants:
+        raise click.UsageError("say what to check: --alerts or --grants")
+    if alerts and (as_ is not None or role is not None):
+        raise click.UsageError("--as and --role go with --grants")
+    if alerts:
+        is_well = judge_alerts(context.obj, as_json)
+    else:
+        is_well = _grants(context.obj, as_, role, as_json)
     context.exit(0 if is_well else FAILED)
 
 

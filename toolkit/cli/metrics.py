@@ -15,9 +15,13 @@ from toolkit.cli.choice import Choice
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write them to this file, whole or not at all: for node_exporter, by cron.",
 )
+@click.option("--rules", is_flag=True, help="Print Prometheus' rules, by [alerts], and ask nobody.")
+@click.option("--dashboard", is_flag=True, help="Print Grafana's dashboard, and ask nobody.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def metrics(choice: Choice, textfile: Path | None, as_json: bool) -> None:
+def metrics(
+    choice: Choice, textfile: Path | None, rules: bool, dashboard: bool, as_json: bool
+) -> None:
     """Show what the server says: jobs, partitions, replicas, connections.
 
     In the text format of Prometheus. What happens inside a service (reads, caches, pools) only
@@ -27,9 +31,13 @@ def metrics(choice: Choice, textfile: Path | None, as_json: bool) -> None:
     from toolkit import __version__
     from toolkit.cli.failing import Failure
     from toolkit.cli.render import echo_json
-    from toolkit.metrics import exposing, server
+    from toolkit.metrics import exposing, rendering, server
     from toolkit.metrics.table import BY_NAME, Datasets, Values
 
+    if rules or dashboard:
+        said = rendering.rules(choice.settings().alerts) if rules else rendering.dashboard()
+        click.echo(said, nl=False)
+        return
     figures = server.look(choice.resolved())
     found: Values = {"build_info": {(__version__,): 1.0}}
     found |= server.values(figures, Datasets())

@@ -215,7 +215,7 @@ def values(figures: Figures | None, datasets: Datasets) -> Values:
     if (redis := figures.redis) is not None:
         found |= {
             "redis_memory_bytes": {(): redis.memory},
-            "redis_max_memory_bytes": {(): redis.most},
+            "redis_max_memory_bytes": {(): redis.most} if redis.most else {},
             "redis_keyspace_hits": {(): redis.hits},
             "redis_keyspace_misses": {(): redis.misses},
         }

@@ -73,8 +73,8 @@ def _node(name: str, help: str, stat: str, kind: str = GAUGE, **more: object) ->
 
 
 _DATASET = {"labels": ("dataset",)}
-_JOB = {"of": SERVER, "labels": ("job",)}
-_REPLICA = {"of": SERVER, "labels": ("replica",)}
+_JOB = {"of": SERVER, "labels": ("job_name",)}  # job: Prometheus has that for itself
+_REPLICA = {"of": SERVER, "labels": ("node",)}
 
 METRICS: tuple[Metric, ...] = (
     _gauge("build_info", "The version of the toolkit; always 1.", labels=("version",)),
@@ -204,7 +204,12 @@ METRICS: tuple[Metric, ...] = (
     _gauge("job_failures", "Runs that failed since the last success.", **_JOB),
     _gauge("job_interval_seconds", "How often a job is due.", unit="seconds", **_JOB),
     _gauge("redis_memory_bytes", "Memory that Redis takes.", of=SERVER, unit="bytes"),
-    _gauge("redis_max_memory_bytes", "Memory that it may take.", of=SERVER, unit="bytes"),
+    _gauge(
+        "redis_max_memory_bytes",
+        "What it may take, if anything.",
+        of=SERVER,
+        unit="bytes",
+    ),
     _counter("redis_keyspace_hits", "Keys that anybody found in Redis.", of=SERVER),
     _counter("redis_keyspace_misses", "Keys that nobody did.", of=SERVER),
 )
