@@ -71,7 +71,7 @@ class Cache:
         """
         plan = work.plan
         levels = self._levels(work.query, work.entry, work.targets, plan.strategy, plan.rollup)
-        if levels is None or (work.query.asked.limit is not None and plan.grid is None):
+        if not levels or (work.query.asked.limit is not None and plan.grid is None):
             return await fetcher.fetch(work)
         if self._owner != os.getpid():
             self._begin_anew()

@@ -352,3 +352,12 @@ def test_who_waits_for_anothers_fetch_does_not_share_its_hurry(
             threads[0].join()
         threads[1].join()
         assert outcomes == ["QueryTimeout", 1440]
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_dataset_without_series_is_read_through_the_cache(
+    colour: str, database: Database
+) -> None:
+    with open_store(colour, cached(database.dsn)) as store:
+        for options in ({}, {"step": "1h"}):
+            assert len(store.read("metrics", None, "2024-01-01Z", "2024-01-02Z", **options)) == 0
