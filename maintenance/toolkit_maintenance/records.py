@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from toolkit.drivers import Rows
+from toolkit.drivers import Params, Rows
 from toolkit.drivers.direct import Direct
 from toolkit.statements import compose, name
 from toolkit_maintenance.job import CUT, FAILED, KILLED, RUNNING, Job, Report
@@ -20,7 +20,7 @@ _NEARLY = timedelta(minutes=1)  # at most
 class Asks(Protocol):
     """Whoever runs a statement and returns its rows."""
 
-    def fetch(self, statement: bytes) -> Rows:
+    def fetch(self, statement: bytes, params: Params | None = None) -> Rows:
         """Run a statement and return its rows."""
 
 

@@ -99,10 +99,6 @@ COMMANDS = {
         "toolkit.cli.metrics:metrics",
         "Show what the server says: jobs, partitions, replicas, connections.",
     ),
-    "check": (
-        "toolkit.cli.checking:check",
-        "Check that all is as it should be.",
-    ),
     "demo": (
         "toolkit.demo.tour:main",
         "Take the two-minute tour: real servers, real bars, charts.",

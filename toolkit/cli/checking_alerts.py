@@ -7,8 +7,8 @@ import click
 from toolkit.cli.choice import Choice
 
 
-def check_alerts(context: click.Context, choice: Choice, as_json: bool) -> None:
-    """Judge every alert by what the server says; exits 1 if one fires."""
+def judge_alerts(choice: Choice, as_json: bool) -> bool:
+    """Judge every alert by what the server says; whether none fires."""
     from toolkit.cli.render import echo_json, echo_table
     from toolkit.metrics.alerts import FIRING, judged
     from toolkit.metrics.server import look
@@ -35,5 +35,4 @@ def check_alerts(context: click.Context, choice: Choice, as_json: bool) -> None:
         for alert, verdict in found:
             if verdict.status == FIRING:
                 click.echo(f"\n{alert.id}: {alert.description}")
-    if any(verdict.status == FIRING for _, verdict in found):
-        context.exit(1)
+    return all(verdict.status != FIRING for _, verdict in found)
