@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from toolkit.query import after, bounded
     from toolkit.reader import Explanation
     from toolkit.refresher import RefreshReport
+    from toolkit.retaining import Retention
     from toolkit.store import Store
     from toolkit.strategy import Plan
     from toolkit_routing import Node
@@ -40,6 +41,7 @@ _HOME = {
     "Index": "toolkit.dataset",
     "Plan": "toolkit.strategy",
     "RefreshReport": "toolkit.refresher",
+    "Retention": "toolkit.retaining",
     "Series": "toolkit.catalog",
     "Settings": "toolkit.config",
     "Store": "toolkit.store",
@@ -60,6 +62,7 @@ __all__ = [
     "Index",
     "Plan",
     "RefreshReport",
+    "Retention",
     "Series",
     "Settings",
     "Store",

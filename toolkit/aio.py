@@ -21,6 +21,7 @@ from toolkit.partitions import Partition
 from toolkit.query import Freshness, build_query, latest_query
 from toolkit.reader import Explanation
 from toolkit.refresher import Progress, RefreshReport
+from toolkit.retaining import Retention
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.tally import PackReport
 from toolkit.tally import Progress as PackProgress
@@ -375,6 +376,10 @@ class AsyncStore:
     async def set_compress_after(self, dataset: str, age: str) -> str:
         """Have :meth:`compress` take points older than ``age`` (``30d``); empty: none by itself."""
         return await self._roads.set_compress_after(dataset, age)
+
+    async def set_retention(self, dataset: str, retain: Retention) -> Retention:
+        """Have the retention job keep rows, blocks and rollups for so long, and no longer."""
+        return await self._roads.set_retention(dataset, retain)
 
     async def describe(self, dataset: str) -> DatasetStats:
         """Return the server's figures of a dataset: series, rows, bytes, what is unfollowed."""

@@ -192,6 +192,11 @@ class Cache:
         else:
             found = zip(targets.ids, targets.steps, strict=True)
             levels = [(i, level_of_points(entry, step)) for i, step in found]
+        if rollup is None and entry.frozen_before is not None:
+            # who has not heard of the mark yet must not find points there that others have read
+            start = query.span.start
+            if any(level.floor(start) < entry.frozen_before for _, level in levels):
+                return None
         width, columns = query.span.width, len(entry.dataset.columns) + 2
         for _, level in levels:
             tiers = self._policy.rule(entry, level).tiers

@@ -29,13 +29,15 @@ class Rollup:
     """One step of a dataset's ladder as it stands in the database.
 
     ``is_trusted`` is False after a restore into another cluster, whose transaction ids start
-    over: until the next refresh its cursor means nothing.
+    over: until the next refresh its cursor means nothing. Of before ``gone_before`` there are no
+    buckets any more.
     """
 
     id: int
     grid: Grid
     relation: str
     is_trusted: bool = True
+    gone_before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Entry:
     """A dataset with its rollups (finest first) and the statements already composed for it.
 
     ``cold_to``: blocks hold points before this instant only; None where there are none. It may
-    be out of date: who relies on it looks again in the statement that does.
+    be out of date: who relies on it looks again in the statement that does. So it is with
+    ``frozen_before``: points before it may be gone, and rollups stand for them.
     """
 
     id: int
@@ -61,32 +64,45 @@ class Entry:
     dataset: Dataset
     rollups: tuple[Rollup, ...]
     cold_to: int | None = None
+    frozen_before: int | None = None
     statements: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_row(
         cls,
-        row: tuple[int, Mapping[str, Any], list[Mapping[str, Any]], datetime | None],
+        row: tuple[
+            int, Mapping[str, Any], list[Mapping[str, Any]], datetime | None, datetime | None
+        ],
         schema: str,
         sysid: int | None,
     ) -> Entry:
-        """Build from (id, spec, rollups as JSON objects, until when there are blocks)."""
+        """Build from (id, spec, rollups as JSON objects, until when there are blocks, the mark)."""
         rollups = [
             Rollup(
                 r["id"],
                 Grid(Step.parse(r["step"])),
                 r["relation"],
                 r["sysid"] is None or sysid is None or r["sysid"] == sysid,
+                to_us(datetime.fromisoformat(gone)) if (gone := r["gone_before"]) else None,
             )
             for r in row[2]
         ]
         rollups.sort(key=lambda r: r.grid.width or 0)
-        cold_to = to_us(row[3]) if row[3] is not None else None
-        return cls(row[0], schema, Dataset.from_mapping(row[1]), tuple(rollups), cold_to)
+        cold_to, frozen = (to_us(at) if at is not None else None for at in row[3:])
+        return cls(row[0], schema, Dataset.from_mapping(row[1]), tuple(rollups), cold_to, frozen)
 
     def is_cold(self, span: Span) -> bool:
         """Return whether a range reaches into the time of which blocks may hold points."""
         return self.cold_to is not None and span.start < self.cold_to and not span.is_empty
+
+    def is_frozen(self, span: Span) -> bool:
+        """Return whether a range reaches into the time of which points may be gone."""
+        return self.frozen_before is not None and span.start < min(self.frozen_before, span.end)
+
+    def has_marks_of(self, other: Entry) -> bool:
+        """Return whether retention has moved no mark between the two."""
+        mine, theirs = (self.frozen_before, self.rollups), (other.frozen_before, other.rollups)
+        return mine == theirs
 
     def cold_share(self, span: Span) -> float:
         """Return which share of a range that is."""
@@ -143,8 +159,9 @@ class Catalog:
                     entry.rollups,
                 ):
                     # keep its composed statements
-                    is_same = old.cold_to == entry.cold_to
-                    fresh[name] = old if is_same else replace(old, cold_to=entry.cold_to)
+                    marks = (entry.cold_to, entry.frozen_before)
+                    is_same = marks == (old.cold_to, old.frozen_before)
+                    fresh[name] = old if is_same else replace(entry, statements=old.statements)
             self._entries = fresh
 
     def series(self, entry: Entry, names: Iterable[str]) -> tuple[list[Series], list[str]]:

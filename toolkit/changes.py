@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from toolkit.catalog import Entry, Series
 from toolkit.drivers import Transaction
+from toolkit.errors import InputError
 from toolkit.ingest.frames import Batch, runs
 from toolkit.statements import compose, name
-from toolkit.timegrid import Instants, Span, to_datetime
+from toolkit.timegrid import Instants, Span, iso, to_datetime, to_us
 
 _WEEK = 7 * 86_400_000_000
 
@@ -45,13 +46,29 @@ def within(entry: Entry, span: Span) -> Instants:
     return np.append(instants, span.end - 1)
 
 
-async def check_alive(transaction: Transaction, entry: Entry, ids: npt.NDArray[np.int32]) -> None:
+async def check_alive(
+    transaction: Transaction, entry: Entry, ids: npt.NDArray[np.int32], first: int
+) -> None:
     """Refuse to commit points of series that are gone with a dataset made anew meanwhile.
 
-    Asked after the points are in: their table is locked by then, and stays what it is.
+    Also changes before the mark that retention has set; ``first`` is the first instant of them.
+    Asked after the points are in and logged: their tables are locked by then, and stay what they
+    are.
     """
-    series = name(entry.schema, "series")
+    tables = {"series": name(entry.schema, "series"), "dataset": name(entry.schema, "dataset")}
     params = {"dataset_id": entry.id, "ids": ids.tolist()}
-    rows = await transaction.fetch(compose("write/count_series", series=series), params)
+    rows = await transaction.fetch(compose("write/count_series", **tables), params)
     if rows[0][0] != len(ids):
         raise SeriesGone
+    if rows[0][1] is not None:
+        refuse_frozen(entry, first, to_us(rows[0][1]))
+
+
+def refuse_frozen(entry: Entry, first: int, mark: int | None) -> None:
+    """Raise InputError where a change begins before the mark that retention has set."""
+    if mark is not None and first < mark:
+        raise InputError(
+            f"{entry.dataset.name!r}, {iso(first)}: points before {iso(mark)} are frozen; "
+            "retention may have dropped some of them, and rollups stand for them; what may still "
+            "change begins there"
+        )

@@ -60,11 +60,16 @@ async def fetch(fetcher: Fetcher, work: Work) -> Found:
         if is_split:
             return await _from_both(fetcher, work)
     except QueryError:  # an integer sum that cannot be added to others: from the points then
-        pass
+        if not _may_go_by_points(work):
+            raise
     except DatabaseError as error:
-        if error.sqlstate != OUT_OF_RANGE:
+        if error.sqlstate != OUT_OF_RANGE or not _may_go_by_points(work):
             raise
     return _in_direction(work, await fetcher.from_points(from_now(work)))
+
+
+def _may_go_by_points(work: Work) -> bool:
+    return work.plan.strategy != "downsampled" or not work.entry.is_frozen(work.query.span)
 
 
 def columns_of(work: Work) -> tuple[str, ...]:

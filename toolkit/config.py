@@ -345,7 +345,8 @@ def _routing(given: Mapping[str, Any], origins: Mapping[str, str]) -> RoutingOpt
 
 def _maintenance(given: Mapping[str, Any], origins: Mapping[str, str]) -> MaintenanceOptions:
     for name, value in given.items():
-        if isinstance(value, str) and (value or name == "keep_runs"):
+        is_step = isinstance(value, str) and name != "retain_export"
+        if is_step and (value or name == "keep_runs"):
             key = f"maintenance.{name}"
             try:
                 Step.parse(value)

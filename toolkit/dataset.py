@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import QueryError, SchemaError, UnknownName
+from toolkit.retaining import Retention
 from toolkit.timegrid import DAY, Grid, Span, Step
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _DECIMAL = re.compile(r"decimal\(([0-9]|1[0-8])\)")
 _RESERVED = {"series", "series_id", "ts", "seq", "xid", "lo", "hi"}
 _TAKEN_SUFFIX = re.compile(r"_(log|blocks|p[0-9]{8}|[0-9]+[smhdwMy])")
 _ANY = Span(0, 0)  # fixed widths fit each other everywhere or nowhere
+_FOR_EVER = Retention()
 _MAX_COVERED = 28  # an index holds 32 columns: the key, and what it covers
 
 
@@ -147,6 +149,7 @@ class Dataset:
     that ``points=`` draws. ``changelog`` says who logs changes: database triggers, which see
     every client, or the writing store, where triggers cannot be had. Points older than
     ``compress_after`` (a step: 30d) become blocks when it is compressed; empty: never by itself.
+    ``retain`` says how long what is kept.
     """
 
     name: str
@@ -159,6 +162,7 @@ class Dataset:
     indexes: tuple[Index, ...] = ()
     changelog: str = "trigger"
     compress_after: str = ""
+    retain: Retention = _FOR_EVER
     _by_name: Mapping[str, Column] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
@@ -214,11 +218,7 @@ class Dataset:
             self.column(self.chart)
         if self.changelog not in ("trigger", "writer"):
             raise SchemaError(f"dataset {self.name!r}: changelog is 'trigger' or 'writer'")
-        if self.compress_after:
-            try:
-                Step.parse(self.compress_after)
-            except QueryError as error:
-                raise SchemaError(f"dataset {self.name!r}: compress_after: {error}") from None
+        self.retain.check(self.name, self.ladder, self.compress_after)
 
     def _check_ladder(self) -> None:
         grids = self.grids
@@ -276,11 +276,10 @@ class Dataset:
 
     def aggregate(self, name: str) -> Aggregate:
         """Return the bar column called ``name`` or say which there are."""
-        for aggregate in self.aggregates:
-            if aggregate.name == name:
-                return aggregate
-        names = [a.name for a in self.aggregates]
-        raise UnknownName("column", name, names, f"bars of dataset {self.name!r}")
+        by_name = {a.name: a for a in self.aggregates}
+        if name in by_name:
+            return by_name[name]
+        raise UnknownName("column", name, by_name, f"bars of dataset {self.name!r}")
 
     def extra_aggregate(self, column: str, kind: str) -> Aggregate:
         """Return the bar column for ``kind`` of ``column``: the dataset's own, else a new one."""
@@ -350,6 +349,8 @@ class Dataset:
             "indexes": [{"columns": list(i.columns), "where": i.where} for i in self.indexes],
             "changelog": self.changelog,
             "compress_after": self.compress_after,
+            # only where it is set: older versions do not know it
+            **({"retain": kept} if (kept := self.retain.to_mapping()) else {}),
         }
 
     @classmethod
@@ -366,6 +367,7 @@ class Dataset:
                     "columns": tuple(Column(**c) for c in mapping["columns"]),
                     "aggregates": tuple(Aggregate(**a) for a in mapping.get("aggregates", ())),
                     "indexes": tuple(Index(**i) for i in mapping.get("indexes", ())),
+                    "retain": Retention(**mapping.get("retain", {})),
                 }
             )
         except (KeyError, TypeError) as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from toolkit.dataset import Column, Dataset, State
+from toolkit.retaining import Retention
 
 STORED = {
     "float": "double precision",
@@ -67,7 +68,7 @@ def create_dataset(dataset: Dataset, schema: str, *, blocks: bool = True) -> Ite
     )
     yield f"CREATE INDEX {ident(f'{dataset.name}_log_xid')} ON {log} (xid)"
     if dataset.changelog == "trigger":
-        yield _trigger_function(dataset, schema)
+        yield _trigger_function(dataset, schema, guards=blocks)
         yield _truncate_function(dataset, schema)
         for function in (changed_function(dataset.name), truncated_function(dataset.name)):
             # they run with their owner's rights: nobody else may hang them on a table of theirs
@@ -112,12 +113,34 @@ def add_blocks(dataset: Dataset, schema: str) -> Iterator[str]:
         yield made.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)
 
 
+def guard_writes(dataset: Dataset, schema: str, *, guards: bool = True) -> Iterator[str]:
+    """Yield what has the function that logs changes refuse those of before ``frozen_before``."""
+    if dataset.changelog == "trigger":
+        made = _trigger_function(dataset, schema, guards=guards)
+        yield made.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)
+
+
 def set_compress_after(dataset: str, schema: str, age: str) -> Iterator[str]:
     """Yield the statement that sets from what age on points are compressed; empty: from none."""
-    yield f"""DO $set$
+    yield _set(dataset, schema, {"compress_after": age})
+
+
+def set_retention(dataset: str, schema: str, retain: Retention) -> Iterator[str]:
+    """Yield the statement that sets how long a dataset is kept."""
+    yield _set(dataset, schema, {"retain": retain.to_mapping()})
+
+
+def set_fields(dataset: Dataset, schema: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield the statement that declares some fields of a dataset as they are now."""
+    declared = dataset.to_mapping()
+    yield _set(dataset.name, schema, {n: declared.get(n, {}) for n in names})
+
+
+def _set(dataset: str, schema: str, fields: Mapping[str, object]) -> str:
+    return f"""DO $set$
 BEGIN
     UPDATE {ident(schema, "dataset")}
-    SET spec = spec || {literal(json.dumps({"compress_after": age}))}::jsonb
+    SET spec = spec || {literal(json.dumps(fields))}::jsonb
     WHERE name = {literal(dataset)};
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no dataset % in schema %', {literal(dataset)}, {literal(schema)};
@@ -268,11 +291,11 @@ def _log_runs(dataset: Dataset, schema: str, rows: str) -> str:
         GROUP BY series_id, cell, run"""
 
 
-def _trigger_function(dataset: Dataset, schema: str) -> str:
+def _trigger_function(dataset: Dataset, schema: str, *, guards: bool = False) -> str:
     both = "(SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u"
     return f"""CREATE FUNCTION {ident(schema, changed_function(dataset.name))}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
-BEGIN
+{"DECLARE mark timestamptz; " if guards else ""}BEGIN
     -- points that move between rows and blocks change no answer
     IF current_setting('toolkit.moving', true) = 'on' THEN
         RETURN NULL;
@@ -282,10 +305,24 @@ BEGIN
         {_log_runs(dataset, schema, "old_rows")};
     ELSE
         {_log_runs(dataset, schema, both)};
-    END IF;
+    END IF;{_guard(dataset, schema) if guards else ""}
     RETURN NULL;
 END
 $changed$"""
+
+
+def _guard(dataset: Dataset, schema: str) -> str:
+    # in the statement that has just logged: its snapshot is of after the log was locked for that
+    return f"""
+    SELECT d.frozen_before INTO mark FROM {ident(schema, "dataset")} AS d
+    WHERE d.name = {literal(dataset.name)};
+    IF mark IS NOT NULL AND EXISTS (
+        SELECT FROM {ident(schema, f"{dataset.name}_log")} AS l
+        WHERE l.xid = pg_current_xact_id() AND l.lo < mark) THEN
+        RAISE EXCEPTION 'points of {dataset.name} before % are frozen: retention may have dropped '
+            'some, and rollups stand for them; write and delete from then on', mark
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;"""
 
 
 def _truncate_function(dataset: Dataset, schema: str) -> str:

@@ -6,11 +6,14 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
+from typing import Any
 
+from toolkit import ddl
 from toolkit.catalog import REVISION, VERSION_TABLE, Catalog, Entry, Series
+from toolkit.dataset import Dataset
 from toolkit.drivers import Driver, Params, Rows, Server
 from toolkit.errors import DatabaseError, QueryError, QueryTimeout, SchemaError, UnknownName
 from toolkit.statements import Part, compose, name
@@ -102,9 +105,20 @@ class Directory:
         rows = await self.run("catalog/list_datasets", "dataset", "rollup", timeout=left())
         self._loaded.at = self._clock()
         self.catalog.remember(
-            Entry.from_row((row[0], row[1], row[2], row[3]), self.schema, sysid) for row in rows
+            Entry.from_row((row[0], row[1], row[2], row[3], row[4]), self.schema, sysid)
+            for row in rows
         )
         return self.catalog.entries()
+
+    async def declare(self, dataset: str, **fields: Any) -> Dataset:
+        """Change fields of a dataset's declaration, and return what it is then."""
+        entry = await self.confirmed(dataset)
+        wanted = replace(entry.dataset, **fields)  # says what cannot be
+        async with self.driver.transaction() as transaction:
+            for statement in ddl.set_fields(wanted, entry.schema, fields):
+                await transaction.execute(statement.encode())
+        await self.load()
+        return wanted
 
     async def confirm(
         self, entry: Entry, series: Mapping[int, str], *, timeout: float | None = None

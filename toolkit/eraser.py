@@ -42,6 +42,7 @@ class Eraser:
 
     async def _delete(self, dataset: str, names: tuple[str, ...], span: Span) -> int:
         entry = await self._directory.entry(dataset)
+        changes.refuse_frozen(entry, span.start, entry.frozen_before)
         found = await self._directory.series(entry, names)
         series = list({s.id: s for s in found}.values())
         ids = np.unique([s.id for s in series])
@@ -63,7 +64,7 @@ class Eraser:
             else:
                 statement = self._text(entry, "delete_range")
                 count += await transaction.execute(statement, params)
-            await changes.check_alive(transaction, entry, ids)
+            await changes.check_alive(transaction, entry, ids, span.start)
         return count
 
     async def _cut_out(

@@ -36,6 +36,7 @@ from toolkit.work import (
     Colder,
     Found,
     Reach,
+    Refrozen,
     Targets,
     Unit,
     Work,
@@ -88,6 +89,8 @@ class Fetcher:
             except Colder:
                 await self._directory.load(timeout=time_left(work))
                 entry = await self._directory.entry(work.entry.dataset.name)
+                if not entry.has_marks_of(work.entry):
+                    raise Refrozen(entry.dataset.name) from None
                 work = replace(work, entry=entry)
         return await self._fetched(from_now(work))
 
@@ -173,7 +176,7 @@ class Fetcher:
         try:
             rows = await self.states(work)
         except DatabaseError as error:
-            if error.sqlstate != OUT_OF_RANGE:
+            if error.sqlstate != OUT_OF_RANGE or work.entry.is_frozen(work.query.span):
                 raise
             # an integer sum that has left bigint cannot be added to others: from the points then
             by_points = replace(plan, strategy="aggregated")
@@ -219,21 +222,17 @@ class Fetcher:
         is_cold = work.entry.is_cold(work.query.span)
         try:
             statement, params = self.statement(work)
-            return await self._hot(statement, params, timeout=time_left(work))
+            return sure(await self.driver.fetch(statement, params, timeout=time_left(work)))
         except DatabaseError as error:
             if error.sqlstate != OUT_OF_RANGE or is_cold:
                 raise
         total = self.statement(work, is_total=True)
         try:
-            return await self._hot(*total, timeout=time_left(work))
+            return sure(await self.driver.fetch(*total, timeout=time_left(work)))
         except DatabaseError as error:
             if error.sqlstate != OUT_OF_RANGE or work.plan.strategy == "downsampled":
                 raise
             raise QueryError(NO_ADDEND) from error
-
-    async def _hot(self, statement: bytes, params: Params, *, timeout: float | None) -> Rows:
-        """Fetch rows of which the last column says, if it is true, that there are blocks, too."""
-        return sure(await self.driver.fetch(statement, params, timeout=timeout))
 
     def statement(self, work: Work, *, is_total: bool = False) -> tuple[bytes, Params]:
         """Return the one statement that answers, or of several the first, and its values."""
@@ -258,7 +257,7 @@ class Fetcher:
                 is_added=plan.grid != plan.rollup.grid or query.asked.group_by is not None,
                 is_cold=is_cold,
             )
-            params |= rollup_params(plan.rollup.id, plan.rollup.grid, query.span)
+            params |= rollup_params(plan.rollup, query.span)
             return statement, params | (cold_params(entry, plan.rollup.grid) if is_cold else {})
         has_limit = query.asked.limit is not None and query.asked.group_by is None
         statement = compose.buckets_statement(
@@ -415,6 +414,7 @@ class Fetcher:
         """Return the points of rows and blocks; ``options`` are those of cold_of."""
         how = cold.cold_of(work, span, columns, ids, names, **options)
         code_of = {series_id: code for code, series_id in enumerate(ids)}
+        sure([row for row in rows if row[1] is not None])
         count = _OFF_LOOP if any(row[1] is None for row in rows) else 0  # it has blocks
         run = in_time(work.query, work.started, self.run)
         merged: Merged = await self.compute(count, merge_cold, how, rows, code_of, run)

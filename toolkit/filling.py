@@ -127,6 +127,8 @@ class Filling:
 
     async def store(self) -> Filled:
         """Store the batch; what others change meanwhile is planned anew."""
+        first = int(self._batch.ts.min(initial=LATEST))
+        changes.refuse_frozen(self._entry, first, self._entry.frozen_before)
         total, pieces = Filled(), list(self._pieces())
         for attempt in range(1, _TRIES + 1):
             await self._prepare(pieces)
@@ -353,7 +355,10 @@ class Filling:
         """Log where rows of the batch lie, and see that their series are still there."""
         changed = self._keys.take(rows)
         await changes.log(transaction, self._entry, changed, self._ids)
-        await changes.check_alive(transaction, self._entry, self._ids[np.unique(changed.series)])
+        used = self._ids[np.unique(changed.series)]
+        await changes.check_alive(
+            transaction, self._entry, used, int(changed.ts.min(initial=LATEST))
+        )
 
     def _table(self, piece: _Piece) -> Table:
         """Return rows of the batch as points of one series, with the names they use only."""

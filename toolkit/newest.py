@@ -152,7 +152,8 @@ class Newest:
             return await self._reader.read(replace(query, span=Span(0, 0)))
         newest = query.asked.grid.floor(last.ts)
         parts = await self._partitioning.ranges(entry)
-        floor = parts[0].span.start if parts else EARLIEST
+        is_whole = parts and entry.frozen_before is None
+        floor = parts[0].span.start if is_whole else EARLIEST
         # one series that is fine enough allows the step, as in a read of all of them
         steps = [s.step or 0 for s in await self._directory.series(entry, names)]
         may_be_finer = min(steps) <= query.asked.grid.step.approximate_us
@@ -180,8 +181,7 @@ class Newest:
         while names:
             start = max(floor, _back(query.asked.grid, newest.start, reach))
             mine = _of(query, names, Span(start, min(end, LATEST)))
-            work = await self._reader.prepare(mine, may_be_finer=may_be_finer)
-            answer = await self._reader.answer(work)
+            answer = await self._reader.ask(mine, may_be_finer=may_be_finer)
             counts = np.bincount(answer.series, minlength=len(names))
             is_done = (counts >= n) | (start <= floor)
             found.append(answer.select(is_done[answer.series]))

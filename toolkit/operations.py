@@ -13,12 +13,14 @@ Import this module in the migration (or in ``env.py``) and the operations are th
     def downgrade():
         op.drop_dataset(FILLS)
 
-``op.set_compress_after("fills", "30d")`` changes a dataset that is there.
+``op.set_compress_after("fills", "30d")`` and ``op.set_retention("fills", rows="90d")`` change a
+dataset that is there.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from alembic.operations import MigrateOperation, Operations
@@ -26,6 +28,7 @@ from alembic.operations import MigrateOperation, Operations
 from toolkit import ddl
 from toolkit.dataset import Dataset
 from toolkit.errors import SchemaError
+from toolkit.retaining import Retention
 from toolkit.timegrid import Step
 
 _PARTITION = re.compile(r"_p[0-9]{8}$")
@@ -86,6 +89,31 @@ class SetCompressAfter(MigrateOperation):
         operations.invoke(cls(dataset, str(Step.parse(age)) if age else "", schema))
 
 
+@Operations.register_operation("set_retention")
+class SetRetention(MigrateOperation):
+    """Set how long a dataset is kept."""
+
+    def __init__(self, dataset: str, retain: Retention, schema: str) -> None:
+        self.dataset = dataset
+        self.retain = retain
+        self.schema = schema
+
+    @classmethod
+    def set_retention(
+        cls,
+        operations: Operations,
+        dataset: str,
+        *,
+        rows: str = "",
+        blocks: str = "",
+        rollups: Mapping[str, str] | None = None,
+        schema: str = "toolkit",
+    ) -> None:
+        """Keep rows, blocks and rollups (by step) for so long (a step: 90d); empty: for ever."""
+        retain = Retention(rows, blocks, tuple((rollups or {}).items()))
+        operations.invoke(cls(dataset, retain, schema))
+
+
 @Operations.implementation_for(CreateDataset)
 def _create(operations: Operations, operation: CreateDataset) -> None:
     for statement in ddl.create_dataset(operation.dataset, operation.schema):
@@ -101,6 +129,12 @@ def _drop(operations: Operations, operation: DropDataset) -> None:
 @Operations.implementation_for(SetCompressAfter)
 def _set_compress_after(operations: Operations, operation: SetCompressAfter) -> None:
     for statement in ddl.set_compress_after(operation.dataset, operation.schema, operation.age):
+        execute(operations, statement)
+
+
+@Operations.implementation_for(SetRetention)
+def _set_retention(operations: Operations, operation: SetRetention) -> None:
+    for statement in ddl.set_retention(operation.dataset, operation.schema, operation.retain):
         execute(operations, statement)
 
 

@@ -130,13 +130,15 @@ class DecodeOptions:
 class MaintenanceOptions:
     """How maintenance goes: ``lock_timeout`` (seconds) and ``tries`` of DDL that waits for locks,
     ``ahead``, how many partitions there shall be after the present one, ``keep_runs``, for how
-    long runs are remembered, and how often each job is due, as steps; empty: never by itself.
+    long runs are remembered, ``retain_export``, a folder that retention exports points to before
+    it drops them (empty: none), and how often each job is due, as steps; empty: never by itself.
     """
 
     lock_timeout: float = 2.0
     tries: int = 5
     ahead: int = 3
     keep_runs: str = "90d"
+    retain_export: str = ""
     partitions: str = "1h"
     retention: str = "1h"
     refresh: str = "1m"

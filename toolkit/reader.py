@@ -29,10 +29,11 @@ from toolkit.reduce import finish, group_series
 from toolkit.shortcuts import Shortcuts
 from toolkit.strategy import Density, Kept, Plan, choose, compose
 from toolkit.strategy.params import range_params
-from toolkit.timegrid import Step
+from toolkit.timegrid import EARLIEST, Span, Step, to_us
 from toolkit.work import (
     Found,
     Reach,
+    Refrozen,
     Targets,
     Work,
     always_there,
@@ -44,6 +45,7 @@ from toolkit.work import (
 
 _PRICES = Prices()
 _MOST_CONFIRMED = 1_000
+_LOOKS = 3  # at a mark of retention that moves meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,19 @@ class Reader:
             found, is_missing = await self.shortcuts.find(query)
             if found is not None:
                 return found
-        return await self.answer(await self.prepare(query), is_missing=is_missing)
+        return await self.ask(query, is_missing=is_missing)
+
+    async def ask(
+        self, query: Query, *, may_be_finer: bool = False, is_missing: bool = False
+    ) -> Columns:
+        """Choose how to answer, and do it; once more where points have gone meanwhile."""
+        for _ in range(_LOOKS):
+            try:
+                work = await self.prepare(query, may_be_finer=may_be_finer)
+                return await self.answer(work, is_missing=is_missing)
+            except Refrozen:  # it has been looked up anew
+                continue
+        return await self.answer(await self.prepare(query, may_be_finer=may_be_finer))
 
     async def prepare(self, query: Query, *, may_be_finer: bool = False) -> Work:
         """Look up what a query names, and choose how to answer it.
@@ -109,7 +123,7 @@ class Reader:
         asked, density = query, None
         query = with_time_left(query, started)
         if query.asked.is_auto:
-            density = await self.fetcher.density(query, entry, targets, self._limits.aggregated + 1)
+            density = await self.density(query, entry, targets, self._limits.aggregated + 1)
         elif query.asked.points is not None:
             density = await self._density_of_chart(query, entry, targets)
         if query.asked.is_native and query.asked.points is None:
@@ -241,11 +255,30 @@ class Reader:
     async def _density_of_chart(self, query: Query, entry: Entry, targets: Targets) -> Density:
         most = self._limits.chart_points
         if targets.step is not None:
-            density = await self.fetcher.density(query, entry, targets, 1)
+            density = await self.density(query, entry, targets, 1)
             count = density.extent.width // targets.step + 1
             if count <= most:  # that many if there is no gap: no need to count them
                 return replace(density, count=count if density.count else 0)
-        return await self.fetcher.density(query, entry, targets, most + 1)
+        return await self.density(query, entry, targets, most + 1)
+
+    async def density(self, query: Query, entry: Entry, targets: Targets, cap: int) -> Density:
+        """Measure how dense the range is; where points of it may be gone, it counts as dense."""
+        density = await self.fetcher.density(query, entry, targets, cap)
+        if not entry.rollups or not entry.is_frozen(query.span):
+            return density
+        coarsest, span = entry.rollups[-1], query.span
+        around = Span(max(coarsest.grid.floor_one(span.start), EARLIEST), span.end)
+        text = compose.extent_statement(entry, coarsest, source=targets.source)
+        params = {**targets.params, **range_params(around)}
+        first, last = (await self._driver.fetch(text, params, timeout=query.timeout))[0]
+        if first is None:
+            return density
+        extent = Span(to_us(first), coarsest.grid.ceil_one(to_us(last) + 1)).clip(span)
+        if density.count:
+            low, high = density.extent.start, density.extent.end
+            extent = Span(min(extent.start, low), max(extent.end, high))
+        many = max(self._limits.chart_points, self._limits.aggregated, density.count) + 1
+        return Density(many, extent)
 
     async def finish(self, work: Work, found: Found) -> Columns:
         """Turn what was found into the answer: groups, picture, averages, order."""

@@ -291,7 +291,8 @@ class Refresher:
 
 def _changed(entry: Entry) -> Composed:
     log, rollup = name(entry.schema, f"{entry.dataset.name}_log"), name(entry.schema, "rollup")
-    return part("refresh/list_changed", log=log, rollup=rollup)
+    dataset = name(entry.schema, "dataset")
+    return part("refresh/list_changed", log=log, rollup=rollup, dataset=dataset)
 
 
 def _cold(entry: Entry, *, before: bool) -> Composed:

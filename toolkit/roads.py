@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from toolkit import ddl, shelved
+from toolkit import shelved
 from toolkit.admitting import Gate
 from toolkit.backfill import Backfiller, BackfillReport
 from toolkit.cached import Cache
@@ -38,6 +38,7 @@ from toolkit.query import Query, build_query, ends_of
 from toolkit.reader import Explanation
 from toolkit.reading import Readings
 from toolkit.refresher import Progress, Refresher, RefreshReport
+from toolkit.retaining import Retention
 from toolkit.shared import Shared
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.strategy import Plan
@@ -357,14 +358,13 @@ class Roads:
         return await self.partitioning.described(entry)
 
     async def set_compress_after(self, dataset: str, age: str) -> str:
-        entry = await self.directory.entry(dataset)
-        wanted = replace(entry.dataset, compress_after=str(Step.parse(age)) if age else "")
-        said = ddl.set_compress_after(dataset, entry.schema, wanted.compress_after)
-        async with self._noting(), self.driver.transaction() as transaction:
-            for statement in said:
-                await transaction.execute(statement.encode())
-        await self.directory.load()
-        return wanted.compress_after
+        async with self._noting():
+            step = str(Step.parse(age)) if age else ""
+            return (await self.directory.declare(dataset, compress_after=step)).compress_after
+
+    async def set_retention(self, dataset: str, retain: Retention) -> Retention:
+        async with self._noting():
+            return (await self.directory.declare(dataset, retain=retain)).retain
 
     async def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
         entry = await self.directory.entry(dataset)

@@ -132,11 +132,11 @@ class Streamer:
     async def _bars(self, reader: Reader, query: Query, rows: int) -> AsyncGenerator[Columns]:
         """Go on after the window before; over a gap, at the next point."""
         assert query.asked.grid is not None
-        work, fetcher = await reader.prepare(query), reader.fetcher
+        work = await reader.prepare(query)
         if work.plan.strategy == "direct":
             work = replace(work, plan=replace(work.plan, strategy="aggregated"))
         # the series may have points in a small part of the range only
-        extent = (await fetcher.density(query, work.entry, work.targets, cap=1)).extent
+        extent = (await reader.density(query, work.entry, work.targets, cap=1)).extent
         while not extent.is_empty:
             window = Span(extent.start, _window_end(query.asked.grid, extent, rows))
             piece = await reader.answer(replace(work, query=replace(query, span=window)))
@@ -145,9 +145,7 @@ class Streamer:
             extent = Span(window.end, extent.end)
             if not len(piece) and not extent.is_empty:
                 rest = replace(query, span=extent)
-                extent = (
-                    await reader.fetcher.density(rest, work.entry, work.targets, cap=1)
-                ).extent
+                extent = (await reader.density(rest, work.entry, work.targets, cap=1)).extent
 
 
 def check_stream(query: Query, rows: int) -> None:

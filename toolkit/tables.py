@@ -84,6 +84,12 @@ def catalog_tables(metadata: MetaData) -> None:
             stamp,
             comment="blocks hold points before this time only; NULL where there are none",
         ),
+        Column(
+            "frozen_before",
+            stamp,
+            comment="points before this time may be gone: rollups stand for them, "
+            "and nothing is written there",
+        ),
         comment="families of series with the same columns; spec is the declaration",
     )
     dataset_id = f"{metadata.schema}.dataset.id"
@@ -128,6 +134,11 @@ def catalog_tables(metadata: MetaData) -> None:
         Column("pass_series", Integer),
         Column("pass_lo", stamp),
         Column("refreshed_at", stamp),
+        Column(
+            "gone_before",
+            stamp,
+            comment="buckets before this time are gone, too; NULL where none is",
+        ),
         UniqueConstraint("dataset_id", "step"),
     )
     runs = Table(

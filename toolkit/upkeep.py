@@ -8,6 +8,7 @@ from toolkit.drivers import drive
 from toolkit.inspection import DatasetStats
 from toolkit.partitions import Partition
 from toolkit.refresher import Progress, RefreshReport
+from toolkit.retaining import Retention
 from toolkit.roads import Roads
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.tally import PackReport
@@ -146,6 +147,10 @@ class Upkeep:
     def set_compress_after(self, dataset: str, age: str) -> str:
         """Have :meth:`compress` take points older than ``age`` (``30d``); empty: none by itself."""
         return drive(self._roads.set_compress_after(dataset, age))
+
+    def set_retention(self, dataset: str, retain: Retention) -> Retention:
+        """Have the retention job keep rows, blocks and rollups for so long, and no longer."""
+        return drive(self._roads.set_retention(dataset, retain))
 
     def describe(self, dataset: str) -> DatasetStats:
         """Return the server's figures of a dataset: series, rows, bytes, what is unfollowed."""

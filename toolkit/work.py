@@ -12,7 +12,7 @@ from toolkit.cache import Key
 from toolkit.catalog import Entry
 from toolkit.dataset import Dataset
 from toolkit.drivers import Params, Rows
-from toolkit.errors import QueryTimeout
+from toolkit.errors import QueryTimeout, ToolkitError
 from toolkit.merging import Run
 from toolkit.query import Query
 from toolkit.reduce import Table
@@ -166,11 +166,23 @@ def point_columns(query: Query, dataset: Dataset, plan: Plan) -> tuple[str, ...]
 
 
 class Colder(Exception):
-    """Blocks hold points of a range that was taken to be without them."""
+    """Blocks hold points of a range taken to be without them, or points of it may be gone."""
+
+
+class Refrozen(ToolkitError):
+    """Retention has moved its mark since a read was planned: it is to be planned anew."""
+
+    retryable = True
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__(f"retention has dropped points of {dataset!r} just now; ask again")
 
 
 def sure(rows: Rows) -> Rows:
-    """Return rows of which the last column denies that there are blocks, too; else raise Colder."""
+    """Return rows of which the last column denies that there is something to look at again.
+
+    Raises Colder else: blocks, or a mark of retention that has moved.
+    """
     if any(row[-1] for row in rows):
         raise Colder
     return rows

@@ -122,6 +122,8 @@ class Writer:
     async def _store(
         self, entry: Entry, batch: Batch, ids: npt.NDArray[np.int32], mode: str
     ) -> tuple[int, int]:
+        first = int(batch.ts.min())
+        changes.refuse_frozen(entry, first, entry.frozen_before)
         for attempt in range(1, _TRIES + 1):
             await self._partitioning.ensure(entry, batch.ts)
             try:
@@ -129,7 +131,8 @@ class Writer:
                     counts = await self._put(transaction, entry, batch, ids, mode)
                     if entry.dataset.changelog == "writer" and counts != (0, 0):
                         await changes.log(transaction, entry, batch, ids)
-                    await changes.check_alive(transaction, entry, ids[np.unique(batch.series)])
+                    used = ids[np.unique(batch.series)]
+                    await changes.check_alive(transaction, entry, used, first)
                 return counts
             except DatabaseError as error:
                 if error.sqlstate == "23505":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit_maintenance import partitions
+from toolkit_maintenance import partitions, retention
 from toolkit_maintenance.job import Job
 
 JOBS: dict[str, Job] = {
@@ -12,3 +12,5 @@ JOBS: dict[str, Job] = {
     )
 }
 """By name."""
+JOBS: dict[str, Job] = {job.name: job for job in (partitions.JOB, retention.JOB)}
+"""By name. Partitions come first: without one, writes wait for it to be made."""

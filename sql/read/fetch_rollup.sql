@@ -1,24 +1,30 @@
 -- What: the states of each series' rollup buckets in [start, end), always equal to the points':
 --   unchanged buckets come from the rollup, changed ones and the two cut off by start and end
---   are computed from points, in one statement and so in one snapshot.
+--   are computed from points, in one statement and so in one snapshot. Before the mark that
+--   retention has set points may be gone: there the rollup has all there is to know.
 -- Params: ids or labels, start, end; inner_start and inner_end, the whole buckets inside;
 --   cut, the partial buckets at the ends as a multirange; log_start, where a log row that
 --   reaches into the range can begin; rollup, its id; width, origin; cold and hot, the buckets of
---   which blocks may hold points, and the others, as multiranges.
+--   which blocks may hold points, and the others, as multiranges; gone, before which time buckets
+--   are known to be gone.
 --   The points' part is fetch_changed, inline, or planned late and only where something changed.
 -- Columns: series id; count and packed states from the rollup; count, points touched and packed
 --   states from the points; of buckets of which blocks may hold points those that are not in the
 --   answer yet, as a multirange; whether blocks may hold points of the others, too.
-SELECT s.id, clean.*, fresh.*, {left_out}, {is_colder}
+SELECT s.id, clean.*, fresh.*, {left_out}, follower.is_outdated OR {is_colder}
 FROM {series} AS s (id)
 CROSS JOIN (
-    SELECT cursor, pg_snapshot_xmin(cursor) AS oldest FROM {rollup} WHERE id = %(rollup)s
+    SELECT r.cursor, pg_snapshot_xmin(r.cursor) AS oldest,
+           tstzmultirange(tstzrange(d.frozen_before, NULL)) AS thawed,
+           r.gone_before IS DISTINCT FROM %(gone)s::timestamptz AS is_outdated
+    FROM {rollup} AS r JOIN {dataset} AS d ON d.id = r.dataset_id
+    WHERE r.id = %(rollup)s
 ) AS follower
 CROSS JOIN LATERAL (
-    SELECT %(cut)s::tstzmultirange + coalesce(range_agg(tstzrange(
+    SELECT follower.thawed * (%(cut)s::tstzmultirange + coalesce(range_agg(tstzrange(
         date_bin(%(width)s, greatest(l.lo, %(start)s), %(origin)s),
         date_bin(%(width)s, least(l.hi, %(end)s) + %(width)s - interval '1 microsecond', %(origin)s)
-    )), '{{}}') AS ranges
+    )), '{{}}')) AS ranges
     FROM {log} AS l
     WHERE l.series_id = s.id
       AND l.lo >= %(log_start)s AND l.lo < %(end)s AND l.hi > %(start)s

@@ -4,7 +4,7 @@
 --   of the filter, so a pass over many log rows costs each of them once.
 -- Params: rollup, after_series, after_lo, most (interval), width, origin.
 -- Columns: last series, last lo, first bucket, end of the last bucket, years touched; the last
---   three are NULL where nothing changed. No row at the end of the log.
+--   three are NULL where nothing changed, or only before the mark that retention has set. No row at the end of the log.
 WITH scanned AS MATERIALIZED (
     SELECT l.series_id, l.lo, l.hi, l.xid
     FROM {log} AS l
@@ -40,14 +40,16 @@ CROSS JOIN LATERAL (
     SELECT min(b.low) AS low, max(b.high) AS high, array_agg(DISTINCT y.year) AS years
     FROM {log} AS l
     CROSS JOIN {rollup} AS r
+    JOIN {dataset} AS d ON d.id = r.dataset_id
     CROSS JOIN LATERAL (
-        SELECT date_bin(%(width)s, l.lo, %(origin)s) AS low,
+        SELECT greatest(date_bin(%(width)s, l.lo, %(origin)s), d.frozen_before) AS low,
                date_bin(%(width)s, l.hi + %(width)s - interval '1 microsecond', %(origin)s) AS high
     ) AS b
     CROSS JOIN LATERAL generate_series(
         extract(year FROM b.low)::integer,
         extract(year FROM b.high - interval '1 microsecond')::integer) AS y (year)
     WHERE r.id = %(rollup)s
+      AND l.hi > coalesce(d.frozen_before, '-infinity')
       AND (l.series_id, l.lo) > (%(after_series)s, %(after_lo)s)
       AND (l.series_id, l.lo) <= (e.series_id, e.lo)
       AND l.xid >= pg_snapshot_xmin(r.cursor)

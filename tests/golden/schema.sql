@@ -1030,7 +1030,194 @@ COMMIT;
 
 BEGIN;
 
--- Running upgrade 0004 -> 0006
+-- Running upgrade 0004 -> 0005
+
+ALTER TABLE "toolkit".dataset ADD COLUMN frozen_before timestamptz;
+COMMENT ON COLUMN "toolkit".dataset.frozen_before IS
+    'points before this time may be gone: rollups stand for them, and nothing is written there';
+ALTER TABLE "toolkit".rollup ADD COLUMN gone_before timestamptz;
+COMMENT ON COLUMN "toolkit".rollup.gone_before IS
+    'buckets before this time are gone, too; NULL where none is';
+
+
+CREATE OR REPLACE FUNCTION "toolkit".ensure_partitions(
+    dataset text, wanted_from timestamptz, wanted_to timestamptz
+) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $ensure$
+DECLARE
+    declared jsonb;
+    mark timestamptz;
+BEGIN
+    SELECT d.spec, d.frozen_before INTO declared, mark FROM "toolkit".dataset AS d WHERE d.name = 
+        regexp_replace(dataset, '_blocks$', '');
+    IF declared IS NULL THEN
+        RAISE EXCEPTION 'no dataset %', quote_literal(dataset) USING ERRCODE = 'undefined_object';
+    END IF;
+    IF NOT has_table_privilege(
+        coalesce(nullif(current_setting('role'), 'none'), session_user),
+        format('%I.%I', 'toolkit', dataset), 'INSERT') THEN
+        RAISE EXCEPTION 'adding partitions to % needs the right to INSERT there', dataset
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF wanted_to <= mark THEN
+        RAISE EXCEPTION 'no partition of % is made before %: retention has dropped what was '
+            'there, and rollups stand for it; write from then on', dataset, mark
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN "toolkit".add_partitions_v1(
+        dataset, declared ->> 'partition', greatest(wanted_from, mark), wanted_to,
+        CASE WHEN declared ->> 'changelog' = 'trigger' AND dataset !~ '_blocks$'
+             THEN dataset || '_changed_v1' END);
+END
+$ensure$;
+COMMENT ON FUNCTION "toolkit".ensure_partitions(text, timestamptz, timestamptz) IS
+    'adds the partitions a dataset, or its table of blocks, lacks in [from, to), '
+    'none before dataset.frozen_before; returns how many';
+
+
+CREATE OR REPLACE FUNCTION "toolkit"."candles_changed_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
+DECLARE mark timestamptz; BEGIN
+    -- points that move between rows and blocks change no answer
+    IF current_setting('toolkit.moving', true) = 'on' THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM new_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM old_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSE
+        INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    END IF;
+    SELECT d.frozen_before INTO mark FROM "toolkit"."dataset" AS d
+    WHERE d.name = 'candles';
+    IF mark IS NOT NULL AND EXISTS (
+        SELECT FROM "toolkit"."candles_log" AS l
+        WHERE l.xid = pg_current_xact_id() AND l.lo < mark) THEN
+        RAISE EXCEPTION 'points of candles before % are frozen: retention may have dropped '
+            'some, and rollups stand for them; write and delete from then on', mark
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN NULL;
+END
+$changed$;
+
+
+CREATE OR REPLACE FUNCTION "toolkit"."trades_changed_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
+DECLARE mark timestamptz; BEGIN
+    -- points that move between rows and blocks change no answer
+    IF current_setting('toolkit.moving', true) = 'on' THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '60 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
+                    FROM new_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '60 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
+                    FROM old_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSE
+        INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '60 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
+                    FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    END IF;
+    SELECT d.frozen_before INTO mark FROM "toolkit"."dataset" AS d
+    WHERE d.name = 'trades';
+    IF mark IS NOT NULL AND EXISTS (
+        SELECT FROM "toolkit"."trades_log" AS l
+        WHERE l.xid = pg_current_xact_id() AND l.lo < mark) THEN
+        RAISE EXCEPTION 'points of trades before % are frozen: retention may have dropped '
+            'some, and rollups stand for them; write and delete from then on', mark
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN NULL;
+END
+$changed$;
+
+
+CREATE OR REPLACE FUNCTION "toolkit"."metrics_changed_v1"() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
+DECLARE mark timestamptz; BEGIN
+    -- points that move between rows and blocks change no answer
+    IF current_setting('toolkit.moving', true) = 'on' THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'INSERT' THEN
+        INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM new_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM old_rows) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    ELSE
+        INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
+        SELECT series_id, min(b), max(b) + interval '300 seconds'
+        FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
+                     b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
+              FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
+                    FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
+        GROUP BY series_id, cell, run;
+    END IF;
+    SELECT d.frozen_before INTO mark FROM "toolkit"."dataset" AS d
+    WHERE d.name = 'metrics';
+    IF mark IS NOT NULL AND EXISTS (
+        SELECT FROM "toolkit"."metrics_log" AS l
+        WHERE l.xid = pg_current_xact_id() AND l.lo < mark) THEN
+        RAISE EXCEPTION 'points of metrics before % are frozen: retention may have dropped '
+            'some, and rollups stand for them; write and delete from then on', mark
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN NULL;
+END
+$changed$;
+
+
+UPDATE toolkit.toolkit_version SET version_num='0005' WHERE toolkit.toolkit_version.version_num = '0004';
+
+COMMIT;
+
+BEGIN;
+
+-- Running upgrade 0005 -> 0006
 
 CREATE VIEW "toolkit".performance_summary AS
 WITH leaf AS (
@@ -1198,7 +1385,7 @@ COMMENT ON VIEW "toolkit".slow_queries_state IS
     'how many of other roles are hidden from who asks';
 
 
-UPDATE toolkit.toolkit_version SET version_num='0006' WHERE toolkit.toolkit_version.version_num = '0004';
+UPDATE toolkit.toolkit_version SET version_num='0006' WHERE toolkit.toolkit_version.version_num = '0005';
 
 COMMIT;
 

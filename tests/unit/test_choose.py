@@ -210,7 +210,7 @@ def test_whole_and_cut_buckets_of_a_rollup_read_tile_the_range(
     grid, span = Grid(Step.parse(step)), Span(start, start + width)
     if grid.width is None:
         return
-    params = rollup_params(1, grid, span)
+    params = rollup_params(Rollup(1, grid, "r"), span)
     inner = (to_us(params["inner_start"]), to_us(params["inner_end"]))
     cut = []
     for piece in params["cut"].strip("{}").split("),"):

@@ -97,6 +97,7 @@ NOTES = {
     "maintenance.tries": "of DDL, with pauses between them",
     "maintenance.ahead": "partitions that there shall be after the present one",
     "maintenance.keep_runs": "for which runs of jobs are remembered",
+    "maintenance.retain_export": "a folder that points are exported to before they are dropped",
     "maintenance.partitions": "make partitions ahead, finish what was interrupted",
     "maintenance.retention": "drop what is past",
     "maintenance.refresh": "bring rollups up to now",

@@ -11,6 +11,7 @@ from toolkit.dataset import Aggregate, Dataset
 from toolkit.errors import QueryError, UnknownName
 from toolkit.options import Limits, Prices
 from toolkit.query import Query
+from toolkit.strategy.frozen import left_of
 from toolkit.strategy.plan import Density, Kept, Plan
 from toolkit.strategy.price import Changed, Known, cheapest
 from toolkit.strategy.ways import Ways, states_of, ways_of
@@ -69,7 +70,7 @@ def choose(
     if density is not None:
         count = density.count
     assert query.asked.grid is not None
-    ways = ways_of(query, entry, query.asked.grid)
+    ways = left_of(query, entry, ways_of(query, entry, query.asked.grid))
     known = Known(count, series, changed, kept, cold)
     return _choose_road(query, entry, limits, prices, ways, known)
 
@@ -106,6 +107,11 @@ def _by_thresholds(
         chosen = rollup if query.asked.strategy == "downsampled" else None
         return replace(plan, strategy=query.asked.strategy, reason="asked for", rollup=chosen)
     about = f"up to {count:,} points" if count is not None else "an unknown number of points"
+    if rollup is not None and "direct" in ways.cannot:
+        reason = ways.cannot["direct"]
+        return replace(
+            plan, strategy="downsampled", reason=reason, rollup=rollup, rejected=ways.cannot
+        )
     if count is not None and count <= limits.direct:
         reason = f"{about}, at most {limits.direct:,}: fetched and bucketed here"
         return replace(plan, strategy="direct", reason=reason, rejected=rejected)
@@ -128,14 +134,16 @@ def _choose_resolution(
     known: Known,
 ) -> Plan:
     count, extent = density.count, density.extent
-    if query.asked.strategy == "auto" and count <= limits.direct and not _needs_bars(query):
+    is_frozen = bool(entry.rollups) and entry.is_frozen(query.span)
+    is_small = count <= limits.direct and not is_frozen
+    if query.asked.strategy == "auto" and is_small and not _needs_bars(query):
         columns = _columns_of_points(query, entry.dataset)
         reason = f"{count:,} points, at most {limits.direct:,}: as they are"
         return Plan("direct", reason, query.span, columns)
     wants_ladder = count > limits.aggregated and query.asked.strategy in ("auto", "downsampled")
     ladder = [r.grid.step for r in entry.rollups] if wants_ladder else []
     grid = _finest(query, extent, limits, [*ladder, *_coarser_than(ladder)])
-    ways = ways_of(query, entry, grid)
+    ways = left_of(query, entry, ways_of(query, entry, grid))
     if limits.by == "price":
         plan = cheapest(query, entry, ways, known, prices)
     else:
@@ -263,6 +271,8 @@ def _rollup_for_chart(
     enough = [r for r in entry.rollups if r.is_trusted and r.grid.count(extent) >= 4 * points]
     if enough:
         return enough[-1], ""
+    if entry.is_frozen(query.span) and all(r.is_trusted for r in entry.rollups[:1]):
+        return entry.rollups[0] if entry.rollups else None, "the dataset has no ladder"
     return None, f"no rollup has the {4 * points:,} buckets that {points:,} picks need"
 
 

@@ -17,6 +17,8 @@ from toolkit.strategy.packing import packed, packing_of_points, packing_of_state
 from toolkit.strategy.states import state_of_points
 from toolkit.timegrid import Grid
 
+_FALSE = SQL("false")
+
 Source = OneOf["one", "many", "labels"]
 """How a statement names its series: one id, an array of ids, or the labels they carry."""
 
@@ -81,7 +83,7 @@ def points_statement(
             where=tests + (_after(dataset) if after else NOTHING),
             order=SQL(", ").join(Identifier("t", k) + direction for k in key),
             limit=SQL(" LIMIT %(limit)s") if has_limit else NOTHING,
-            last=no_block(entry, columns) if is_cold else is_colder(entry),
+            last=no_block(entry, columns, is_refrozen(entry)) if is_cold else is_colder(entry),
             blocks=_blocks(entry, columns, source, has_limit, direction, is_fixed)
             if is_cold
             else NOTHING,
@@ -92,13 +94,23 @@ def points_statement(
 
 
 def is_colder(entry: Entry) -> Composed:
-    """Return what asks whether blocks hold points of a range taken to be without them."""
+    """Return what asks whether blocks hold points of a range taken to be without them.
+
+    Or whether points of it may be gone meanwhile.
+    """
     return _is_colder(entry, "%(start)s", "%(cold_start)s")
 
 
 def _is_colder(entry: Entry, start: str, floor: str) -> Composed:
     blocks = Identifier(entry.schema, f"{entry.dataset.name}_blocks")
-    return part("read/is_colder", blocks=blocks, start=SQL(start), floor=SQL(floor))
+    cold = part("read/is_colder", blocks=blocks, start=SQL(start), floor=SQL(floor))
+    return SQL("({} OR {})").format(is_refrozen(entry), cold)
+
+
+def is_refrozen(entry: Entry) -> Composed:
+    """Return what asks whether points of a range may be gone that were taken to be there."""
+    dataset = Identifier(entry.schema, "dataset")
+    return part("read/is_refrozen", dataset=dataset, dataset_id=Literal(entry.id))
 
 
 def stored_columns(dataset: Dataset, columns: Sequence[str]) -> tuple[str, ...]:
@@ -106,10 +118,10 @@ def stored_columns(dataset: Dataset, columns: Sequence[str]) -> tuple[str, ...]:
     return (*dataset.key[1:], *columns)
 
 
-def no_block(entry: Entry, columns: Sequence[str]) -> Composed:
+def no_block(entry: Entry, columns: Sequence[str], last: Composable = _FALSE) -> Composed:
     """Return the columns of a block in a row that is none."""
     count = 2 + len(stored_columns(entry.dataset, columns))
-    return SQL(", ").join([*[SQL("NULL::bytea")] * count, SQL("false")])
+    return SQL(", ").join([*[SQL("NULL::bytea")] * count, last])
 
 
 def no_points(packing: Packing) -> Composed:
@@ -227,6 +239,7 @@ def rollup_statement(
             "read/fetch_rollup",
             series=series_source(entry, source),
             rollup=Identifier(entry.schema, "rollup"),
+            dataset=Identifier(entry.schema, "dataset"),
             log=Identifier(entry.schema, f"{dataset.name}_log"),
             relation=Identifier(entry.schema, rollup.relation),
             points=Identifier(entry.schema, dataset.name),
@@ -308,6 +321,20 @@ def probe_statement(entry: Entry, *, source: Source) -> bytes:
         )
 
     statement: bytes = entry.once(("probe", source), make)
+    return statement
+
+
+def extent_statement(entry: Entry, rollup: Rollup, *, source: Source) -> bytes:
+    """Return the statement that asks a rollup where the series have been in a range."""
+
+    def make() -> bytes:
+        return compose(
+            "read/find_extent",
+            series=series_source(entry, source),
+            relation=Identifier(entry.schema, rollup.relation),
+        )
+
+    statement: bytes = entry.once(("extent", rollup.relation, source), make)
     return statement
 
 

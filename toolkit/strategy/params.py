@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from toolkit.catalog import Entry
+from toolkit.catalog import Entry, Rollup
 from toolkit.query import Condition
 from toolkit.strategy.values import comparable
 from toolkit.timegrid import DAY, EARLIEST, LATEST, Grid, Span, Step, to_datetime
@@ -32,8 +32,9 @@ def log_start(span: Span) -> datetime:
     return to_datetime(max(span.start - _LOG_REACH, EARLIEST))
 
 
-def rollup_params(rollup: int, grid: Grid, span: Span) -> dict[str, Any]:
+def rollup_params(rollup: Rollup, span: Span) -> dict[str, Any]:
     """Return what a read of a rollup needs: whole buckets inside, cut-off ones at the ends."""
+    grid, gone = rollup.grid, rollup.gone_before
     whole = grid.ceil_one(span.start)
     inner = Span(whole, max(whole, grid.floor_one(span.end)))
     low, high = grid.floor_one(span.start), grid.ceil_one(span.end)
@@ -46,7 +47,8 @@ def rollup_params(rollup: int, grid: Grid, span: Span) -> dict[str, Any]:
         f"[{to_datetime(a).isoformat()},{to_datetime(b).isoformat()})" for a, b in cut if a < b
     )
     return {
-        "rollup": rollup,
+        "rollup": rollup.id,
+        "gone": to_datetime(gone) if gone is not None else None,
         "inner_start": to_datetime(inner.start),
         "inner_end": to_datetime(inner.end),
         "cut": f"{{{ranges}}}",
@@ -69,7 +71,10 @@ def cold_params(entry: Entry, grid: Grid) -> dict[str, Any]:
 
 
 def blocks_params(entry: Entry, span: Span) -> dict[str, Any]:
-    """Return where the blocks of a range begin at the earliest: a block lies in one partition."""
+    """Return where the blocks of a range begin at the earliest: a block lies in one partition.
+
+    Also before which time its points may be gone, as far as is known.
+    """
     day = span.start // DAY  # partitions are of whole days: worked out once for each
     starts: dict[int, datetime] = entry.once("cold starts", dict)
     start = starts.get(day)
@@ -78,7 +83,8 @@ def blocks_params(entry: Entry, span: Span) -> dict[str, Any]:
             starts.clear()
         grid = Grid(Step.parse(entry.dataset.partition))
         start = starts[day] = to_datetime(max(grid.floor_one(span.start), EARLIEST))
-    return {"cold_start": start}
+    frozen = entry.frozen_before
+    return {"cold_start": start, "frozen": to_datetime(frozen) if frozen is not None else None}
 
 
 def where_params(where: Sequence[Condition], entry: Entry) -> dict[str, Any]:

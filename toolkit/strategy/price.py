@@ -136,8 +136,10 @@ def _remembered_as_asked(query: Query, ways: Ways, known: Known) -> Road | None:
 
 
 def _reason(price: float, known: Known, others: Mapping[str, float | str]) -> str:
-    next_best = min(others.values())
     about = "points" if known.points is None else f"{known.points:,} points"
+    if not others:
+        return f"up to {about}, about {price:,.1f} ms; nothing else can answer"
+    next_best = min(others.values())
     if price > next_best:  # type: ignore[operator]
         return f"up to {about}, about {price:,.1f} ms, to be remembered"
     return f"up to {about}, about {price:,.1f} ms; the next best {next_best:,.1f} ms"

@@ -1,0 +1,3 @@
+-- What: how many points lie in a table of rows.
+-- Columns: how many.
+SELECT count(*) FROM {table}

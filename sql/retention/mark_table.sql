@@ -1,0 +1,2 @@
+-- What: marks a partition as one that retention drops, for a run that has to finish it.
+COMMENT ON TABLE {partition} IS {mark}
