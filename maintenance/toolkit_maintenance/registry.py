@@ -9,8 +9,7 @@ JOBS: dict[str, Job] = {
     job.name: job
     for job in (
         partitions.JOB,  # first: without a partition, writes wait for it to be made
+        retention.JOB,
     )
 }
 """By name."""
-JOBS: dict[str, Job] = {job.name: job for job in (partitions.JOB, retention.JOB)}
-"""By name. Partitions come first: without one, writes wait for it to be made."""

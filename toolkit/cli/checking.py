@@ -29,7 +29,9 @@ def check(
     """Check what the toolkit relies on.
 
     --alerts: the thresholds of [alerts], by what the server and Redis say; what only a service
-    knows (its reads, its memory) is said to be unknown. Exits 1 if an alert fires, or a right lacks.
+    knows (its reads, its memory) is said to be unknown.
+
+    Exits 1 if an alert fires, or a right lacks.
     """
     if alerts == grants:
         raise click.UsageError("say what to check: --alerts or --grants")
