@@ -135,6 +135,21 @@ def test_every_metric_is_shown_and_nothing_else_is_asked_for() -> None:
     assert set(re.findall(r"toolkit_\w+", alerts)) <= known
 
 
+def test_the_page_lists_every_metric_and_every_alert_as_it_is() -> None:
+    page = (PROJECT / "docs" / "metrics.md").read_text("utf-8").splitlines()
+    for metric in METRICS:
+        row = f"| `{metric.full_name}` | {', '.join(metric.labels)} | {metric.help} |"
+        assert page.count(row) == 1, row
+    listed = [line for line in page if line.startswith("| `toolkit_")]
+    assert len(listed) == len(METRICS)
+    for alert in ALERTS:
+        key = alert.threshold
+        limit = f"`{key}` | {alert.limit(AlertOptions()):g}" if isinstance(key, str) else "|"
+        ends = f"| {limit} | {alert.severity} |"
+        (row,) = [line for line in page if line.startswith(f"| {alert.id} |")]
+        assert row.endswith(ends), row
+
+
 def test_each_alert_fires_on_what_it_is_for_and_on_nothing_less(
     promtool: Promtool, tmp_path: Path
 ) -> None:

@@ -83,7 +83,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "read_duration_seconds",
         HISTOGRAM,
-        "How long reads took, by the slowest place they needed something from.",
+        "How long reads took, by their slowest source.",
         labels=("source",),
         unit="seconds",
     ),
@@ -148,7 +148,7 @@ METRICS: tuple[Metric, ...] = (
     _node("node_inflight", "Calls on their way to a node.", "node_inflight"),
     _node(
         "node_latency_seconds",
-        "How long a node takes to answer; what was slow is forgotten in seconds.",
+        "How long a node takes to answer, lately.",
         "node_latency_ms",
         unit="seconds",
         scale=0.001,
@@ -169,7 +169,7 @@ METRICS: tuple[Metric, ...] = (
     _gauge("process_limit_bytes", "Memory that it may take, or the machine has.", unit="bytes"),
     _gauge(
         "memory_trend_bytes_per_hour",
-        "How fast memory grows, over the last hour; NaN in the first five minutes.",
+        "Growth in an hour; NaN in the first five minutes.",
         labels=("of",),
         unit="bytes",
     ),
@@ -196,7 +196,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     _gauge(
         "job_last_success_timestamp_seconds",
-        "When the last run began that succeeded; 0: none did.",
+        "Beginning of the last success; 0: none.",
         unit="seconds",
         **_JOB,
     ),
