@@ -26,13 +26,14 @@ class Act:
 
     ``what`` says it in words, ``why`` what speaks for it, ``sql`` in the exact statements that
     do it. ``lock`` is the strongest lock they take and on what, ``bytes`` the size of what they
-    touch. ``do`` does it and returns what to count (``{"partitions_made": 3}``).
+    touch. ``do`` does it and returns what to count (``{"partitions_made": 3}``), or why it was
+    passed over.
     """
 
     what: str
     sql: tuple[str, ...]
     lock: str
-    do: Callable[[], Counts] = field(repr=False, compare=False)
+    do: Callable[[], Counts | Skip] = field(repr=False, compare=False)
     bytes: int = 0
     why: str = ""
 
@@ -42,12 +43,13 @@ class Skip:
     """Something a job cannot do or judge, and why: a missing right, statistics too young, a gap.
 
     A run with one has the status ``skipped``; not so where it ``is_warning`` only: the job did
-    what it is for, and somebody should look at something.
+    what it is for, and somebody should look at something. ``is_busy``: somebody else works on it.
     """
 
     what: str
     why: str
     is_warning: bool = False
+    is_busy: bool = False
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why}"
@@ -105,7 +107,13 @@ class Report:
             ],
             "done": list(self.done),
             "skipped": [
-                {"what": s.what, "why": s.why, "is_warning": s.is_warning} for s in self.skipped
+                {
+                    "what": s.what,
+                    "why": s.why,
+                    "is_warning": s.is_warning,
+                    "is_busy": s.is_busy,
+                }
+                for s in self.skipped
             ],
             "failed": list(self.failed),
         }

@@ -51,6 +51,7 @@ def run(
     targets: Iterable[str] = (),
     *,
     is_dry: bool = False,
+    is_forced: bool = False,
     max_runtime: float | None = None,
     say: Say = lambda text: None,
 ) -> Report:
@@ -58,10 +59,11 @@ def run(
 
     ``targets`` are the datasets it is for (vacuum and reindex: tables and indexes, too); none:
     all. With ``is_dry`` nothing is changed: the report has the acts that are planned.
+    ``is_forced``: what is named is done, needed or not (vacuum and reindex).
     """
     wanted = _job(job)
     with _session(store) as direct:
-        return _run(store, direct, wanted, tuple(targets), is_dry, max_runtime, say)
+        return _run(store, direct, wanted, tuple(targets), is_dry, max_runtime, say, is_forced)
 
 
 def maintain(
@@ -147,6 +149,7 @@ def _run(
     is_dry: bool,
     max_runtime: float | None,
     say: Say,
+    is_forced: bool = False,
 ) -> Report:
     started = time.monotonic()
     is_standby, now = direct.fetch(compose("jobs/look_at_server"))[0]
@@ -155,7 +158,7 @@ def _run(
         return Report(job.name, SKIPPED, now, skipped=(standby,))
     until = None if max_runtime is None else started + max_runtime
     options = store.settings.maintenance
-    ground = Ground(store, direct, now, options, targets, until, is_dry, say)
+    ground = Ground(store, direct, now, options, targets, until, is_dry, is_forced, say)
     if is_dry:  # without the lock: it may be asked while the job runs
         direct.execute(b"SET default_transaction_read_only = on")
         return _Run(job, ground, now, started).planned()
@@ -225,8 +228,12 @@ class _Run:
                     self.is_cut = True
                 else:
                     self.ground.say(found.what)
-                    self.counts.update(found.do())
-                    self.done.append(found.what)
+                    came = found.do()
+                    if isinstance(came, Skip):
+                        self.skipped.append(came)
+                    else:
+                        self.counts.update(came)
+                        self.done.append(found.what)
             except Unavailable:
                 raise
             except (ToolkitError, OSError) as error:

@@ -77,6 +77,14 @@ COMMANDS = {
         "toolkit.cli.settings:stats",
         "Show how large the datasets are, and what is unfollowed.",
     ),
+    "vacuum": (
+        "toolkit.cli.tending:vacuum",
+        "Vacuum, freeze and analyze the tables that need it.",
+    ),
+    "reindex": (
+        "toolkit.cli.tending:reindex",
+        "Make the indexes anew that are much larger than they need to be.",
+    ),
     "cache": (
         "toolkit.cli.cache:cache",
         "Show what processes share in Redis, or drop it.",

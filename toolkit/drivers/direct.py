@@ -124,6 +124,11 @@ class Direct:
             if self._connection is not None and not self._connection.closed:
                 self.fetch(compose("session/leave_alone"), {"name": name})
 
+    def holders(self, table: int) -> list[str]:
+        """Return who works on a table (its oid) in a way that lets nobody else maintain it."""
+        rows = self.fetch(compose("session/find_holders"), {"table": table})
+        return [described(row) for row in rows]
+
     def patiently(
         self,
         statements: Sequence[bytes],
@@ -200,7 +205,7 @@ class Direct:
                 if connection is None:
                     connection = self._connect()
                 rows = connection.execute(compose("session/find_blockers"), {"pid": pid})
-                found = [_described(row) for row in rows.fetchall()]
+                found = [described(row) for row in rows.fetchall()]
                 seen.blockers = found or seen.blockers
         except (psycopg.Error, ToolkitError) as error:  # good to know, and no more
             _log.info("%s: who is in the way was not found out: %s", self.node, error)
@@ -251,10 +256,11 @@ _FAILED = psycopg.pq.TransactionStatus.INERROR
 def _held(rows: Rows) -> str:
     if not rows:
         return "somebody did that until just now; try again"
-    return f"runs already: {_described(rows[0])}; SELECT pg_terminate_backend({rows[0][0]}) ends it"
+    return f"runs already: {described(rows[0])}; SELECT pg_terminate_backend({rows[0][0]}) ends it"
 
 
-def _described(row: Sequence[Any]) -> str:
+def described(row: Sequence[Any]) -> str:
+    """Say who a session is, of a row of ``session/find_blockers`` and its like."""
     pid, user, application, address, state, seconds, query = row
     who = f"server process {pid}"
     if application:

@@ -1,0 +1,4 @@
+-- What: lets vacuums of this session rest as autovacuum does, and index builds take one core.
+-- Columns: both settings.
+SELECT set_config('vacuum_cost_delay', '2ms', false),
+       set_config('max_parallel_maintenance_workers', '0', false)
