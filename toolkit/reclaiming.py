@@ -34,8 +34,11 @@ async def reclaim(driver: Driver, entry: Entry, partition: Partition, *, has_mov
         holds_rows = compose("blocks/holds_rows", partition=table)
         if not has_moved and (await driver.fetch(holds_rows))[0][0]:
             return 0
-        for (dead,) in await driver.fetch(compose("blocks/list_dead_indexes"), params):
-            drop = compose("blocks/drop_dead_index", index=name(entry.schema, dead))
+        left = {"schema": entry.schema, "table": params["partition"]}
+        for row in await driver.fetch(compose("reindex/list_dead_indexes"), left):
+            if not row[5]:
+                continue
+            drop = compose("reindex/drop_index", index=name(row[0], row[1]))
             await driver.command(drop, timeout=_LONGEST, alone=alone)
         vacuum = compose("blocks/reclaim_rows", partition=table)
         if not await driver.command(vacuum, timeout=_LONGEST, alone=alone):

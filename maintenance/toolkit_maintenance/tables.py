@@ -18,6 +18,7 @@ from toolkit_maintenance.job import Counts, Skip
 
 # short: who waits longer than deadlock_timeout (1 s) for an autovacuum has it cancelled
 _IMPATIENT = 0.5
+_SETTLED = 3_600.0  # seconds
 NO_RIGHT = "the role {} may not; its owner may, and toolkit check --grants says what lacks"
 
 
@@ -113,9 +114,14 @@ def meant(ground: Ground, tables: Iterable[Table], indexes: Iterable[str] = ()) 
     return found
 
 
-def is_closed(table: Table, ground: Ground, after: float = 3_600.0) -> bool:
-    """Return whether a partition's time is past, for so many seconds, so that few still write."""
-    return table.span is not None and table.span.end / 1e6 + after <= ground.now.timestamp()
+def is_closed(span: Span | None, ground: Ground) -> bool:
+    """Return whether a partition's time is past, and long enough that few still write to it."""
+    return span is not None and span.end / 1e6 + _SETTLED <= ground.now.timestamp()
+
+
+def role(ground: Ground) -> str:
+    """Return the role that the run is."""
+    return str(ground.direct.fetch(compose("session/name_role"))[0][0])
 
 
 def taken(ground: Ground, oid: int, what: str) -> Skip | None:

@@ -19,6 +19,7 @@ from toolkit_maintenance.tables import (
     is_closed,
     list_tables,
     meant,
+    role,
     taken,
 )
 
@@ -123,7 +124,7 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
             yield _act(ground, parent, found)
     for group, count in denied.items():
         what = f"vacuum {group}" + (f" ({count} of its tables)" if count > 1 else "")
-        yield Skip(what, NO_RIGHT.format(_role(ground)))
+        yield Skip(what, NO_RIGHT.format(role(ground)))
 
 
 JOB = Job("vacuum", "vacuum, freeze and analyze what needs it", plan)
@@ -131,7 +132,12 @@ JOB = Job("vacuum", "vacuum, freeze and analyze what needs it", plan)
 
 def _needs(ground: Ground, table: Table) -> list[Need]:
     found = needs(table)
-    if table.is_ours and table.pages and is_closed(table, ground) and _is_unfrozen(ground, table):
+    if (
+        table.is_ours
+        and table.pages
+        and is_closed(table.span, ground)
+        and _is_unfrozen(ground, table)
+    ):
         found.append(Need(FREEZE, 0.0, "its time is past and it is not frozen"))
     return found or _forced(ground, VISIBLE)
 
@@ -166,7 +172,7 @@ def _act(ground: Ground, table: Table, found: list[Need]) -> Act | Skip:
         statement = compose("vacuum/analyze_table", only=only, table=name)
         counts = {"tables_analyzed": 1}
     else:
-        is_frozen = bool(kinds & {AGE, FREEZE}) or is_closed(table, ground)
+        is_frozen = bool(kinds & {AGE, FREEZE}) or is_closed(table.span, ground)
         options = ", FREEZE, INDEX_CLEANUP ON" if is_frozen else ""
         options += ", ANALYZE" if _is_counted(table) else ""
         statement = compose("vacuum/vacuum_table", options=raw(options), table=name)

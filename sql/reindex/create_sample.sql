@@ -1,0 +1,3 @@
+-- What: a table of this transaction with the same indexes as another, to see how large they are made
+--   afresh.
+CREATE TEMPORARY TABLE toolkit_sample (LIKE {table} INCLUDING INDEXES) ON COMMIT DROP

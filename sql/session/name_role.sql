@@ -1,0 +1,2 @@
+-- What: the role that we are. Columns: name.
+SELECT current_user
