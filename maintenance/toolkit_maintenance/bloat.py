@@ -123,6 +123,7 @@ class Measure:
         taken = compose("reindex/take_sample", columns=commas(named), table=table)
         try:
             with direct.transaction():
+                direct.execute(compose("reindex/allow_sample"))
                 direct.execute(compose("reindex/create_sample", table=table))
                 for column in unused:
                     direct.execute(compose("reindex/allow_null", column=name(column)))
