@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit_maintenance import partitions, retention, vacuum
+from toolkit_maintenance import partitions, reindex, retention, vacuum
 from toolkit_maintenance.job import Job
 
 JOBS: dict[str, Job] = {
@@ -11,6 +11,7 @@ JOBS: dict[str, Job] = {
         partitions.JOB,  # first: without a partition, writes wait for it to be made
         retention.JOB,
         vacuum.JOB,
+        reindex.JOB,
     )
 }
 """By name."""
