@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-
-from toolkit.timegrid import iso, to_us
 
 if TYPE_CHECKING:
     from toolkit_maintenance.ground import Ground
@@ -94,11 +92,12 @@ class Report:
 
     def to_mapping(self) -> dict[str, object]:
         """Return the report as JSON has it."""
-        started = iso(to_us(self.started_at)) if self.started_at else None
+        began = self.started_at
+        started = began and began.astimezone(UTC).isoformat(timespec="microseconds")
         return {
             "job": self.job,
             "status": self.status,
-            "started_at": started,
+            "started_at": started and started.replace("+00:00", "Z"),
             "seconds": round(self.seconds, 3),
             "counts": dict(self.counts),
             "planned": [

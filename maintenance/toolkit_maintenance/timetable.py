@@ -42,7 +42,8 @@ class Timetable:
             when = f"{at}-59/{self.minutes} * * * *"
         else:
             hours = self.minutes // 60
-            when = f"{at % 60} {at // 60}-23/{hours} * * *"
+            of = "*" if hours == 1 else f"{at // 60}-23/{hours}"
+            when = f"{at % 60} {of} * * *"
         return f"{when} {command} >/dev/null\n"
 
     def systemd(self) -> Mapping[str, str]:
@@ -88,7 +89,8 @@ class Timetable:
     def _calendar(self) -> str:
         if self.minutes < 60:
             return f"*-*-* *:0/{self.minutes}:00"
-        return f"*-*-* 0/{self.minutes // 60}:00:00"
+        hours = self.minutes // 60
+        return "*-*-* 00:00:00" if hours == 24 else f"*-*-* 0/{hours}:00:00"
 
 
 def rhythm(intervals: Sequence[timedelta]) -> int:
