@@ -15,6 +15,7 @@ from toolkit.statements import Part, name
 from toolkit.store import Store
 
 Say = Callable[[str], None]
+_LONG_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ class Ground:
         ``together`` in one transaction; not so what is CONCURRENTLY, which takes until the run's
         time is over.
         """
-        timeout = None if together else max(1.0, min(self.left or 86_400.0, 86_400.0))
+        left = _LONG_S if self.left is None else min(self.left, _LONG_S)
+        timeout = None if together else max(1.0, left)
         self.direct.patiently(statements, what, self.patience, together=together, timeout=timeout)
 
 

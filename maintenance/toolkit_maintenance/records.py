@@ -13,7 +13,7 @@ from toolkit.drivers.direct import Direct
 from toolkit.statements import compose, name
 from toolkit_maintenance.job import CUT, FAILED, KILLED, RUNNING, Job, Report
 
-_AGAIN = timedelta(minutes=1)  # after a failure: soon
+_AGAIN = timedelta(minutes=1)
 _NEARLY = timedelta(minutes=1)  # at most
 
 
@@ -48,12 +48,18 @@ class JobState:
     def due_at(self, every: timedelta) -> datetime | None:
         """Return when it is due: at once (None) where it never ran, or was cut or killed.
 
-        However many turns were missed, it is due once.
+        However many turns were missed, it is due once. After a failure it is due in a minute,
+        after the next in two, in four and so on.
+
+        >>> failed = JobState("vacuum", "failed", datetime(2026, 1, 1, 12), failures=3)
+        >>> failed.due_at(timedelta(hours=1)).minute, failed.due_at(timedelta(minutes=3)).minute
+        (4, 3)
         """
         if self.started_at is None or self.status in (CUT, RUNNING, KILLED):
             return None
         if self.status == FAILED:
-            return self.started_at + min(every, _AGAIN)
+            times = 1 << min(max(self.failures - 1, 0), 20)
+            return self.started_at + min(every, _AGAIN * times)
         return self.started_at + every
 
     def is_due(self, every: timedelta, now: datetime) -> bool:

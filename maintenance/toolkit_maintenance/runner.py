@@ -95,10 +95,11 @@ def maintain(
         with _session(store) as direct:
             try:
                 reports.append(_run(store, direct, job, (), is_dry, left, say))
+            except ToolkitError as error:
+                reports.append(Report(job.name, FAILED, failed=(_why(error),)))
             except Exception as error:
-                _log.exception("%s ended", job.name)
-                why = str(error) or type(error).__name__
-                reports.append(Report(job.name, FAILED, failed=(f"ended by {why}",)))
+                _log.exception("%s: this should not have happened", job.name)
+                reports.append(Report(job.name, FAILED, failed=(_why(error),)))
     return reports
 
 
@@ -178,7 +179,7 @@ def _run(
                 this.skipped.append(Skip(job.name, "interrupted", is_warning=True))
                 raise
             except BaseException as error:
-                this.failed.append(f"ended by {str(error) or type(error).__name__}")
+                this.failed.append(_why(error))
                 raise
             finally:
                 report = this.report()
@@ -275,6 +276,12 @@ class _Run:
         if self.acts:
             return PLANNED
         return DONE if self.done else NOTHING
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, ToolkitError):
+        return f"ended by {error}"
+    return f"ended by {type(error).__name__}: {error}, which should not have happened"
 
 
 def _record(direct: Direct, schema: str, number: int, report: Report) -> None:

@@ -118,11 +118,11 @@ def test_units_are_printed_without_a_password(
     said = CliRunner().invoke(main, ["--config", config.name, "maintain", "--print-cron"])
     line = said.stdout.splitlines()[-1]
     assert "/10 * * * * " in line
-    assert f"--config '{config}' maintain --max-runtime 3600s >/dev/null" in line
+    assert f"--config '{config}' maintain --max-runtime 1h >/dev/null" in line
     monkeypatch.setenv("TOOLKIT_CONFIG", str(config))
     flags = ["maintain", "--print-systemd", "--max-runtime", "5m", "--json"]
     units = json.loads(CliRunner().invoke(main, flags).stdout)
-    assert f'--config "{config}" maintain --max-runtime 300s' in units["toolkit-maintain.service"]
+    assert f'--config "{config}" maintain --max-runtime 5m' in units["toolkit-maintain.service"]
     assert "RuntimeMaxSec=360" in units["toolkit-maintain.service"]
     whole = CliRunner().invoke(main, flags[:-1]).stdout
     assert "# /etc/systemd/system/toolkit-maintain.timer\n[Unit]" in whole

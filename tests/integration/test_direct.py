@@ -95,7 +95,11 @@ def test_statements_together_are_all_or_none_and_one_by_one_are_not(database: Da
         concurrently = b"CREATE INDEX CONCURRENTLY extra ON toolkit.series (id)"
         with pytest.raises(DatabaseError, match="cannot run inside a transaction"):
             session.patiently([concurrently], "x", QUICK)
-        session.patiently([concurrently], "x", QUICK, together=False)
+        with reading(database.dsn) as long:
+            threading.Timer(0.3, long.rollback).start()
+            after = [concurrently, b"ALTER TABLE toolkit.candles DROP COLUMN extra"]
+            session.patiently(after, "x", Patience(0.2, 20, 0.05), together=False)
+    assert value(database.dsn, COLUMNS) == 0
 
 
 def test_a_deadlock_is_tried_again(database: Database, caplog: pytest.LogCaptureFixture) -> None:

@@ -195,5 +195,5 @@ def main(
     context.obj = Choice(dsn, config, schema, debug)
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     if debug:
-        for name in ("toolkit", "alembic", "psycopg"):
+        for name in ("toolkit", "toolkit_maintenance", "alembic", "psycopg"):
             logging.getLogger(name).setLevel(logging.DEBUG)

@@ -213,10 +213,20 @@ def _timetable(choice: Choice, jobs: Sequence[str], max_runtime: float | None) -
         )
     limit = round(_UNITS_RUNTIME_S if max_runtime is None else max_runtime)
     options = choice.settings().maintenance
-    command = [*_program(), *_flags(choice), "maintain", *jobs, "--max-runtime", f"{limit}s"]
+    command = [*_program(), *_flags(choice), "maintain", *jobs, "--max-runtime", _step(limit)]
     intervals = _intervals(options, jobs)
     offset = random.random()  # noqa: S311 - so that many machines do not start at once
     return Timetable(command, rhythm(intervals), limit, offset, getpass.getuser())
+
+
+def _step(seconds: int) -> str:
+    """Return seconds as a step.
+
+    >>> _step(3600), _step(90)
+    ('1h', '90s')
+    """
+    unit, length = next((u, n) for u, n in (("h", 3600), ("m", 60), ("s", 1)) if seconds % n == 0)
+    return f"{seconds // length}{unit}"
 
 
 def _intervals(options: MaintenanceOptions, jobs: Sequence[str]) -> list[timedelta]:

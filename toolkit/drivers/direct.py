@@ -140,14 +140,15 @@ class Direct:
     ) -> None:
         """Run DDL that needs locks others may hold; tries again, and gives up in time.
 
-        ``together`` in one transaction, else one by one, as what is CONCURRENTLY has to be. Raises
-        Busy, which says who was in the way of ``what``. ``timeout`` bounds each statement.
+        ``together`` in one transaction, else one by one, as what is CONCURRENTLY has to be; what is
+        done then is not done again. Raises Busy, which says who was in the way of ``what``.
+        ``timeout`` bounds each statement.
         """
-        began = time.monotonic()
+        began, todo = time.monotonic(), list(statements)
         for left in range(patience.tries - 1, -1, -1):
             with self._watching(patience) as seen:
                 try:
-                    self._tried(statements, patience, together=together, timeout=timeout)
+                    self._tried(todo, patience, together=together, timeout=timeout)
                     return
                 except (Busy, DatabaseError) as error:
                     if isinstance(error, DatabaseError) and error.sqlstate != _DEADLOCK:
@@ -164,7 +165,7 @@ class Direct:
 
     def _tried(
         self,
-        statements: Sequence[bytes],
+        todo: list[bytes],
         patience: Patience,
         *,
         together: bool,
@@ -175,11 +176,12 @@ class Direct:
         try:
             if together:
                 with self.transaction():
-                    for statement in statements:
+                    for statement in todo:
                         self.execute(statement, timeout=timeout)
             else:
-                for statement in statements:
-                    self.execute(statement, timeout=timeout)
+                while todo:
+                    self.execute(todo[0], timeout=timeout)
+                    del todo[0]
         finally:
             if self._connection is not None and not self._connection.closed:
                 self.execute(b"RESET lock_timeout")
