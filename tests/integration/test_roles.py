@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import psycopg
 import pytest
-from fix_roles import Cast
-from fix_servers import ON_ONE_VERSION
+from fix_replicas import MakeCluster, until
+from fix_roles import Cast, cast_on
+from fix_servers import ON_ONE_VERSION, WHEEL, Database
 from fix_stores import COLOURS, cached, open_store, store_bars
+from fix_topologies import DAY, metric, over
 
+import toolkit
 from toolkit.dataset import CANDLES
 from toolkit.ddl import create_dataset
 from toolkit.errors import DatabaseError
@@ -22,6 +28,7 @@ from toolkit_maintenance.runner import maintain, run
 SPAN = ("2024-01-01Z", "2024-01-03Z")
 COUNT = 2_880
 NO_RIGHT = "42501"
+AGE = toolkit.bounded(60)
 
 
 def bars(day: str, count: int, value: float = 1.0) -> dict[str, Any]:
@@ -204,8 +211,6 @@ def test_a_job_of_who_may_not_is_skipped_and_never_well(stocked: Cast) -> None:
 
 @ON_ONE_VERSION
 def test_a_dataset_made_later_is_granted_by_the_next_apply(cast: Cast) -> None:
-    from dataclasses import replace
-
     later = replace(CANDLES, name="later")
     with psycopg.connect(cast.database.dsn) as connection:
         for statement in create_dataset(later, "toolkit"):
@@ -219,3 +224,38 @@ def test_a_dataset_made_later_is_granted_by_the_next_apply(cast: Cast) -> None:
         assert writer.write("later", bars("2024-01-01", 3), series="A").inserted == 3
     with cast.store("reader") as reader:
         assert len(reader.latest("later")) == 1
+
+
+@ON_ONE_VERSION
+def test_the_same_over_a_replica(cluster: MakeCluster) -> None:
+    servers = cluster(replicas=1)
+    admin = urlsplit(servers.admin_dsn("pg1"))._replace(path="/toolkit").geturl()
+    with cast_on(Database("toolkit", servers.dsn("pg1"), admin, WHEEL)) as cast:
+        servers.wait_replayed()
+        ports = {name: urlsplit(servers.dsn(name)).port for name in servers.nodes}
+
+        def addresses(role: str) -> dict[str, str]:
+            parts = urlsplit(cast.dsn(role))
+            login = parts.netloc.rpartition("@")[0]
+            return {
+                name: parts._replace(netloc=f"{login}@127.0.0.1:{port}").geturl()
+                for name, port in ports.items()
+            }
+
+        with over("blocking", servers, dsns=addresses("writer")) as writer:
+            writer.write("metrics", metric(0), series="a")
+            token = writer.token()
+            assert len(writer.read("metrics", "a", *DAY)) == 1
+        with over("blocking", servers, dsns=addresses("maintainer")) as maintainer:
+            maintainer.refresh("metrics")
+            maintainer.compress("metrics", end="2025-01-01Z")
+        servers.wait_replayed()
+        for colour in COLOURS:
+            with over(colour, servers, dsns=addresses("reader")) as reader:
+                read = partial(reader.read, "metrics", "a", *DAY)
+                until(lambda: read(freshness=AGE).plan.node == "pg2", "a replica is read")  # noqa: B023
+                assert len(read(step="1h", strategy="downsampled")) == 1
+                assert len(read(freshness=toolkit.after(token))) == 1
+                with pytest.raises(DatabaseError, match="toolkit check --grants"):
+                    reader.write("metrics", metric(1), series="a")
+                assert len(read(freshness="strong")) == 1
