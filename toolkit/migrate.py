@@ -191,6 +191,7 @@ def _run(
     config = _config(schema)
     config.attributes["connection"] = connection
     _check_not_ahead(connection, schema)
+    _become_owner(connection, schema)
     with _locked(connection, schema, deadline_s):
         for attempt in range(1, _TRIES + 1):
             try:
@@ -260,6 +261,20 @@ def _make_schema(connection: Connection, schema: str) -> None:
     ).scalar()
     if not exists:
         connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {ident(schema)}")
+    connection.commit()
+
+
+def _become_owner(connection: Connection, schema: str) -> None:
+    """Let what is made belong to whom the rest does, whoever of its members migrates."""
+    owner = connection.exec_driver_sql(
+        "SELECT o.rolname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "JOIN pg_roles o ON o.oid = c.relowner "
+        "WHERE n.nspname = %s AND c.relname = %s AND o.rolname <> current_user "
+        "AND pg_has_role(o.oid, 'MEMBER')",
+        (schema, VERSION_TABLE),
+    ).scalar()
+    if owner is not None:
+        connection.exec_driver_sql(f"SET ROLE {ident(owner)}")
     connection.commit()
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import psycopg
 import pytest
+from fix_catalog import describe, rows
 from fix_replicas import MakeCluster, until
 from fix_roles import Cast, cast_on
 from fix_servers import ON_ONE_VERSION, WHEEL, Database
@@ -19,6 +20,7 @@ from fix_stores import COLOURS, cached, open_store, store_bars
 from fix_topologies import DAY, metric, over
 
 import toolkit
+from toolkit import migrate
 from toolkit.dataset import CANDLES
 from toolkit.ddl import create_dataset
 from toolkit.errors import DatabaseError
@@ -127,12 +129,18 @@ def test_a_maintainer_maintains_and_what_it_makes_is_the_owners(cast: Cast, colo
     with cast.store("reader") as reader:
         found = reader.read("candles", "A", *SPAN, step="1h", strategy="downsampled")
         assert (len(found), found["low"].min() <= found["high"].max()) == (48, True)
-    with psycopg.connect(cast.database.admin_dsn) as admin:
-        owners = admin.execute(
-            "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class "
-            "WHERE relnamespace = 'toolkit'::regnamespace"
-        ).fetchall()
-    assert owners == [("toolkit",)]
+    assert owners(cast) == [("toolkit",)]
+
+
+def owners(cast: Cast) -> list[tuple[object, ...]]:
+    """Whose the tables and functions of the schema are."""
+    return rows(
+        cast.database.admin_dsn,
+        "SELECT pg_get_userbyid(relowner) FROM pg_class "
+        "WHERE relnamespace = 'toolkit'::regnamespace "
+        "UNION SELECT pg_get_userbyid(proowner) FROM pg_proc "
+        "WHERE pronamespace = 'toolkit'::regnamespace",
+    )
 
 
 Call = Callable[[Any], Any]
@@ -207,6 +215,20 @@ def test_a_job_of_who_may_not_is_skipped_and_never_well(stocked: Cast) -> None:
             assert (report.status, report.done) == ("skipped", ())
             assert "toolkit check --grants" in str(report.skipped[0])
     assert everything(stocked) == before
+
+
+def test_what_a_maintainer_or_a_superuser_migrates_is_the_owners(cast: Cast) -> None:
+    before = describe(cast.database.dsn)
+    for who in (cast.dsn("maintainer"), cast.database.admin_dsn):
+        migrate.downgrade(who, revision="0002")
+        assert migrate.upgrade(who).is_current
+        assert owners(cast) == [("toolkit",)]
+    after = describe(cast.database.dsn)
+    assert [r[0] for r in after["relations"]] == [r[0] for r in before["relations"]]
+    with pytest.raises(DatabaseError, match="must be owner") as caught:
+        migrate.downgrade(cast.dsn("writer"), revision="-1")
+    assert caught.value.sqlstate == NO_RIGHT
+    assert describe(cast.database.dsn) == after
 
 
 @ON_ONE_VERSION
