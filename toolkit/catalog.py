@@ -14,7 +14,7 @@ from toolkit.dataset import Dataset
 from toolkit.errors import UnknownName
 from toolkit.timegrid import Grid, Span, Step, to_us
 
-REVISION = "0006"
+REVISION = "0008"
 """The migration this version works with; a test holds it against the newest one."""
 
 VERSION_TABLE = "toolkit_version"

@@ -156,6 +156,17 @@ def catalog_tables(metadata: MetaData) -> None:
         comment="runs of maintenance jobs: what each did (counts) and what it could not do (said)",
     )
     Index("job_run_job", runs.c.job, runs.c.started_at)
+    Table(
+        "doctor_snapshot",
+        metadata,
+        Column("id", BigInteger, primary_key=True),
+        Column("taken_at", stamp, nullable=False, server_default=text("clock_timestamp()")),
+        Column("counted_since", stamp),
+        Column("statements", JSONB, nullable=False),
+        Column("indexes", ARRAY(Text), nullable=False),
+        comment="what toolkit doctor compares with: calls and milliseconds of statements by their "
+        "id, and which indexes there were",
+    )
 
 
 def dataset_tables(metadata: MetaData, dataset: Dataset) -> None:

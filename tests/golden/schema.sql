@@ -1389,3 +1389,23 @@ UPDATE toolkit.toolkit_version SET version_num='0006' WHERE toolkit.toolkit_vers
 
 COMMIT;
 
+BEGIN;
+
+-- Running upgrade 0006 -> 0008
+
+CREATE TABLE "toolkit".doctor_snapshot (
+    id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT doctor_snapshot_pkey PRIMARY KEY,
+    taken_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    counted_since timestamptz,
+    statements jsonb NOT NULL,
+    indexes text[] NOT NULL
+);
+COMMENT ON TABLE "toolkit".doctor_snapshot IS
+    'what toolkit doctor compares with: calls and milliseconds of statements by their id, and '
+    'which indexes there were';
+
+
+UPDATE toolkit.toolkit_version SET version_num='0008' WHERE toolkit.toolkit_version.version_num = '0006';
+
+COMMIT;
+

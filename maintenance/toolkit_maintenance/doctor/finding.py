@@ -1,0 +1,140 @@
+"""What the doctor finds: a status a check, with figures, the reason, and SQL that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+OK, WARN, CRIT, UNKNOWN = "ok", "warn", "crit", "unknown"
+SCHEMA_VERSION = 1
+"""Of the JSON: it grows when a key changes its meaning or goes, not when one is added."""
+
+_WORST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One table, index, session or slot that a check is about; ``weight`` says how bad it is."""
+
+    parent: str
+    name: str
+    weight: float = 0.0
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """What was found below one parent: how many, and the worst three by name."""
+
+    name: str
+    count: int
+    worst: tuple[str, ...]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check.
+
+    ``evidence`` are figures, ``reason`` says what they mean and, of what is ``unknown``, what
+    would make it known. ``fix`` are statements that can be run as they are, on the primary
+    unless they are of Redis; ``objects`` what it is about, rolled up per parent.
+    """
+
+    id: str
+    status: str
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    fix: tuple[str, ...] = ()
+    objects: tuple[Object, ...] = ()
+
+    @property
+    def is_bad(self) -> bool:
+        return self.status in (WARN, CRIT)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the finding as JSON has it."""
+        return {
+            "id": self.id,
+            "status": self.status,
+            "reason": self.reason,
+            "evidence": dict(self.evidence),
+            "fix": list(self.fix),
+            "objects": [
+                {"name": o.name, "count": o.count, "worst": list(o.worst), **o.figures}
+                for o in self.objects
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Every check's finding, at the server's time ``at``, over ``nodes`` (those that answered)."""
+
+    at: datetime
+    nodes: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    seconds: float = 0.0
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing was found; what is unknown is not found."""
+        return not any(f.is_bad for f in self.findings)
+
+    def __getitem__(self, check: str) -> Finding:
+        for finding in self.findings:
+            if finding.id == check:
+                return finding
+        raise KeyError(check)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the examination as JSON has it."""
+        counts = {s: sum(f.status == s for f in self.findings) for s in (OK, WARN, CRIT, UNKNOWN)}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "at": self.at,
+            "seconds": round(self.seconds, 3),
+            "nodes": list(self.nodes),
+            "counts": counts,
+            "checks": [f.to_mapping() for f in self.findings],
+        }
+
+
+def rolled(things: Iterable[Thing]) -> tuple[Object, ...]:
+    """Return one object for each parent, that with the worst thing first.
+
+    Figures of its things that are numbers are added up.
+
+    >>> [(o.name, o.count, o.worst) for o in rolled([Thing("a", "a1", 1), Thing("a", "a2", 2)])]
+    [('a', 2, ('a2', 'a1'))]
+    """
+    groups: dict[str, list[Thing]] = {}
+    for thing in sorted(things, key=lambda t: (-t.weight, t.name)):
+        groups.setdefault(thing.parent, []).append(thing)
+    return tuple(
+        Object(parent, len(group), tuple(t.name for t in group[:_WORST]), _summed(group))
+        for parent, group in groups.items()
+    )
+
+
+def _summed(things: Sequence[Thing]) -> dict[str, Any]:
+    if len(things) == 1:
+        return dict(things[0].figures)
+    sums: dict[str, Any] = {}
+    for thing in things:
+        for key, value in thing.figures.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                sums[key] = sums.get(key, 0) + value
+    return sums
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return names for a sentence.
+
+    >>> listed(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

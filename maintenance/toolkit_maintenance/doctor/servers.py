@@ -1,0 +1,115 @@
+"""Checks of servers: slots, replicas that lag, checkpoints that come too often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg.sql import SQL, Literal
+
+from toolkit_maintenance.doctor.check import Answers, Check, found, hidden, unknown
+from toolkit_maintenance.doctor.finding import CRIT, OK, WARN, Finding, Thing, listed
+
+_GB = 1 << 30
+
+
+def judge_slots(answers: Answers) -> Finding:
+    """Slots whose reader is gone keep the log until the disk is full."""
+    limits, things, fixes, is_crit = answers.limits, [], [], False
+    for slot, kind, is_active, kept, state, _ in answers["slots"]:
+        kept = kept or 0
+        is_lost = state in ("lost", "unreserved")
+        if not (is_lost or (not is_active and kept > 0) or kept >= limits.slot_bytes):
+            continue
+        is_crit |= is_lost or kept >= 10 * limits.slot_bytes
+        figures = {"type": kind, "is_active": is_active, "kept_bytes": kept, "state": state}
+        things.append(Thing("slots", slot, kept, figures))
+        if not is_active:
+            text = SQL("SELECT pg_drop_replication_slot({})").format(Literal(slot))
+            fixes.append(text.as_string(None))
+    said = listed([f"{t.name} keeps {t.weight / 1e6:,.0f} MB" for t in things])
+    return found(
+        "slots",
+        things,
+        f"{said} of the log for a reader that is gone or far behind, until the disk is full; "
+        "max_slot_wal_keep_size bounds that",
+        well="no slot keeps the log for nobody",
+        fix=fixes,
+        status=CRIT if is_crit else WARN,
+    )
+
+
+def judge_lag(answers: Answers) -> Finding:
+    """How far replicas are behind, by position and by time, and which are gone."""
+    limits, things, evidence = answers.limits, [], {}
+    for node, why in answers.lost.items():
+        things.append(Thing("nodes", node, 1e18, {"problem": why}))
+    is_crit = bool(things)
+    for node, bytes_behind, seconds, problems in answers["lag"]:
+        evidence[node] = {"lag_bytes": bytes_behind, "lag_s": seconds}
+        is_late = (seconds or 0.0) >= limits.lag_s or (
+            seconds is None and (bytes_behind or 0) >= limits.lag_bytes
+        )
+        if is_late or problems:
+            said = "; ".join(problems) or f"is {seconds or 0.0:,.0f} s behind"
+            figures = {"lag_bytes": bytes_behind, "lag_s": seconds, "problem": said}
+            things.append(Thing("nodes", node, bytes_behind or 0, figures))
+    unseen = [n for n, b, s, _ in answers["lag"] if b is None and s is None]
+    if not things and unseen:
+        said_hidden = hidden(answers, [answers.primary]) or "its position could not be read"
+        return unknown("lag", f"{listed(unseen)}: how far behind is not known: {said_hidden}")
+    fixes = ["SELECT pg_wal_replay_resume()"] if _is_paused(things) else []
+    return found(
+        "lag",
+        things,
+        "; ".join(f"{t.name}: {t.figures['problem']}" for t in things[:3]),
+        well="replicas keep up" if answers["lag"] else "there is no replica",
+        fix=fixes,
+        status=CRIT if is_crit else WARN,
+        evidence=evidence,
+    )
+
+
+def _is_paused(things: list[Thing]) -> bool:
+    return any("pg_wal_replay_resume" in str(t.figures.get("problem", "")) for t in things)
+
+
+def judge_checkpoints(answers: Answers) -> Finding:
+    """Checkpoints that come because the log is full, not by the clock, write the same pages again.
+
+    PostgreSQL documentation, "WAL Configuration": they should come by the clock.
+    """
+    limits = answers.limits
+    timed, requested, since, size = answers["checkpoints"][0]
+    both = timed + requested
+    evidence: dict[str, Any] = {
+        "timed": timed,
+        "requested": requested,
+        "since": since.isoformat() if since else None,
+        "max_wal_size": size,
+    }
+    if both < limits.checkpoints:
+        return unknown(
+            "checkpoints",
+            f"only {both} checkpoints since the statistics were reset; {limits.checkpoints} tell "
+            "something",
+            **evidence,
+        )
+    if requested < limits.checkpoints_share * both:
+        well = f"{timed} of {both} checkpoints came by the clock"
+        return Finding("checkpoints", OK, well, evidence)
+    wanted = max(2 * size, 2 * _GB)
+    return Finding(
+        "checkpoints",
+        WARN,
+        f"{requested} of {both} checkpoints came because the log was full: each writes whole pages "
+        "anew; a larger max_wal_size lets the clock decide",
+        evidence,
+        (f"ALTER SYSTEM SET max_wal_size = '{wanted >> 20}MB'", "SELECT pg_reload_conf()"),
+    )
+
+
+CHECKS = (
+    Check("slots", "replication slots", ("slots",), judge_slots),
+    Check("lag", "replicas behind or gone", ("lag",), judge_lag),
+    Check("checkpoints", "checkpoints by the clock", ("checkpoints",), judge_checkpoints),
+)

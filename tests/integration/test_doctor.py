@@ -1,0 +1,346 @@
+"""The doctor: a fault of each kind is found, and mended by its SQL; nothing where all is well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from fix_cli import Run
+from fix_servers import Database
+from fix_stores import minutes
+
+import toolkit
+from toolkit.errors import Unavailable, UnknownName
+from toolkit_maintenance.doctor import Examination, Finding, Thresholds, examine
+from toolkit_maintenance.runner import run as run_job
+
+TWO_MONTHS = {"ts": ["2024-01-01Z", "2024-02-01Z"], "close": [1.0, 2.0]}
+OBJECTS = ("index-*", "bloat", "hit-rate", "partitions-*", "never-*", "settings-autovacuum")
+REST = ("long-*", "blockers", "xmin-*", "wraparound", "connections", "slots", "lag", "checkpoints")
+
+
+@pytest.fixture
+def superuser(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(database.admin_dsn, autocommit=True) as connection:
+        connection.execute("SET search_path = toolkit")
+        yield connection
+
+
+def bad(seen: Examination) -> dict[str, Finding]:
+    return {f.id: f for f in seen.findings if f.is_bad}
+
+
+def mend(connection: psycopg.Connection[Any], finding: Finding) -> None:
+    """Run what a finding says, as it stands."""
+    for statement in finding.fix:
+        connection.execute(statement.encode())
+
+
+def counted(connection: psycopg.Connection[Any]) -> None:
+    """Let the server count at once what a session has done."""
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    connection.execute("SELECT 1")
+
+
+def test_nothing_is_found_on_a_clean_database(
+    database: Database, blocking: toolkit.Store, sql: psycopg.Connection[Any]
+) -> None:
+    run_job(blocking, "partitions")
+    blocking.write("metrics", minutes(20_000), series="cpu")
+    blocking.refresh("metrics")
+    sql.execute("VACUUM (ANALYZE)")
+    with toolkit.connect(database.admin_dsn) as store:
+        for seen in (examine(blocking, [*OBJECTS, *REST]), examine(store, [*OBJECTS, *REST])):
+            assert bad(seen) == {}
+            assert len({f.id for f in seen.findings}) == len(seen.findings)
+            for finding in seen.findings:
+                assert finding.status == "ok" or (finding.status == "unknown" and finding.reason)
+        # who may see all knows more
+        assert {f.id for f in seen.findings if f.status == "unknown"} <= {"hit-rate", "checkpoints"}
+
+
+# -- indexes ------------------------------------------------------------------------------------
+
+
+def test_odd_indexes_are_found_and_their_sql_mends_them(
+    blocking: toolkit.Store, sql: psycopg.Connection[Any]
+) -> None:
+    blocking.write(
+        "candles", {"ts": ["2024-01-01Z", "2024-02-01Z"], "close": [1.0, 2.0]}, series="A"
+    )
+    for statement in (
+        "CREATE INDEX again ON series (dataset_id, name)",
+        "CREATE INDEX begins ON job_run (job)",
+        "CREATE INDEX middle ON job_run (job, started_at, status)",
+        "CREATE INDEX candles_middle ON candles (series_id, ts, close)",
+        "CREATE INDEX candles_whole ON ONLY candles (close)",
+        "CREATE TABLE note (id bigint PRIMARY KEY, series_id integer REFERENCES series, t text)",
+        "INSERT INTO note VALUES (1, NULL, 'a'), (2, NULL, 'a')",
+        "CREATE INDEX note_hash ON note USING hash (t)",  # never overlaps a btree
+        "CREATE INDEX note_t ON note (t) WHERE id > 1",  # nor does what is partial
+        "CREATE INDEX note_ti ON note (t, id)",
+    ):
+        sql.execute(statement)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        sql.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON note (t)")
+    seen = examine(blocking, ["index-*"])
+    found = {f.id: {t for o in f.objects for t in o.worst} for f in seen.findings if f.is_bad}
+    assert found == {
+        "index-duplicate": {"again"},
+        "index-overlapping": {"begins"},
+        "index-time-in-middle": {"middle", "candles_middle"},
+        "index-invalid": {"broken", "candles_whole"},
+        "index-missing": {"note"},
+    }
+    assert len(seen["index-invalid"].fix) == 1 + 2 * 2  # a part for each of two partitions
+    assert [o.name for o in seen["index-time-in-middle"].objects] == ["candles", "job_run"]
+    for finding in bad(seen).values():
+        mend(sql, finding)
+    assert bad(examine(blocking, ["index-*"])) == {}
+    valid = sql.execute(
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = 'candles_whole'::regclass"
+    )
+    assert valid.fetchone() == (True,)
+
+
+def test_an_index_that_may_be_being_built_is_unknown(
+    blocking: toolkit.Store, sql: psycopg.Connection[Any], superuser: psycopg.Connection[Any]
+) -> None:
+    sql.execute("CREATE TABLE note (t text)")
+    sql.execute("INSERT INTO note VALUES ('a'), ('a')")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        sql.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON note (t)")
+    with superuser.transaction():
+        superuser.execute("LOCK TABLE note IN SHARE UPDATE EXCLUSIVE MODE")  # as a build does
+        assert examine(blocking, ["index-invalid"])["index-invalid"].status == "unknown"
+    assert examine(blocking, ["index-invalid"])["index-invalid"].status == "warn"
+
+
+def test_unused_is_what_is_known_to_be_old_and_was_never_read(
+    blocking: toolkit.Store, sql: psycopg.Connection[Any], superuser: psycopg.Connection[Any]
+) -> None:
+    blocking.write(
+        "candles", {"ts": ["2024-01-01Z", "2024-02-01Z"], "close": [1.0, 2.0]}, series="A"
+    )
+    sql.execute("CREATE INDEX candles_close ON candles (close)")
+    limits = Thresholds(unused_bytes=8192)
+
+    def seen() -> Finding:
+        return examine(blocking, ["index-unused"], limits=limits)["index-unused"]
+
+    assert "--snapshot" in seen().reason  # nobody knows how old it is
+    assert seen().status == "unknown"
+    examine(blocking, ["lag"], keeps_snapshot=True)
+    assert seen().status == "unknown"
+    sql.execute("UPDATE doctor_snapshot SET taken_at = taken_at - interval '8 days'")
+    assert seen().status == "warn"
+    assert seen().objects[0].name == "candles"
+    assert seen().fix == ('DROP INDEX "toolkit"."candles_close"',)
+    superuser.execute("SELECT pg_stat_reset()")
+    assert "younger" in seen().reason
+    assert seen().status == "unknown"
+    sql.execute("SET enable_seqscan = off")  # read in one partition of two
+    sql.execute("SELECT count(*) FROM candles WHERE close = 1 AND ts < '2024-01-15Z'")
+    counted(sql)
+    assert seen().status == "ok"
+
+
+# -- tables -------------------------------------------------------------------------------------
+
+
+def test_neglected_tables_are_found_per_parent_and_mended(
+    blocking: toolkit.Store, sql: psycopg.Connection[Any]
+) -> None:
+    blocking.write("metrics", minutes(3_000), series="cpu")
+    for (part,) in sql.execute(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'metrics'::regclass"
+    ).fetchall():
+        sql.execute(f"ALTER TABLE {part} SET (autovacuum_enabled = off)".encode())
+    sql.execute("CREATE TABLE note (id bigint PRIMARY KEY) WITH (autovacuum_enabled = off)")
+    sql.execute("INSERT INTO note SELECT generate_series(1, 100000)")
+    sql.execute(
+        "SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off"
+    )
+    for _ in range(3):
+        sql.execute("SELECT count(*) FROM note WHERE id = 1")
+    counted(sql)
+    limits = Thresholds(
+        partitions=0, unvacuumed_rows=1_000, scans=3, scanned_rows=10_000, bloat_bytes=1 << 20
+    )
+    wanted = ("partitions-*", "never-*", "settings-autovacuum", "index-missing", "bloat")
+
+    def looked() -> Examination:
+        return examine(blocking, wanted, limits=limits)
+
+    seen = looked()
+    assert {f.id: sorted(o.name for o in f.objects) for f in bad(seen).values()} == {
+        "partitions-ahead": ["candles", "metrics", "trades"],
+        "partitions-many": ["metrics"],
+        "never-vacuumed": ["metrics", "note"],
+        "never-analyzed": ["metrics", "note"],
+        "settings-autovacuum": ["metrics"],
+        "index-missing": ["note"],
+    }
+    assert seen["bloat"].status == "unknown"  # nobody has analyzed it
+    assert seen["partitions-ahead"].status == "crit"  # there are some, and not the present one
+    for name in ("partitions-ahead", "never-vacuumed", "never-analyzed", "settings-autovacuum"):
+        mend(sql, seen[name])
+    assert set(bad(looked())) == {"partitions-many", "index-missing"}
+    assert looked()["bloat"].status == "ok"
+    sql.execute("DELETE FROM note WHERE id > 20000")
+    sql.execute("VACUUM (ANALYZE) note")
+    bloat = looked()["bloat"]
+    assert [o.worst for o in bloat.objects] == [("note_pkey",)]
+    assert bloat.evidence["is_estimate"] is True
+    mend(sql, bloat)
+    assert looked()["bloat"].status == "ok"
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(5_000, marks=pytest.mark.soak)])
+def test_many_partitions_are_one_finding_and_take_seconds(
+    count: int, blocking: toolkit.Store, sql: psycopg.Connection[Any]
+) -> None:
+    sql.execute("SET client_min_messages = error")
+    sql.execute("SET timezone = 'UTC'")
+    for year in range(count // 500):  # a few in each transaction: each takes locks
+        sql.execute(
+            "SELECT ensure_partitions('metrics', w, w + interval '3500 days') FROM "
+            "(SELECT timestamptz '1950-01-02' + %s * interval '3500 days') AS f (w)",
+            [year],
+        )
+    sql.execute(
+        "INSERT INTO metrics (series_id, ts, value) SELECT 1, '1950-01-03'::timestamptz + n * "
+        "interval '7 days', 1 FROM generate_series(0, %s) AS n",
+        [count - 2],
+    )
+    counted(sql)
+    seen = examine(blocking, limits=Thresholds(partitions=400, unvacuumed_rows=1))
+    assert seen.seconds < 10
+    (many,) = seen["partitions-many"].objects
+    assert many.figures["partitions"] == count
+    never = {o.name: o for o in seen["never-vacuumed"].objects}["metrics"]
+    assert never.count == count - 1
+    assert len(never.worst) == 3
+    assert len(seen["never-vacuumed"].fix) == len(seen["never-vacuumed"].objects)
+
+
+# -- sessions -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def waiting(database: Database, statement: str) -> Iterator[None]:
+    """Have a session wait for a lock, and let it go at the end."""
+    with closing(psycopg.connect(database.dsn, autocommit=True)) as connection:
+        connection.pgconn.send_query(statement.encode())
+        with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
+            for _ in range(1_000):
+                found = admin.execute(
+                    "SELECT count(*), pg_sleep(0.01) FROM pg_locks "
+                    "WHERE pid = %s AND NOT granted AND waitstart IS NOT NULL",
+                    [connection.info.backend_pid],
+                ).fetchone()
+                if found is not None and found[0]:
+                    break
+            yield
+
+
+def test_sessions_in_the_way_are_found_and_their_end_mends_it(
+    database: Database, superuser: psycopg.Connection[Any]
+) -> None:
+    limits = Thresholds(transaction_s=0.0, idle_s=0.0, blocked_s=0.0, xmin_age=2, xid_age=2)
+    with (
+        closing(psycopg.connect(database.dsn, application_name="forgotten")) as forgotten,
+        toolkit.connect(database.admin_dsn) as store,
+        toolkit.connect(database.dsn) as ordinary,
+    ):
+        forgotten.execute("SELECT pg_current_xact_id()")
+        forgotten.execute("LOCK TABLE toolkit.series")
+        for _ in range(3):
+            superuser.execute("SELECT pg_current_xact_id()")
+        with waiting(database, "SELECT count(*) FROM toolkit.series"):
+            seen = examine(store, ["long-*", "blockers", "xmin-*", "wraparound"], limits=limits)
+            # its own role's sessions an ordinary role sees, too
+            less = examine(ordinary, ["blockers", "long-*"], limits=limits)
+        pid = forgotten.info.backend_pid
+        assert set(bad(seen)) == {"long-transactions", "blockers", "xmin-holders", "wraparound"}
+        assert set(bad(less)) == {"long-transactions", "blockers"}
+        assert seen["blockers"].fix == (f"SELECT pg_terminate_backend({pid})",)
+        assert f"{pid} (forgotten)" in seen["blockers"].objects[0].worst
+        assert f"SELECT pg_terminate_backend({pid})" in seen["long-transactions"].fix
+        assert f"SELECT pg_terminate_backend({pid})" in seen["xmin-holders"].fix
+        mend(superuser, seen["blockers"])
+        after = examine(store, ["blockers"], limits=limits)
+        assert after["blockers"].status == "ok"
+        with psycopg.connect(database.dsn, autocommit=True) as owner:
+            for statement in seen["wraparound"].fix:
+                assert statement.startswith("VACUUM (FREEZE)")
+                owner.execute(statement.encode())
+
+
+# -- rights, the command ------------------------------------------------------------------------
+
+
+def test_what_a_role_may_not_see_is_unknown_and_never_ok(
+    database: Database, superuser: psycopg.Connection[Any]
+) -> None:
+    role = f"reader_{database.name}"
+    superuser.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'".encode())
+    try:
+        superuser.execute(f"GRANT USAGE ON SCHEMA toolkit TO {role}".encode())
+        tables = "dataset, series, rollup, toolkit_version"
+        superuser.execute(f"GRANT SELECT ON {tables} TO {role}".encode())
+        superuser.execute("CREATE TABLE note AS SELECT generate_series(1, 300000) AS id")
+        superuser.execute("ANALYZE note")
+        dsn = database.dsn.replace("//toolkit:", f"//{role}:").split("@")
+        with toolkit.connect(f"postgresql://{role}:x@{dsn[1]}") as store:
+            seen = examine(store)
+        unknown = {f.id: f.reason for f in seen.findings if f.status == "unknown"}
+        assert {"bloat", "index-unused", "blockers", "long-transactions", "slow-queries"} <= set(
+            unknown
+        )
+        assert "GRANT pg_read_all_stats" in unknown["blockers"]
+        assert "may not see" in unknown["index-unused"]
+    finally:
+        superuser.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+def test_command_says_what_it_found_and_ends_with_1(run: Run, sql: psycopg.Connection[Any]) -> None:
+    sql.execute("CREATE INDEX again ON series (dataset_id, name)")
+    text = run("doctor", "--only", "index-*", code=1).output
+    assert 'DROP INDEX CONCURRENTLY "toolkit"."again";' in text
+    told = json.loads(run("doctor", "--only", "index-duplicate", "--json", code=1).output)
+    (check,) = told["checks"]
+    assert told["schema_version"] == 1
+    assert told["counts"] == {"ok": 0, "warn": 1, "crit": 0, "unknown": 0}
+    assert list(check) == ["id", "status", "reason", "evidence", "fix", "objects"]
+    assert check["objects"][0]["name"] == "series"
+    sql.execute(check["fix"][0])
+    run("doctor", "--only", "index-*")
+    json.loads(run("doctor", "--snapshot", "--json", code=1).output)  # settings, at least
+    assert sql.execute("SELECT count(*) FROM doctor_snapshot").fetchone() == (1,)
+    assert "did you mean 'index-unused'" in run("doctor", "--only", "index-unusd", code=2).output
+    assert "no size" in run("doctor", "--ram", "much", code=2).output
+    run("doctor", dsn="postgresql://127.0.0.1:1/x", code=3)
+
+
+def test_a_check_that_is_not_there_is_an_error(blocking: toolkit.Store) -> None:
+    with pytest.raises(UnknownName, match=r"cache\.redis"):
+        examine(blocking, ["redis-policy"])
+    with pytest.raises(Unavailable), toolkit.connect("postgresql://127.0.0.1:1/x") as store:
+        examine(store)
+
+
+def test_snapshots_stay_few(blocking: toolkit.Store, sql: psycopg.Connection[Any]) -> None:
+    sql.execute(
+        "INSERT INTO doctor_snapshot (taken_at, statements, indexes) SELECT clock_timestamp() "
+        "- n * interval '1 hour', '{}', '{}' FROM generate_series(1, 1000) AS n"
+    )
+    examine(blocking, ["lag"], keeps_snapshot=True)
+    kept = sql.execute(
+        "SELECT count(*), min(taken_at) < now() - interval '29 days' FROM doctor_snapshot"
+    )
+    assert kept.fetchone() in [(n, True) for n in range(50, 56)]
