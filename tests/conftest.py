@@ -25,6 +25,7 @@ pytest_plugins = [
     "fix_contract",
     "fix_jobs",
     "fix_roles",
+    "fix_deploy",
 ]
 
 # deadline: a shared machine stalls now and then; too_slow: so do its first examples
