@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,8 @@ class Stage:
     def stop(self, service: str, number: signal.Signals = signal.SIGINT) -> int:
         """End a service and what it has started; return what it ended with."""
         process = self._running.pop(service)
-        os.killpg(process.pid, number)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, number)
         try:
             return process.wait(20)
         finally:

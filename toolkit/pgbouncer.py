@@ -134,7 +134,7 @@ def render(nodes: Sequence[Node], facts: Mapping[str, Facts], options: Options) 
     remarks = list(_remarks(entries, roles, facts, secrets, by_query, options))
     return Rendered(
         _ini(entries, roles, by_query, options),
-        _userlist(secrets, by_query),
+        _userlist(secrets, options.admin or roles[0] if by_query else ""),
         LOOKUP_SQL if by_query else "",
         tuple(remarks),
     )
@@ -203,8 +203,9 @@ def _remarks(
     if by_query:
         yield (
             "the roles' secrets may be read by superusers only: run the SQL there, or this "
-            "command with addresses of a superuser; userlist.txt then needs one line only, for "
-            f"{AUTH_ROLE}"
+            "command with addresses of a superuser; userlist.txt then needs two lines only, for "
+            f"{AUTH_ROLE} and for {options.admin or roles[0]}: for its console PgBouncer looks up "
+            "nobody"
         )
     if options.version == (1, 21):
         yield "1.21 loses prepared statements after a rollback, so they are off: take 1.22 or newer"
@@ -283,10 +284,13 @@ def _encryption(entries: Sequence[_Entry]) -> Iterator[tuple[str, str, str]]:
         yield "server_tls_ca_file", root, "who vouches for the servers"
 
 
-def _userlist(secrets: Mapping[str, str], by_query: bool) -> str:
+def _userlist(secrets: Mapping[str, str], admin: str) -> str:
+    """Return the lines of known secrets; with an ``admin``, those to be filled in by hand, too."""
     lines = []
-    if by_query:
-        lines.append(f'; "{AUTH_ROLE}" "its SCRAM secret, or its password"')
+    for role in (AUTH_ROLE, admin) if admin else ():
+        if role not in secrets:
+            name = role.replace('"', '""')
+            lines.append(f'; "{name}" "its SCRAM secret, or its password"')
     for role, secret in secrets.items():
         lines.append(" ".join('"{}"'.format(text.replace('"', '""')) for text in (role, secret)))
     return "".join(f"{line}\n" for line in lines)

@@ -44,7 +44,6 @@ def test_topology_is_clean_and_every_service_healthy(stage: Stage) -> None:
     assert "'ANY 1 " in (DEPLOY / "postgres" / "postgresql.conf").read_text()
     for service in ("primary", "replica1", "replica2", "pgbouncer", "valkey"):
         assert stage.is_healthy(service), service
-    stage.run("migrate")  # a second time there is nothing to do, and it says so by its exit code
 
 
 def streaming(stage: Stage) -> set[str]:
@@ -75,6 +74,9 @@ def test_pgbouncer_ini_is_what_the_toolkit_renders_for_these_servers(stage: Stag
     shown = json.loads(stage.toolkit(*line, "--json"))
     assert (DEPLOY / "pgbouncer" / "pgbouncer.ini").read_text() == stage.named(shown["ini"])
     assert LOOKUP_SQL.partition("\n")[2] in (DEPLOY / "postgres" / "roles.sql").read_text()
+    (secrets,) = [remark for remark in shown["remarks"] if "userlist.txt" in remark]
+    for role in re.findall(r'^"(.+?)"', stage.secret("pgbouncer_userlist"), re.MULTILINE):
+        assert f"for {role}" in secrets
     (needed,) = re.findall(r"needs ([\d,]+) open files", " ".join(shown["remarks"]))
     assert SERVICES["pgbouncer"]["ulimits"]["nofile"] >= int(needed.replace(",", ""))
     assert json.loads(stage.toolkit("pgbouncer", "show", "databases", "--json"))
