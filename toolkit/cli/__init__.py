@@ -106,6 +106,7 @@ COMMANDS = {
     "metrics": (
         "toolkit.cli.metrics:metrics",
         "Show what the server says: jobs, partitions, replicas, connections.",
+    ),
     "doctor": (
         "toolkit.cli.doctor:doctor",
         "Check the database and its servers, and say what mends them.",
