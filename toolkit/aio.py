@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from toolkit.assembly import opened, shelf_of
+from toolkit.auditor import AuditReport, auditor_of
+from toolkit.auditor import Progress as AuditProgress
 from toolkit.backfill import BackfillReport
 from toolkit.catalog import Series
 from toolkit.columns import Columns
@@ -18,7 +20,7 @@ from toolkit.exporting import ExportReport, export_query
 from toolkit.inspection import DatasetStats
 from toolkit.intake import Intake, WriteReport
 from toolkit.partitions import Partition
-from toolkit.query import Freshness, build_query, latest_query
+from toolkit.query import Freshness, build_query, ends_of, latest_query
 from toolkit.reader import Explanation
 from toolkit.refresher import Progress, RefreshReport
 from toolkit.retaining import Retention
@@ -236,13 +238,39 @@ class AsyncStore:
         return await self._roads.delete(dataset, series, start, end)
 
     async def refresh(
-        self, dataset: str, on_progress: Progress = lambda step, buckets: None
+        self,
+        dataset: str,
+        on_progress: Progress = lambda step, buckets: None,
+        *,
+        max_runtime: float | None = None,
     ) -> RefreshReport:
         """Bring the rollups of a dataset up to now; answers are right without it, only slower.
 
-        Any number of processes may refresh at once; one that is killed is taken over.
+        Any number of processes may refresh at once; one that is killed is taken over. After
+        ``max_runtime`` seconds it ends between two slices, and the next one goes on from there.
         """
-        return await self._roads.refresh(dataset, on_progress)
+        return await self._roads.refresh(dataset, on_progress, max_runtime)
+
+    async def audit(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        start: object = None,
+        end: object = None,
+        *,
+        repair: bool = True,
+        max_runtime: float | None = None,
+        on_progress: AuditProgress = lambda report: None,
+    ) -> AuditReport:
+        """Count rollups anew, from points and blocks, and say which buckets are not as stored.
+
+        These are repaired (not without ``repair``): logged as changed, and refreshed. What a
+        refresh has yet to follow is not looked at. Reads all points of ``[start, end)`` once,
+        a part of a series at a time; after ``max_runtime`` seconds it stops after a part.
+        """
+        query = build_query(dataset, series, *ends_of(start, end))
+        names, auditor = query.asked.series, auditor_of(self._roads)
+        return await auditor.audit(dataset, names, query.span, repair, max_runtime, on_progress)
 
     async def compress(
         self,
@@ -276,11 +304,15 @@ class AsyncStore:
         start: object = None,
         end: object = None,
         *,
+        dry_run: bool = False,
         on_progress: PackProgress = lambda report, total: None,
     ) -> PackReport:
-        """Fold points that were written into compressed time into its blocks."""
+        """Fold points that were written into compressed time into its blocks.
+
+        With ``dry_run`` nothing is changed: the report says what there is to do.
+        """
         return await self._roads.compress(
-            dataset, series, start, end, False, True, False, on_progress
+            dataset, series, start, end, dry_run, True, False, on_progress
         )
 
     async def decompress(

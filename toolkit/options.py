@@ -142,6 +142,7 @@ class MaintenanceOptions:
     partitions: str = "1h"
     retention: str = "1h"
     refresh: str = "1m"
+    audit: str = ""
     compress: str = "1h"
     recompress: str = "1d"
     verify: str = "30d"

@@ -66,15 +66,15 @@ async def recount(
                 spans.extendleft(s for s in around if not s.is_empty)
                 await _log_again(transaction, entry, series, hole, ranges)
                 continue
-            fresh = await driver.compute(_counted, entry, rollup, points)
-            for low, high in _cuts(span, fresh):
+            fresh = await driver.compute(counted, entry, rollup, points)
+            for low, high in cuts(span, fresh):
                 mine = fresh.take(slice(*np.searchsorted(fresh.ts, (low, high)).tolist()))
                 params = {
                     "id": series_id,
                     "low": to_datetime(low),
                     "high": to_datetime(high),
                     "ts": [to_datetime(t) for t in mine.ts.tolist()],
-                    **_params(entry, mine),
+                    **stored_params(entry, mine),
                 }
                 rows = await transaction.fetch(_statement(entry, rollup), params)
                 total += (len(mine), *rows[0])
@@ -114,7 +114,8 @@ async def _log_again(
             await changes.log(transaction, entry, batch, np.array([series.id], np.int32))
 
 
-def _counted(entry: Entry, rollup: Rollup, points: Table) -> Table:
+def counted(entry: Entry, rollup: Rollup, points: Table) -> Table:
+    """Return the states of a rollup's buckets, counted of points."""
     dataset = entry.dataset
     sums = [s for s in dataset.states if _is_whole_sum(s)]
     counts = [State(_count_of(s), "count", s.of, "int") for s in sums]
@@ -129,13 +130,13 @@ def _count_of(state: State) -> str:
     return f"{state.name}, of how many"  # no column is called that
 
 
-def _cuts(span: Span, fresh: Table) -> Iterator[tuple[int, int]]:
+def cuts(span: Span, fresh: Table) -> Iterator[tuple[int, int]]:
     """Yield ranges of at most so many buckets that tile a span."""
     edges = [span.start, *fresh.ts[_BUCKETS::_BUCKETS].tolist(), span.end]
     yield from pairwise(edges)
 
 
-def _params(entry: Entry, table: Table) -> dict[str, Any]:
+def stored_params(entry: Entry, table: Table) -> dict[str, Any]:
     """Return states as lists, as a rollup stores them."""
     params: dict[str, Any] = {}
     for number, state in enumerate(entry.dataset.states):
@@ -153,17 +154,21 @@ def _params(entry: Entry, table: Table) -> dict[str, Any]:
     return params
 
 
+def arrays_of(entry: Entry) -> list[SQL]:
+    """Return the arrays that :func:`stored_params` gives: of times, and of each state."""
+    kinds = [STORED[s.type.partition("(")[0]] for s in entry.dataset.states]
+    states = [SQL(f"%(s{number})s::{kind}[]") for number, kind in enumerate(kinds)]
+    return [SQL("%(ts)s::timestamptz[]"), *states]
+
+
 def _statement(entry: Entry, rollup: Rollup) -> bytes:
     def make() -> bytes:
         states = entry.dataset.states
         names = [Identifier(s.name) for s in states]
-        kinds = [STORED[s.type.partition("(")[0]] for s in states]
-        arrays = [SQL("%(ts)s::timestamptz[]")]
-        arrays += [SQL(f"%(s{number})s::{kind}[]") for number, kind in enumerate(kinds)]
         return compose(
             "refresh/put_buckets",
             relation=Identifier(entry.schema, rollup.relation),
-            arrays=SQL(", ").join(arrays),
+            arrays=SQL(", ").join(arrays_of(entry)),
             columns=SQL("").join(SQL(", {}").format(n) for n in names),
             fresh_columns=SQL("").join(SQL(", f.{}").format(n) for n in names),
             assignments=SQL(", ").join(SQL("{0} = excluded.{0}").format(n) for n in names),

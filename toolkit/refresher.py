@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
@@ -39,12 +40,29 @@ class LevelReport:
 
 
 @dataclass(frozen=True, slots=True)
+class LevelWork:
+    """What of one rollup has to be refreshed: changed ranges of how many series and buckets.
+
+    ``log_rows`` of the change log say so; ``statement`` recomputes a slice of it.
+    """
+
+    step: str
+    log_rows: int
+    series: int
+    ranges: int
+    buckets: int
+    is_under_way: bool
+    statement: str
+
+
+@dataclass(frozen=True, slots=True)
 class RefreshReport:
     """What a refresh did; ``pruned`` counts change-log rows that nobody needs any more.
 
     Rows stay for some minutes after every rollup has followed them: caches follow them, too.
     ``damaged`` are blocks that buckets could not be counted of: what changed there stays in the
-    change log, and is for the refresh after their repair.
+    change log, and is for the refresh after their repair. ``is_cut``: its time was over before
+    all was done; the next one goes on.
     """
 
     dataset: str
@@ -52,6 +70,7 @@ class RefreshReport:
     pruned: int
     seconds: float
     damaged: tuple[CorruptBlock, ...] = ()
+    is_cut: bool = False
 
 
 Progress = Callable[[str, int], None]
@@ -78,27 +97,68 @@ class Refresher:
         self._run = run
 
     async def refresh(
-        self, dataset: str, on_progress: Progress = lambda step, buckets: None
+        self,
+        dataset: str,
+        on_progress: Progress = lambda step, buckets: None,
+        max_runtime: float | None = None,
     ) -> RefreshReport:
         """Bring every rollup of ``dataset`` up to now, finest first.
 
         Changes committed after it began are left for the next one. Cost: the points of the
-        changed buckets are read once; each coarser level reads the one below it.
+        changed buckets are read once; each coarser level reads the one below it. After
+        ``max_runtime`` seconds it begins no other slice, but does one: the next one goes on.
         """
         started = time.perf_counter()
+        until = inf if max_runtime is None else started + max_runtime
         entry = await self._directory.confirmed(dataset)
         sysid = await self._directory.identify()
         await self._adopt(entry, sysid)
         levels, damaged = [], dict[str, CorruptBlock]()
         finer: Rollup | None = None
+        is_cut = False
         for rollup in entry.rollups:
-            levels.append(await self._level(entry, rollup, finer, sysid, damaged, on_progress))
+            level, is_cut = await self._level(
+                entry, rollup, finer, sysid, damaged, on_progress, until
+            )
+            levels.append(level)
             finer = rollup
+            if is_cut:
+                break
         pruned = await self._prune(entry)
         if any(not r.is_trusted for r in entry.rollups):
             await self._directory.load()
         seconds = time.perf_counter() - started
-        return RefreshReport(dataset, tuple(levels), pruned, seconds, tuple(damaged.values()))
+        found = tuple(damaged.values())
+        return RefreshReport(dataset, tuple(levels), pruned, seconds, found, is_cut)
+
+    async def look(self, dataset: str) -> tuple[LevelWork, ...]:
+        """Return what a refresh would have to do, level by level; changes nothing."""
+        entry = await self._directory.confirmed(dataset)
+        found = []
+        finer: Rollup | None = None
+        for rollup in entry.rollups:
+            params = {"rollup": rollup.id, **_widths(rollup)}
+            row = (await self._driver.fetch(self._text(entry, "count_changed"), params))[0]
+            statement = self._recompute(entry, rollup, finer, False).decode()
+            rows, series, ranges, buckets, is_under_way = row
+            found.append(
+                LevelWork(
+                    str(rollup.grid.step), rows, series, ranges, buckets, is_under_way, statement
+                )
+            )
+            finer = rollup
+        return tuple(found)
+
+    async def count_prunable(self, dataset: str) -> int:
+        """Return how many change-log rows nobody needs any more, if it is time to remove them."""
+        entry = await self._directory.confirmed(dataset)
+        params: Params = {"dataset_id": entry.id, "keep": self._keep}
+        count: int = (await self._driver.fetch(self._text(entry, "count_prunable"), params))[0][0]
+        return count
+
+    async def prune(self, dataset: str) -> int:
+        """Remove change-log rows that nobody needs any more; return how many."""
+        return await self._prune(await self._directory.confirmed(dataset))
 
     async def _level(
         self,
@@ -108,7 +168,9 @@ class Refresher:
         sysid: int | None,
         damaged: dict[str, CorruptBlock],
         on_progress: Progress,
-    ) -> LevelReport:
+        until: float,
+    ) -> tuple[LevelReport, bool]:
+        """Refresh one level; return what was done, and whether its time was over before."""
         report = LevelReport(str(rollup.grid.step))
         resumed = True
         while resumed:  # first what somebody left unfinished, then a pass to now
@@ -127,7 +189,9 @@ class Refresher:
                     report.removed + step[2],
                 )
                 on_progress(report.step, report.computed)
-        return report
+                if time.perf_counter() >= until:
+                    return report, True
+        return report, False
 
     async def _slice(
         self,
@@ -137,14 +201,7 @@ class Refresher:
         damaged: dict[str, CorruptBlock],
     ) -> tuple[int, int, int] | None:
         """Do one transaction's share of a pass; None when the pass has ended."""
-        grid = rollup.grid
-        assert grid.width is not None
-        params: dict[str, Any] = {
-            "rollup": rollup.id,
-            "width": timedelta(microseconds=grid.width),
-            "origin": to_datetime(grid.origin),
-            "most": SLICE,
-        }
+        params: dict[str, Any] = {"rollup": rollup.id, **_widths(rollup), "most": SLICE}
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
             state = (await transaction.fetch(self._text(entry, "lock_rollup"), params))[0]
             if state[0] is None:
@@ -287,6 +344,12 @@ class Refresher:
         key = ("recompute", rollup.relation, finer is None, is_total)
         text: bytes = entry.once(key, make)
         return text
+
+
+def _widths(rollup: Rollup) -> dict[str, Any]:
+    grid = rollup.grid
+    assert grid.width is not None
+    return {"width": timedelta(microseconds=grid.width), "origin": to_datetime(grid.origin)}
 
 
 def _changed(entry: Entry) -> Composed:

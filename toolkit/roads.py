@@ -260,8 +260,10 @@ class Roads:
         self.counters.add(deletes=1, rows_deleted=count)
         return count
 
-    async def refresh(self, dataset: str, on_progress: Progress) -> RefreshReport:
-        report = await self.refresher.refresh(dataset, on_progress)
+    async def refresh(
+        self, dataset: str, on_progress: Progress, max_runtime: float | None
+    ) -> RefreshReport:
+        report = await self.refresher.refresh(dataset, on_progress, max_runtime)
         self.reader.fetcher.seen.forget()
         self.counters.add(refreshes=1)
         return report

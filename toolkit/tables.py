@@ -167,6 +167,55 @@ def catalog_tables(metadata: MetaData) -> None:
         comment="what toolkit doctor compares with: calls and milliseconds of statements by their "
         "id, and which indexes there were",
     )
+    _upkeep_tables(metadata)
+
+
+def _upkeep_tables(metadata: MetaData) -> None:
+    """Add what upkeep remembers of datasets, series and rollups."""
+    stamp = TIMESTAMP(timezone=True)
+    catalog = {
+        n: metadata.tables[f"{metadata.schema}.{n}"].c.id for n in ("dataset", "series", "rollup")
+    }
+
+    def key(of: str, column: str, **options: Any) -> Column[int]:
+        foreign = ForeignKey(catalog[of], ondelete="CASCADE")
+        return Column(column, Integer, foreign, primary_key=True, autoincrement=False, **options)
+
+    Table(
+        "looked_at",
+        metadata,
+        Column("job", Text, primary_key=True),
+        key("dataset", "dataset_id"),
+        Column("start", stamp, primary_key=True),
+        Column("series_to", Integer),
+        Column("at", stamp, nullable=False, server_default=text("now()")),
+        comment="when jobs that look at everything have looked at the part of a dataset that "
+        "begins at start; where series_to is set, at the series up to that one only",
+    )
+    Table(
+        "popularity",
+        metadata,
+        key("series", "series_id"),
+        Column("step", Text, primary_key=True),
+        Column("reads", Double, nullable=False),
+        Column("at", stamp, nullable=False, server_default=text("now()")),
+        Column("width", INTERVAL, nullable=False),
+        Column("behind", INTERVAL, nullable=False),
+        comment="how often series are read at a step (empty: points), halved every day; the last "
+        "such read was of a range so wide that ended so long before then",
+    )
+    Table(
+        "rollup_head",
+        metadata,
+        key("rollup", "id"),
+        Column("since", stamp, nullable=False),
+        Column("cursor", PgSnapshot, nullable=False),
+        Column("pass_to", PgSnapshot),
+        Column("pass_series", Integer),
+        Column("pass_lo", stamp),
+        comment="of changes at or after since a rollup has followed those visible in cursor, too: "
+        "where there is much to follow, the newest comes first",
+    )
 
 
 def dataset_tables(metadata: MetaData, dataset: Dataset) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from toolkit.auditor import AuditReport, auditor_of
+from toolkit.auditor import Progress as AuditProgress
 from toolkit.drivers import drive
 from toolkit.inspection import DatasetStats
 from toolkit.partitions import Partition
-from toolkit.refresher import Progress, RefreshReport
+from toolkit.query import build_query, ends_of
+from toolkit.refresher import LevelWork, Progress, RefreshReport
 from toolkit.retaining import Retention
 from toolkit.roads import Roads
 from toolkit.shelved import LevelShared, ShelfReport
@@ -23,13 +26,51 @@ class Upkeep:
     _roads: Roads
 
     def refresh(
-        self, dataset: str, on_progress: Progress = lambda step, buckets: None
+        self,
+        dataset: str,
+        on_progress: Progress = lambda step, buckets: None,
+        *,
+        max_runtime: float | None = None,
     ) -> RefreshReport:
         """Bring the rollups of a dataset up to now; answers are right without it, only slower.
 
-        Any number of processes may refresh at once; one that is killed is taken over.
+        Any number of processes may refresh at once; one that is killed is taken over. After
+        ``max_runtime`` seconds it ends between two slices, and the next one goes on from there.
         """
-        return drive(self._roads.refresh(dataset, on_progress))
+        return drive(self._roads.refresh(dataset, on_progress, max_runtime))
+
+    def pending(self, dataset: str) -> tuple[LevelWork, ...]:
+        """Return what a refresh would have to do, level by level, finest first."""
+        return drive(self._roads.refresher.look(dataset))
+
+    def count_prunable(self, dataset: str) -> int:
+        """Return how many change-log rows everybody has followed, where some may go now."""
+        return drive(self._roads.refresher.count_prunable(dataset))
+
+    def prune(self, dataset: str) -> int:
+        """Remove change-log rows that nobody needs any more, as refresh does; return how many."""
+        return drive(self._roads.refresher.prune(dataset))
+
+    def audit(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        start: object = None,
+        end: object = None,
+        *,
+        repair: bool = True,
+        max_runtime: float | None = None,
+        on_progress: AuditProgress = lambda report: None,
+    ) -> AuditReport:
+        """Count rollups anew, from points and blocks, and say which buckets are not as stored.
+
+        These are repaired (not without ``repair``): logged as changed, and refreshed. What a
+        refresh has yet to follow is not looked at. Reads all points of ``[start, end)`` once,
+        a part of a series at a time; after ``max_runtime`` seconds it stops after a part.
+        """
+        query = build_query(dataset, series, *ends_of(start, end))
+        names, auditor = query.asked.series, auditor_of(self._roads)
+        return drive(auditor.audit(dataset, names, query.span, repair, max_runtime, on_progress))
 
     def compress(
         self,
@@ -63,11 +104,15 @@ class Upkeep:
         start: object = None,
         end: object = None,
         *,
+        dry_run: bool = False,
         on_progress: PackProgress = lambda report, total: None,
     ) -> PackReport:
-        """Fold points that were written into compressed time into its blocks."""
+        """Fold points that were written into compressed time into its blocks.
+
+        With ``dry_run`` nothing is changed: the report says what there is to do.
+        """
         return drive(
-            self._roads.compress(dataset, series, start, end, False, True, False, on_progress)
+            self._roads.compress(dataset, series, start, end, dry_run, True, False, on_progress)
         )
 
     def decompress(

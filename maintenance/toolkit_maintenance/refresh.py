@@ -2,84 +2,97 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
-from toolkit.errors import CorruptBlock, ToolkitError
-from toolkit.refresher import RefreshReport
-from toolkit.store import Store
-
-log = logging.getLogger(__name__)
-
-Progress = Callable[[str, str, int], None]
-"""Called with a dataset, a step and the buckets computed so far."""
+from toolkit.dataset import Dataset
+from toolkit.errors import DatabaseError
+from toolkit.refresher import LevelWork
+from toolkit.statements import compose, name
+from toolkit_maintenance.ground import Ground, texts
+from toolkit_maintenance.job import Act, Counts, Job, Skip
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a run did, in buckets of all levels; ``refreshed`` has it by dataset and level.
+def plan(ground: Ground) -> Iterator[Act | Skip]:
+    """Yield a refresh of each dataset that has changed, those with the least to do first.
 
-    ``failed`` has the datasets that could not be refreshed, and why.
+    What its time does not suffice for is yielded again: the next run goes on with it.
     """
-
-    refreshed: tuple[RefreshReport, ...] = ()
-    failed: Mapping[str, ToolkitError] = field(default_factory=dict)
-
-    @property
-    def computed(self) -> int:
-        return sum(level.computed for r in self.refreshed for level in r.levels)
-
-    @property
-    def written(self) -> int:
-        return sum(level.written for r in self.refreshed for level in r.levels)
-
-    @property
-    def removed(self) -> int:
-        return sum(level.removed for r in self.refreshed for level in r.levels)
-
-    @property
-    def pruned(self) -> int:
-        """Change-log rows that nobody needs any more."""
-        return sum(r.pruned for r in self.refreshed)
-
-    @property
-    def damaged(self) -> tuple[CorruptBlock, ...]:
-        """Blocks that buckets could not be counted of."""
-        return tuple(error for r in self.refreshed for error in r.damaged)
-
-    @property
-    def seconds(self) -> float:
-        return sum(r.seconds for r in self.refreshed)
+    found = [(d, ground.store.pending(d.name)) for d in ground.datasets()]
+    for dataset, levels in sorted(found, key=lambda f: sum(level.log_rows for level in f[1])):
+        if any(level.log_rows or level.is_under_way for level in levels):
+            done = Done()
+            while not done.is_all:
+                yield _act(ground, dataset, levels, done)
+                if ground.is_dry:
+                    break
+        yield from prune(ground, dataset)
 
 
-def run(
-    store: Store,
-    datasets: Iterable[str] | None = None,
-    *,
-    on_progress: Progress = lambda dataset, step, buckets: None,
-) -> Report:
-    """Refresh the rollups of ``datasets`` (all of them by default), one after the other.
+JOB = Job("refresh", "bring rollups up to now", plan)
 
-    Idempotent, and safe beside other runs: each transaction holds its rollup's state row, and
-    what a killed run leaves unfinished the next one goes on with. A dataset that fails does not
-    keep the others from being refreshed.
-    """
-    names = [d.name for d in store.datasets()] if datasets is None else list(datasets)
-    reports: list[RefreshReport] = []
-    failed: dict[str, ToolkitError] = {}
-    for name in names:
 
-        def progress(step: str, buckets: int, name: str = name) -> None:
-            on_progress(name, step, buckets)
+class Done:
+    """Whether an act came to its end, or its time was over before."""
 
-        try:
-            report = store.refresh(name, progress)
-        except ToolkitError as error:
-            log.warning("dataset %s could not be refreshed: %s", name, error)
-            failed[name] = error
-        else:
-            reports.append(report)
-            for damaged in report.damaged:
-                log.warning("passed over: %s", damaged)
-    return Report(tuple(reports), failed)
+    is_all = False
+
+
+def prune(ground: Ground, dataset: Dataset) -> Iterator[Act]:
+    """Yield what removes change-log rows that nobody needs any more."""
+    count = ground.store.count_prunable(dataset.name)
+    if count:
+        log = name(ground.schema, f"{dataset.name}_log")
+        tables = {
+            "dataset": name(ground.schema, "dataset"),
+            "rollup": name(ground.schema, "rollup"),
+        }
+        statements = texts(
+            [
+                compose("refresh/plan_prune", **tables),
+                compose("refresh/prune_log", log=log, **tables),
+            ]
+        )
+        yield Act(
+            f"cut the change log of {dataset.name}",
+            statements,
+            f"ROW EXCLUSIVE on {dataset.name}_log",
+            lambda: {"log_rows_removed": ground.store.prune(dataset.name)},
+            why=f"every rollup has followed {count:,} rows",
+        )
+
+
+def _act(ground: Ground, dataset: Dataset, levels: tuple[LevelWork, ...], done: Done) -> Act:
+    def do() -> Counts:
+        report = ground.store.refresh(
+            dataset.name,
+            lambda step, n: ground.say(f"refresh {dataset.name} {step}: {n:,} buckets"),
+            max_runtime=ground.left,
+        )
+        done.is_all = not report.is_cut
+        if report.damaged:  # all others are done; these are told until they are repaired
+            count = len(report.damaged)
+            blocks = "1 block is" if count == 1 else f"{count:,} blocks are"
+            raise DatabaseError(
+                f"{blocks} damaged: what changed over it waits for its repair; "
+                + "; ".join(map(str, report.damaged[:10]))
+            )
+        return {
+            "buckets_computed": sum(level.computed for level in report.levels),
+            "buckets_written": sum(level.written for level in report.levels),
+            "buckets_removed": sum(level.removed for level in report.levels),
+            "log_rows_removed": report.pruned,
+        }
+
+    why = "; ".join(
+        f"{level.step}: {level.buckets:,} buckets (ranges: {level.ranges:,}, "
+        f"series: {level.series:,})"
+        for level in levels
+        if level.log_rows or level.is_under_way
+    )
+    return Act(
+        f"refresh {dataset.name}",
+        tuple(level.statement for level in levels if level.log_rows or level.is_under_way),
+        f"ROW EXCLUSIVE on the rollups of {dataset.name}, a slice at a time",
+        do,
+        why=why,
+    )

@@ -7,7 +7,7 @@ from alembic import context, op
 from toolkit.operations import execute
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 

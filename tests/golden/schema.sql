@@ -1391,7 +1391,56 @@ COMMIT;
 
 BEGIN;
 
--- Running upgrade 0006 -> 0008
+-- Running upgrade 0006 -> 0007
+
+CREATE TABLE "toolkit".looked_at (
+    job text NOT NULL,
+    dataset_id integer NOT NULL CONSTRAINT looked_at_dataset_id_fkey
+        REFERENCES "toolkit".dataset (id) ON DELETE CASCADE,
+    start timestamptz NOT NULL,
+    series_to integer,
+    at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT looked_at_pkey PRIMARY KEY (job, dataset_id, start)
+);
+COMMENT ON TABLE "toolkit".looked_at IS
+    'when jobs that look at everything have looked at the part of a dataset that begins at start; '
+    'where series_to is set, at the series up to that one only';
+
+CREATE TABLE "toolkit".popularity (
+    series_id integer NOT NULL CONSTRAINT popularity_series_id_fkey
+        REFERENCES "toolkit".series (id) ON DELETE CASCADE,
+    step text NOT NULL,
+    reads double precision NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    width interval NOT NULL,
+    behind interval NOT NULL,
+    CONSTRAINT popularity_pkey PRIMARY KEY (series_id, step)
+);
+COMMENT ON TABLE "toolkit".popularity IS
+    'how often series are read at a step (empty: points), halved every day; the last such read '
+    'was of a range so wide that ended so long before then';
+
+CREATE TABLE "toolkit".rollup_head (
+    id integer NOT NULL CONSTRAINT rollup_head_pkey PRIMARY KEY
+        CONSTRAINT rollup_head_id_fkey REFERENCES "toolkit".rollup (id) ON DELETE CASCADE,
+    since timestamptz NOT NULL,
+    cursor pg_snapshot NOT NULL,
+    pass_to pg_snapshot,
+    pass_series integer,
+    pass_lo timestamptz
+);
+COMMENT ON TABLE "toolkit".rollup_head IS
+    'of changes at or after since a rollup has followed those visible in cursor, too: '
+    'where there is much to follow, the newest comes first';
+
+
+UPDATE toolkit.toolkit_version SET version_num='0007' WHERE toolkit.toolkit_version.version_num = '0006';
+
+COMMIT;
+
+BEGIN;
+
+-- Running upgrade 0007 -> 0008
 
 CREATE TABLE "toolkit".doctor_snapshot (
     id bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT doctor_snapshot_pkey PRIMARY KEY,
@@ -1405,7 +1454,7 @@ COMMENT ON TABLE "toolkit".doctor_snapshot IS
     'which indexes there were';
 
 
-UPDATE toolkit.toolkit_version SET version_num='0008' WHERE toolkit.toolkit_version.version_num = '0006';
+UPDATE toolkit.toolkit_version SET version_num='0008' WHERE toolkit.toolkit_version.version_num = '0007';
 
 COMMIT;
 

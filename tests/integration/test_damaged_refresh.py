@@ -126,8 +126,8 @@ def test_the_command_names_it_and_exits_1(
     assert said.exit_code == 1
     assert f"series 'A', block {SECOND}: " in said.stderr
     assert "1 block is damaged: what changed over it waits for its repair" in said.stderr
-    assert "buckets computed" in said.stdout
+    assert "refresh: failed" in said.stdout
     said = CliRunner().invoke(main, ["--dsn", database.dsn, "refresh", "metrics", "--json"])
     assert said.exit_code == 1
-    (report,) = json.loads(said.stdout)["refreshed"]
-    assert f"block {SECOND}" in report["damaged"][0]
+    (failed,) = json.loads(said.stdout)["failed"]
+    assert f"block {SECOND}" in failed

@@ -101,6 +101,7 @@ NOTES = {
     "maintenance.partitions": "make partitions ahead, finish what was interrupted",
     "maintenance.retention": "drop what is past",
     "maintenance.refresh": "bring rollups up to now",
+    "maintenance.audit": "count rollups anew from points, and repair them: reads all there is",
     "maintenance.compress": "move old points to blocks",
     "maintenance.recompress": "fold late points into their blocks",
     "maintenance.verify": "read every block",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli.choice import Choice, dataset_of
-from toolkit.cli.failing import INTERRUPTED, Failure
+from toolkit.cli.failing import BUSY, INTERRUPTED, Failure
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from toolkit.cli.loading.pieces import File
     from toolkit.intake import WriteReport
     from toolkit.store import Store
-    from toolkit_maintenance.refresh import Report
+    from toolkit_maintenance.job import Report
 
 
 @click.command()
@@ -331,51 +331,62 @@ def delete(
 
 @click.command()
 @click.argument("datasets", nargs=-1, metavar="[DATASET]...")
+@click.option(
+    "--audit",
+    is_flag=True,
+    help="Count all rollups anew from points and blocks, say which buckets are not as stored, "
+    "and repair them. What was looked at within the last day is passed over.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what there is to do, and by which statements.")
+@click.option("--max-runtime", metavar="TIME", help="Stop after so long, for instance 10m.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def refresh(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
+def refresh(
+    choice: Choice,
+    datasets: tuple[str, ...],
+    audit: bool,
+    dry_run: bool,
+    max_runtime: str | None,
+    as_json: bool,
+) -> None:
     """Bring the rollups up to now.
 
     Of all datasets, or of those named; one that fails does not keep the others from it. Answers
-    are right without it, only slower; any number of refreshes may run at once.
+    are right without it, only slower. What it has no time for is left to the next run.
     """
     from toolkit.cli.render import echo_json, working
-    from toolkit_maintenance import refresh as job
+    from toolkit.timegrid import Step
+    from toolkit_maintenance import runner
 
-    with choice.store() as store, working("refreshing") as say:
-        report = job.run(
-            store,
-            datasets or None,
-            on_progress=lambda name, step, n: say(f"refreshing {name} {step}: {n:,} buckets"),
-        )
-    if len(datasets) == 1:
-        for error in report.failed.values():
-            raise error
+    name = "audit" if audit else "refresh"
+    seconds = Step.parse(max_runtime).approximate_us / 1e6 if max_runtime else None
+    with choice.store() as store, working(f"running {name}") as say:
+        store.datasets()  # what is wrong with the schema is said here
+        report = runner.run(store, name, datasets, is_dry=dry_run, max_runtime=seconds, say=say)
     if as_json:
-        said = {name: str(error) for name, error in report.failed.items()}
-        echo_json({"refreshed": report.refreshed, "failed": said, "seconds": report.seconds})
+        echo_json(report.to_mapping())
     else:
-        _show_refreshed(report)
+        _show_run(report)
+    if report.status == "busy":
+        raise Failure(str(report.skipped[0]), BUSY)
     if report.failed:
-        count = len(report.failed) + len(report.refreshed)
-        raise Failure(f"{len(report.failed)} of {count} datasets could not be refreshed")
-    if count := len(report.damaged):
-        blocks = "1 block is" if count == 1 else f"{count:,} blocks are"
-        raise Failure(f"{blocks} damaged: what changed over it waits for its repair")
+        raise Failure(report.failed[0] if len(report.failed) == 1 else _failures(report))
 
 
-def _show_refreshed(report: Report) -> None:
-    from toolkit.cli.render import echo_table, note
+def _failures(report: Report) -> str:
+    return f"{len(report.failed)} of {len(report.failed) + len(report.done)} datasets failed"
 
-    rows = [
-        (r.dataset, level.step, level.computed, level.written, level.removed)
-        for r in report.refreshed
-        for level in r.levels
-    ]
-    headers = ("dataset", "step", "computed", "written", "removed")
-    echo_table(headers, rows, numbers=headers[2:])
-    click.echo(f"{report.computed:,} buckets computed in {report.seconds:.1f} s")
-    for name, error in report.failed.items():
-        note(f"{name}: {error}")
-    for damaged in report.damaged:
-        note(f"passed over: {damaged}")
+
+def _show_run(report: Report) -> None:
+    from toolkit.cli.render import note
+
+    for act in report.planned:
+        click.echo(f"{act.what}: {act.why}\n  lock: {act.lock}")
+        for statement in act.sql:
+            click.echo("\n".join(f"  {line}" for line in statement.splitlines()))
+    counts = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in report.counts.items())
+    click.echo(f"{report.job}: {report.status}{', ' + counts if counts else ''}")
+    for said in report.failed if len(report.failed) > 1 else ():
+        note(said)
+    for skipped in report.skipped:
+        note(str(skipped))

@@ -1,0 +1,126 @@
+"""The compress job: moves points that are old by their dataset's policy from rows to blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+
+from toolkit.dataset import Dataset
+from toolkit.partitions import Partition
+from toolkit.tally import PackReport
+from toolkit.timegrid import LATEST, Step, to_datetime, to_us
+from toolkit_maintenance.ground import Ground
+from toolkit_maintenance.job import Act, Counts, Job, Skip
+
+_EMPTY = 16_384  # bytes of a partition without rows: no page, and those of its indexes
+
+
+def plan(ground: Ground) -> Iterator[Act | Skip]:
+    """Yield each partition of which points are older than ``compress_after`` and no blocks yet."""
+    for dataset in ground.datasets():
+        if dataset.compress_after:
+            age = timedelta(microseconds=Step.parse(dataset.compress_after).approximate_us)
+            yield from moves(ground, dataset, to_us(ground.now - age), only_late=False)
+        elif ground.targets:
+            yield Skip(
+                dataset.name,
+                "has no compress_after; set one: toolkit datasets set "
+                f"{dataset.name} --compress-after 30d",
+            )
+
+
+JOB = Job("compress", "move old points to blocks", plan)
+
+
+class _OutOfTime(Exception):
+    """The run's time is over; what is done is done."""
+
+
+def moves(
+    ground: Ground, dataset: Dataset, before: int, *, only_late: bool
+) -> Iterator[Act | Skip]:
+    """Yield each partition that has points to move, oldest first; what is cut once more."""
+    for partition in ground.store.partitions(dataset.name):
+        is_meant = partition.blocks if only_late else partition.span.start < before
+        if not is_meant or partition.bytes <= _EMPTY:
+            continue
+        start = to_datetime(partition.span.start)
+        end = to_datetime(min(partition.span.end, before, LATEST))
+        found = _report(ground, dataset, start, end, only_late=only_late, is_dry=True)
+        if found.waiting:
+            why = f"rollups have yet to follow changes of {found.waiting:,} series; the next run"
+            yield Skip(partition.name, why, is_warning=True)
+        done = [not found.points]
+        while not done[0]:
+            yield _act(ground, dataset, partition, (start, end, only_late), found, done)
+            if ground.is_dry:
+                break
+
+
+def _act(
+    ground: Ground,
+    dataset: Dataset,
+    partition: Partition,
+    what: tuple[datetime, datetime, bool],
+    found: PackReport,
+    done: list[bool],
+) -> Act:
+    start, end, only_late = what
+    verb = "recompress" if only_late else "compress"
+
+    def do() -> Counts:
+        so_far = [PackReport(dataset.name)]
+
+        def on_progress(report: PackReport, total: int) -> None:
+            so_far[0] = report
+            ground.say(f"{verb} {partition.name}: {report.points:,} of {found.points:,} points")
+            if ground.left is not None and ground.left <= 0:
+                raise _OutOfTime
+
+        try:
+            report = _report(
+                ground, dataset, start, end, only_late=only_late, on_progress=on_progress
+            )
+            done[0] = True
+        except _OutOfTime:  # each span is a transaction
+            report = so_far[0]
+        return {
+            "points_moved": report.points,
+            "blocks_made": report.blocks,
+            "block_bytes": report.block_bytes,
+            "row_bytes_freed": report.row_bytes,
+            "spans_busy": report.busy,
+        }
+
+    return Act(
+        f"{verb} {partition.name}",
+        (
+            f"-- {found.spans:,} spans of {partition.name}, each in a transaction: rows are taken "
+            f"out, encoded, compared and put into {dataset.name}_blocks",
+        ),
+        f"ROW EXCLUSIVE on {partition.name}; ACCESS EXCLUSIVE for a moment once it is empty",
+        do,
+        partition.bytes,
+        f"{found.points:,} points, about {found.block_bytes:,} bytes as blocks",
+    )
+
+
+def _report(
+    ground: Ground,
+    dataset: Dataset,
+    start: datetime,
+    end: datetime,
+    *,
+    only_late: bool,
+    is_dry: bool = False,
+    on_progress: Callable[[PackReport, int], None] = lambda report, total: None,
+) -> PackReport:
+    store = ground.store
+    if only_late:
+        return store.recompress(
+            dataset.name, None, start, end, dry_run=is_dry, on_progress=on_progress
+        )
+    # gently: readers come first
+    return store.compress(
+        dataset.name, None, start, end, dry_run=is_dry, gently=True, on_progress=on_progress
+    )

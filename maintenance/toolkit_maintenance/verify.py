@@ -1,0 +1,45 @@
+"""The verify job: reads and decodes every block, a part of a dataset after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from toolkit.errors import DatabaseError
+from toolkit.timegrid import to_datetime
+from toolkit_maintenance.ground import Ground
+from toolkit_maintenance.job import Act, Counts, Job, Skip
+from toolkit_maintenance.looked import Piece, look, pieces
+
+
+def plan(ground: Ground) -> Iterator[Act | Skip]:
+    """Yield the blocks that were not read for long, those of some series in a partition at once."""
+    for dataset in ground.datasets():
+        there = [p.span for p in ground.store.partitions(dataset.name) if p.blocks]
+        for piece in pieces(ground, "verify", dataset, there):
+            sql = (f"-- the blocks of {piece}, read and decoded",)
+            lock = f"ACCESS SHARE on {dataset.name}_blocks"
+            yield look(ground, "verify", piece, sql, lock, partial(_read, ground, piece))
+
+
+JOB = Job("verify", "read every block", plan)
+
+
+def _read(ground: Ground, piece: Piece) -> Counts:
+    report = ground.store.verify(
+        piece.dataset.name,
+        piece.names,
+        to_datetime(piece.span.start),
+        to_datetime(piece.span.end),
+        on_progress=lambda so_far, total: ground.say(
+            f"verify {piece}: {so_far.blocks:,} of {total:,} blocks"
+        ),
+    )
+    if report.damaged:
+        said = "; ".join(
+            f"{d.series!r} {d.span}: {', '.join(d.problems)}; {d.remedy}"
+            for d in report.damaged[:5]
+        )
+        count = len(report.damaged)
+        raise DatabaseError(f"{count:,} damaged block{'s' if count > 1 else ''}: {said}")
+    return {"blocks_read": report.blocks, "points_decoded": report.points}

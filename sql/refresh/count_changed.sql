@@ -1,0 +1,23 @@
+-- What: what of one rollup has to be refreshed, as whole buckets.
+-- Params: rollup, width, origin.
+-- Columns: change-log rows, series, ranges, buckets; whether a pass is under way.
+WITH changed AS (
+    SELECT l.series_id, count(*) AS n, range_agg(tstzrange(
+        date_bin(%(width)s, l.lo, %(origin)s),
+        date_bin(%(width)s, l.hi + %(width)s - interval '1 microsecond', %(origin)s))) AS ranges
+    FROM {log} AS l, {rollup} AS r
+    WHERE r.id = %(rollup)s
+      AND l.xid >= pg_snapshot_xmin(r.cursor)
+      AND NOT pg_visible_in_snapshot(l.xid, r.cursor)
+    GROUP BY l.series_id
+)
+SELECT coalesce(sum(c.n), 0)::bigint, count(*), coalesce(sum(b.ranges), 0)::bigint,
+       coalesce(sum(b.buckets), 0)::bigint,
+       (SELECT r.pass_to IS NOT NULL FROM {rollup} AS r WHERE r.id = %(rollup)s)
+FROM changed AS c
+CROSS JOIN LATERAL (
+    SELECT count(*) AS ranges,
+           sum(extract(epoch FROM upper(u.span) - lower(u.span))
+               / extract(epoch FROM %(width)s::interval)) AS buckets
+    FROM unnest(c.ranges) AS u (span)
+) AS b

@@ -1,0 +1,118 @@
+"""The refresh job and the audit: rollups brought up to now in pieces, counted anew, repaired."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from fix_stores import minutes, store_bars
+
+import toolkit
+from toolkit import refresher
+from toolkit.errors import UnknownName
+from toolkit_maintenance import runner
+from toolkit_maintenance.job import CUT, DONE, NOTHING
+
+
+def unfollowed(store: Any, dataset: str = "metrics") -> int:
+    return sum(level.log_rows for level in store.pending(dataset))
+
+
+def test_a_dry_run_says_what_has_changed_and_how_it_is_refreshed(
+    blocking: toolkit.Store,
+) -> None:
+    blocking.write("metrics", minutes(180), series="a")
+    report = runner.run(blocking, "refresh", is_dry=True)
+    (act,) = report.planned
+    assert act.what == "refresh metrics"
+    assert "5m: 36 buckets (ranges: 1, series: 1)" in act.why
+    assert "INSERT INTO" in act.sql[0]
+    assert unfollowed(blocking) > 0
+    done = runner.run(blocking, "refresh")
+    assert done.status == DONE
+    assert done.counts["buckets_written"] == 36 + 3 + 1
+    assert unfollowed(blocking) == 0
+    assert runner.run(blocking, "refresh").status == NOTHING
+    assert runner.run(blocking, "refresh", is_dry=True).planned == ()
+
+
+def test_a_refresh_that_is_cut_between_slices_is_gone_on_with(
+    blocking: toolkit.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresher, "SLICE", refresher.timedelta(seconds=1))
+    for series in "abcdef":
+        blocking.write("metrics", minutes(60), series=series)
+    # however little time there is, a slice is done
+    first = blocking.refresh("metrics", max_runtime=1e-9)
+    assert (first.is_cut, [level.computed for level in first.levels]) == (True, [12])
+    before = unfollowed(blocking)
+    runs, computed = 0, 12
+    status = CUT
+    while status == CUT:
+        report = runner.run(blocking, "refresh", max_runtime=0.15)
+        status, runs = report.status, runs + 1
+        computed += report.counts.get("buckets_computed", 0)
+        assert runs < 60
+    assert status == DONE
+    assert 0 == unfollowed(blocking) < before
+    whole = blocking.read("metrics", None, "2024-01-01Z", "2024-01-02Z", step="5m", cache=False)
+    assert (len(whole), whole.plan.sources["points"]) == (72, 0)
+    assert computed == 6 * (12 + 1 + 1)  # each bucket once, in however many runs
+
+
+def test_a_refresh_of_one_dataset_leaves_the_others(blocking: toolkit.Store) -> None:
+    blocking.write("metrics", minutes(10), series="a")
+    store_bars(blocking, 10)
+    assert runner.run(blocking, "refresh", ["candles"]).status == DONE
+    assert (unfollowed(blocking, "candles"), unfollowed(blocking) > 0) == (0, True)
+    with pytest.raises(UnknownName, match="unknown dataset"):
+        runner.run(blocking, "refresh", ["nosuch"])
+
+
+@pytest.fixture
+def corrupt(store: Any, sql: psycopg.Connection) -> Any:
+    """A refreshed dataset, half of it blocks, of which three rollup rows were changed by hand."""
+    for series in "ab":
+        store.write("metrics", minutes(60 * 48), series=series)
+    store.compress("metrics", end="2024-01-02Z")
+    store.refresh("metrics")
+    assert store.audit("metrics").wrong == 0
+    (hourly,) = sql.execute(
+        "SELECT r.relation FROM rollup r JOIN dataset d ON d.id = dataset_id "
+        "WHERE d.name = 'metrics' AND r.step = '1h'"
+    ).fetchone()  # type: ignore[misc]
+    cells = {
+        "wrong": "UPDATE {} SET {} = 7777 WHERE ts = '2024-01-01 05:00Z' AND series_id = 1",
+        "missing": "DELETE FROM {} WHERE ts = '2024-01-02 07:00Z' AND series_id = 2",
+        "extra": "INSERT INTO {0} SELECT * FROM {0} WHERE false",
+    }
+    columns = sql.execute(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = %s "
+        "AND column_name NOT IN ('series_id', 'ts') ORDER BY ordinal_position",
+        [hourly],
+    ).fetchall()
+    names = ", ".join(f'"{c[0]}"' for c in columns)
+    highest = next(c[0] for c in columns if "max" in c[0])
+    sql.execute(cells["wrong"].format(f'"{hourly}"', f'"{highest}"'))
+    sql.execute(cells["missing"].format(f'"{hourly}"'))
+    sql.execute(
+        f'INSERT INTO "{hourly}" (series_id, ts, {names}) SELECT series_id, '
+        f"'2024-05-05 00:00Z', {names} FROM \"{hourly}\" LIMIT 1"
+    )
+    return store
+
+
+def test_an_audit_finds_and_repairs_what_was_changed_by_hand(corrupt: Any) -> None:
+    found = corrupt.audit("metrics", repair=False)
+    assert sorted(w.problem for w in found.named) == ["extra", "missing", "wrong"]
+    assert {str(w) for w in found.named} >= {"'a', 1h at 2024-01-01T05:00Z: wrong"}
+    assert not found.repaired
+    assert corrupt.audit("metrics", repair=False).wrong == 3
+    again = corrupt.audit("metrics")
+    assert (again.wrong, again.repaired) == (3, True)
+    clean = corrupt.audit("metrics")
+    assert (clean.wrong, clean.points) == (0, 2 * 60 * 48)
+    # what is changed and not followed yet is no fault
+    corrupt.write("metrics", {**minutes(60), "value": minutes(60)["value"] + 5}, series="a")
+    assert corrupt.audit("metrics").wrong == 0

@@ -1,0 +1,97 @@
+"""The jobs about blocks: old points are compressed, late ones folded in, all of them read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from fix_stores import minutes
+
+import toolkit
+from toolkit_maintenance import looked, runner
+from toolkit_maintenance.job import CUT, DONE, FAILED, NOTHING, SKIPPED
+
+RANGE = ("2024-01-01Z", "2024-01-09Z")
+
+
+def answer(store: toolkit.Store) -> list[Any]:
+    cols = store.read("metrics", None, *RANGE, step="1h", cache=False)
+    return [cols["ts"].tolist(), *(cols[n].tolist() for n in ("value_max", "value_count"))]
+
+
+@pytest.fixture
+def old(blocking: toolkit.Store) -> toolkit.Store:
+    """Points of long ago, of a dataset whose policy is to compress such."""
+    for series in "abc":
+        blocking.write("metrics", minutes(60 * 72), series=series)
+    blocking.set_compress_after("metrics", "30d")
+    return blocking
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_compress_is_cut_and_gone_on_with_and_ends(
+    old: toolkit.Store, sql: psycopg.Connection
+) -> None:
+    sql.execute("DELETE FROM metrics WHERE ts >= '2024-01-01 04:00Z'")
+    before = answer(old)
+    (planned,) = runner.run(old, "compress", is_dry=True).planned
+    assert planned.what.startswith("compress metrics_p2024")
+    assert "720 points" in planned.why
+    moved, status, runs = 0, CUT, 0
+    while status == CUT:
+        report = runner.run(old, "compress", ["metrics"], max_runtime=0.3)
+        moved, status, runs = moved + report.counts.get("points_moved", 0), report.status, runs + 1
+        assert answer(old) == before
+        assert runs < 60
+    assert runs > 1
+    assert (status, moved) == (DONE, 720)
+    assert runner.run(old, "compress").status == NOTHING
+    assert runner.run(old, "compress", ["candles"]).status == SKIPPED  # it has no policy
+
+
+def test_late_points_are_folded_in_and_blocks_are_read_once_a_period(
+    old: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runner.run(old, "recompress").status == NOTHING  # there are no blocks
+    assert runner.run(old, "verify").status == NOTHING
+    assert runner.run(old, "compress").counts["points_moved"] == 3 * 60 * 72
+    late = minutes(30)
+    old.write("metrics", {**late, "value": late["value"] + 7}, series="b")
+    before = answer(old)
+    report = runner.run(old, "recompress")
+    assert (report.status, report.counts["points_moved"]) == (DONE, 30)
+    assert (runner.run(old, "recompress").status, answer(old)) == (NOTHING, before)
+
+    monkeypatch.setattr(looked, "SERIES", 2)  # an act reads those of two
+    cut = runner.run(old, "verify", max_runtime=0.0001)
+    assert cut.status == CUT
+    first = runner.run(old, "verify", is_dry=True).planned
+    assert len(first) == 2
+    assert first[0].do()["points_decoded"] == 2 * 60 * 72
+    # the next run goes on where that ended
+    report = runner.run(old, "verify")
+    assert (report.status, report.counts["points_decoded"]) == (DONE, 60 * 72)
+    assert runner.run(old, "verify").status == NOTHING
+
+    sql.execute("UPDATE looked_at SET at = now() - interval '31 days'")
+    sql.execute("UPDATE metrics_blocks SET value = '\\x00' WHERE series_id = 1")
+    report = runner.run(old, "verify")
+    assert (report.status, report.counts["points_decoded"]) == (FAILED, 60 * 72)
+    assert "damaged block" in report.failed[0]
+    assert "'a'" in report.failed[0]
+    assert runner.run(old, "verify").status == FAILED  # until it is repaired
+
+
+def test_the_audit_job_repairs_and_looks_once_a_day(
+    old: toolkit.Store, sql: psycopg.Connection
+) -> None:
+    old.refresh("metrics")
+    before = answer(old)
+    sql.execute("UPDATE metrics_1h SET value_max = 7 WHERE ts = '2024-01-02 05:00Z'")
+    assert answer(old) != before
+    report = runner.run(old, "audit", ["metrics"])
+    assert (report.status, report.counts["buckets_repaired"]) == (DONE, 3)
+    assert answer(old) == before
+    assert runner.run(old, "audit", ["metrics"]).status == NOTHING
+    assert runner.run(old, "refresh").status == NOTHING
