@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from toolkit.catalog import Series
 from toolkit.dataset import Dataset
+from toolkit.errors import ToolkitError
 from toolkit.statements import compose
 from toolkit.timegrid import Span, to_datetime
 from toolkit_maintenance.ground import Ground
@@ -20,12 +21,17 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some series of a part of a dataset; ``upto`` is the last one's id, None: no more come."""
+    """Some series of a part of a dataset; ``upto`` is the last one's id, None: no more come.
+
+    ``failed`` gathers the pieces of the part with which something was wrong: it is looked at
+    again from there.
+    """
 
     dataset: Dataset
     span: Span
     names: tuple[str, ...]
     upto: int | None
+    failed: list[str] = field(default_factory=list, compare=False)
 
     def __str__(self) -> str:
         return f"{self.dataset.name} {self.span}, {len(self.names):,} series from {self.names[0]!r}"
@@ -61,10 +67,11 @@ _NEVER = datetime.min.replace(tzinfo=to_datetime(0).tzinfo)
 
 
 def _of(dataset: Dataset, span: Span, series: Sequence[Series]) -> Iterator[Piece]:
+    failed: list[str] = []
     for first in range(0, len(series), SERIES):
         some = series[first : first + SERIES]
         upto = some[-1].id if first + SERIES < len(series) else None
-        yield Piece(dataset, span, tuple(s.name for s in some), upto)
+        yield Piece(dataset, span, tuple(s.name for s in some), upto, failed)
 
 
 def look(
@@ -78,7 +85,13 @@ def look(
     """Return the act that looks at a piece; that it was looked at is noted when ``do`` returns."""
 
     def noted() -> Counts:
-        counts = do()
+        try:
+            counts = do()
+        except ToolkitError:
+            piece.failed.append(str(piece))
+            raise
+        if piece.failed:
+            return counts
         params = {
             "job": job,
             "dataset": piece.dataset.name,

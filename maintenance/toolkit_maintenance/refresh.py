@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from toolkit.dataset import Dataset
 from toolkit.errors import DatabaseError
 from toolkit.refresher import LevelWork
-from toolkit.statements import compose, name
+from toolkit.statements import compose
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 
@@ -41,11 +41,8 @@ def prune(ground: Ground, dataset: Dataset) -> Iterator[Act]:
     """Yield what removes change-log rows that nobody needs any more."""
     count = ground.store.count_prunable(dataset.name)
     if count:
-        log = name(ground.schema, f"{dataset.name}_log")
-        tables = {
-            "dataset": name(ground.schema, "dataset"),
-            "rollup": name(ground.schema, "rollup"),
-        }
+        log = ground.table(f"{dataset.name}_log")
+        tables = {n: ground.table(n) for n in ("dataset", "rollup")}
         statements = texts(
             [
                 compose("refresh/plan_prune", **tables),

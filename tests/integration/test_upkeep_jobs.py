@@ -17,7 +17,7 @@ RANGE = ("2024-01-01Z", "2024-01-09Z")
 
 def answer(store: toolkit.Store) -> list[Any]:
     cols = store.read("metrics", None, *RANGE, step="1h", cache=False)
-    return [cols["ts"].tolist(), *(cols[n].tolist() for n in ("value_max", "value_count"))]
+    return [cols.ts.tolist(), *(cols[n].tolist() for n in ("value_max", "value_count"))]
 
 
 @pytest.fixture
@@ -33,19 +33,19 @@ def old(blocking: toolkit.Store) -> toolkit.Store:
 def test_compress_is_cut_and_gone_on_with_and_ends(
     old: toolkit.Store, sql: psycopg.Connection
 ) -> None:
-    sql.execute("DELETE FROM metrics WHERE ts >= '2024-01-01 04:00Z'")
+    sql.execute("DELETE FROM metrics WHERE ts >= '2024-01-01 01:00Z'")
     before = answer(old)
     (planned,) = runner.run(old, "compress", is_dry=True).planned
     assert planned.what.startswith("compress metrics_p2024")
-    assert "720 points" in planned.why
+    assert "180 points" in planned.why
     moved, status, runs = 0, CUT, 0
     while status == CUT:
-        report = runner.run(old, "compress", ["metrics"], max_runtime=0.3)
+        report = runner.run(old, "compress", ["metrics"], max_runtime=0.2)
         moved, status, runs = moved + report.counts.get("points_moved", 0), report.status, runs + 1
         assert answer(old) == before
         assert runs < 60
     assert runs > 1
-    assert (status, moved) == (DONE, 720)
+    assert (status, moved) == (DONE, 180)
     assert runner.run(old, "compress").status == NOTHING
     assert runner.run(old, "compress", ["candles"]).status == SKIPPED  # it has no policy
 
@@ -64,13 +64,19 @@ def test_late_points_are_folded_in_and_blocks_are_read_once_a_period(
     assert (runner.run(old, "recompress").status, answer(old)) == (NOTHING, before)
 
     monkeypatch.setattr(looked, "SERIES", 2)  # an act reads those of two
-    cut = runner.run(old, "verify", max_runtime=0.0001)
-    assert cut.status == CUT
-    first = runner.run(old, "verify", is_dry=True).planned
-    assert len(first) == 2
-    assert first[0].do()["points_decoded"] == 2 * 60 * 72
-    # the next run goes on where that ended
-    report = runner.run(old, "verify")
+    assert runner.run(old, "verify", max_runtime=0.0001).status == CUT
+    assert len(runner.run(old, "verify", is_dry=True).planned) == 2
+    said: list[str] = []
+
+    def stop_at_the_second(text: str) -> None:
+        said.append(text)
+        if "from 'c'" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(old, "verify", say=stop_at_the_second)
+    assert "2 series from 'a'" in said[0]
+    report = runner.run(old, "verify")  # goes on there
     assert (report.status, report.counts["points_decoded"]) == (DONE, 60 * 72)
     assert runner.run(old, "verify").status == NOTHING
 

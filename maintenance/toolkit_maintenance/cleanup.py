@@ -1,0 +1,99 @@
+"""The cleanup job: removes what has expired or was left behind, and tells of slots nobody reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from psycopg.sql import Literal
+
+from toolkit.ddl import blocks_table
+from toolkit.statements import Part, compose
+from toolkit.timegrid import Step
+from toolkit_maintenance.ground import Ground, texts
+from toolkit_maintenance.job import Act, Counts, Job, Skip
+from toolkit_maintenance.refresh import prune
+
+_FADED = 0.01  # reads a day: what is asked less often is not popular
+
+
+def plan(ground: Ground) -> Iterator[Act | Skip]:
+    """Yield the removal of old records, followed change log and empty tables left behind."""
+    if not ground.targets:
+        yield from _removals(ground)
+        yield from _slots(ground)
+    for dataset in ground.datasets():
+        yield from prune(ground, dataset)
+    yield from _orphans(ground)
+
+
+JOB = Job("cleanup", "remove expired records and what was left behind", plan)
+
+
+def _removals(ground: Ground) -> Iterator[Act]:
+    keep = timedelta(microseconds=Step.parse(ground.options.keep_runs).approximate_us)
+    removals: tuple[tuple[str, str, dict[str, Part]], ...] = (
+        (
+            "jobs/forget_runs",
+            f"forget runs of jobs older than {ground.options.keep_runs}",
+            {"runs": ground.table("job_run"), "before": Literal(ground.now - keep)},
+        ),
+        (
+            "jobs/forget_popularity",
+            "forget what is hardly read any more",
+            {"popularity": ground.table("popularity"), "least": Literal(_FADED)},
+        ),
+    )
+    for file, what, parts in removals:
+        count = ground.direct.fetch(compose(f"{file}_count", **parts))[0][0]
+        if count:
+            statement = compose(file, **parts)
+            counted = f"{file.rpartition('_')[2]}_forgotten"
+
+            def do(statement: bytes = statement, counted: str = counted) -> Counts:
+                return {counted: ground.direct.execute(statement)}
+
+            table = "job_run" if "runs" in parts else "popularity"
+            yield Act(
+                what, texts([statement]), f"ROW EXCLUSIVE on {table}", do, why=f"{count:,} rows"
+            )
+
+
+def _orphans(ground: Ground) -> Iterator[Act | Skip]:
+    """Yield tables that are called as partitions and are none: in the way of those to be made.
+
+    Empty ones go; where there are points somebody has to say what becomes of them.
+    """
+    for dataset in ground.datasets():
+        parents = [dataset.name, blocks_table(dataset.name)]
+        parents += [f"{dataset.name}_{step}" for step in dataset.ladder]
+        params = {"schema": ground.schema, "parents": parents}
+        for table, parent, size in ground.direct.fetch(compose("partition/list_orphans"), params):
+            part = ground.table(table)
+            if ground.direct.fetch(compose("blocks/holds_rows", partition=part))[0][0]:
+                why = (
+                    f"holds rows ({size:,} bytes) and is no partition of {parent}, so that nobody "
+                    f"reads them; ALTER TABLE {parent} ATTACH PARTITION it, or drop it"
+                )
+                yield Skip(table, why, is_warning=True)
+                continue
+            text = Literal(part.as_string(None))
+            statement = compose("partition/drop_empty", table=part, text=text)
+            what = f"drop the empty table {table}, which is no partition of {parent}"
+
+            def do(what: str = what, statement: bytes = statement) -> Counts:
+                ground.ddl(what, [statement])
+                return {"tables_dropped": 1}
+
+            yield Act(what, texts([statement]), f"ACCESS EXCLUSIVE on {table}", do, size)
+
+
+def _slots(ground: Ground) -> Iterator[Skip]:
+    """Yield the replication slots that nobody reads from; none is ever dropped."""
+    for slot, kind, status, size, is_lost in ground.direct.fetch(compose("jobs/list_slots")):
+        if is_lost:
+            why = f"the server has cut off this {kind} slot ({status}); who used it starts anew"
+        else:
+            why = f"nobody reads from this {kind} slot, which holds {size:,} bytes of WAL back"
+        drop = f"SELECT pg_drop_replication_slot({Literal(slot).as_string(None)})"
+        yield Skip(f"slot {slot}", f"{why}; where that is for good: {drop}", is_warning=True)
