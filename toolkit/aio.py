@@ -8,8 +8,6 @@ from types import TracebackType
 from typing import Any
 
 from toolkit.assembly import opened, shelf_of
-from toolkit.auditor import AuditReport, auditor_of
-from toolkit.auditor import Progress as AuditProgress
 from toolkit.backfill import BackfillReport
 from toolkit.catalog import Series
 from toolkit.columns import Columns
@@ -20,7 +18,7 @@ from toolkit.exporting import ExportReport, export_query
 from toolkit.inspection import DatasetStats
 from toolkit.intake import Intake, WriteReport
 from toolkit.partitions import Partition
-from toolkit.query import Freshness, build_query, ends_of, latest_query
+from toolkit.query import Freshness, build_query, latest_query
 from toolkit.reader import Explanation
 from toolkit.refresher import Progress, RefreshReport
 from toolkit.retaining import Retention
@@ -28,11 +26,12 @@ from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.tally import PackReport
 from toolkit.tally import Progress as PackProgress
 from toolkit.timegrid import Step
+from toolkit.upkeep_aio import AsyncUpkeep
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import VerifyReport
 
 
-class AsyncStore:
+class AsyncStore(AsyncUpkeep):
     """Time series in one PostgreSQL database, for the tasks of one event loop.
 
     The twin of :class:`toolkit.Store`: each method takes and returns the same. A task that is
@@ -250,27 +249,6 @@ class AsyncStore:
         ``max_runtime`` seconds it ends between two slices, and the next one goes on from there.
         """
         return await self._roads.refresh(dataset, on_progress, max_runtime)
-
-    async def audit(
-        self,
-        dataset: str,
-        series: str | Iterable[str] | None = None,
-        start: object = None,
-        end: object = None,
-        *,
-        repair: bool = True,
-        max_runtime: float | None = None,
-        on_progress: AuditProgress = lambda report: None,
-    ) -> AuditReport:
-        """Count rollups anew, from points and blocks, and say which buckets are not as stored.
-
-        These are repaired (not without ``repair``): logged as changed, and refreshed. What a
-        refresh has yet to follow is not looked at. Reads all points of ``[start, end)`` once,
-        a part of a series at a time; after ``max_runtime`` seconds it stops after a part.
-        """
-        query = build_query(dataset, series, *ends_of(start, end))
-        names, auditor = query.asked.series, auditor_of(self._roads)
-        return await auditor.audit(dataset, names, query.span, repair, max_runtime, on_progress)
 
     async def compress(
         self,

@@ -33,6 +33,7 @@ from toolkit.intake import Intake, WriteReport
 from toolkit.newest import check_count
 from toolkit.packer import Packer
 from toolkit.partitions import NativePartitioning, Partition
+from toolkit.popularity import Popularity
 from toolkit.primary import PrimaryDriver
 from toolkit.query import Query, build_query, ends_of
 from toolkit.reader import Explanation
@@ -71,20 +72,18 @@ class Roads:
         shelf: Shelf | None = None,
         cluster: Cluster | None = None,
     ) -> None:
-        self.driver = driver
-        self.cluster = cluster
-        self.settings = settings
+        self.driver, self.cluster, self.settings = driver, cluster, settings
         self.counters = Counters()
         self.directory = Directory(
             driver, Catalog(), settings.schema, allow_newer_schema=settings.allow_newer_schema
         )
         self.partitioning = NativePartitioning(driver, self.directory)
-        self.cache = None
+        self.cache, self.popularity = None, None
         if settings.cache.memory:
             # who looks for changes does not wait for a primary: a read goes on without the cache
             following = PrimaryDriver(cluster, wait=0.0) if cluster is not None else driver
-            has_replicas = cluster is not None
-            self.cache = Cache(following, settings.cache, shelf, has_replicas=has_replicas)
+            self.cache = Cache(following, settings.cache, shelf, has_replicas=cluster is not None)
+            self.popularity = Popularity(following, settings.schema)
         directory, partitioning, threads = self.directory, self.partitioning, settings.decode
         parallel = settings.parallel
         self.decoders = DecodePool(threads.least, threads.most or None, threads.idle)
@@ -102,7 +101,7 @@ class Roads:
         self.packer = Packer(driver, directory, partitioning, parallel, run)
         self.verifier = Verifier(driver, directory)
 
-    async def read(self, query: Query) -> Columns:
+    async def read(self, query: Query, counts: bool = True) -> Columns:
         columns, size = self.reader.held(query), 0
         if columns is None:
             started = time.perf_counter()
@@ -118,6 +117,8 @@ class Roads:
             size = columns.nbytes
         assert isinstance(columns.plan, Plan)
         self.counters.add_read(columns.plan, len(columns), query.asked.dataset, size)
+        if self.popularity is not None and counts:
+            self.popularity.count(query, columns.plan)
         return columns
 
     async def read_many(self, questions: Iterable[Mapping[str, Any]]) -> list[Columns]:

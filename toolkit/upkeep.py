@@ -18,6 +18,7 @@ from toolkit.tally import PackReport
 from toolkit.tally import Progress as PackProgress
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import VerifyReport
+from toolkit.warming import Popular, WarmReport, popular, warm
 
 
 class Upkeep:
@@ -71,6 +72,25 @@ class Upkeep:
         query = build_query(dataset, series, *ends_of(start, end))
         names, auditor = query.asked.series, auditor_of(self._roads)
         return drive(auditor.audit(dataset, names, query.span, repair, max_runtime, on_progress))
+
+    def popular(self, dataset: str | None = None, *, most: int = 200) -> list[Popular]:
+        """Return what stores have been asked for most often, the most popular first."""
+        return drive(popular(self._roads, dataset, most))
+
+    def warm(
+        self,
+        dataset: str | None = None,
+        *,
+        most: int = 200,
+        max_runtime: float | None = None,
+    ) -> WarmReport:
+        """Read what stores were asked for most often, so that this one remembers it.
+
+        For a service that starts: of all datasets or of one, at most so many series and steps,
+        the most popular first, and for at most ``max_runtime`` seconds. Where nothing was
+        counted yet, or this store remembers nothing, nothing is read.
+        """
+        return drive(warm(self._roads, dataset, most, max_runtime))
 
     def compress(
         self,

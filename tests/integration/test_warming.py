@@ -1,0 +1,133 @@
+"""What is read often: counted by stores, written down, and read by others before anybody asks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from fix_cache import no_database
+from fix_servers import CacheServer, Database
+from fix_sharing import sharing
+from fix_stores import COLOURS, cached, open_store
+
+from toolkit.drivers import drive
+from toolkit_maintenance import runner
+from toolkit_maintenance.job import DONE, NOTHING, SKIPPED
+
+END = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=2)
+START = END - timedelta(days=3)
+
+
+def fill(store: Any) -> None:
+    """Write some days that are over, of two series."""
+    count = 60 * 24 * 4
+    first = np.datetime64((END - timedelta(days=4)).replace(tzinfo=None), "us")
+    frame = {"ts": first + np.arange(count) * np.timedelta64(60, "s"), "value": np.arange(count)}
+    for series in ("a", "b"):
+        store.write("metrics", frame, series=series)
+    store.refresh("metrics")
+
+
+def ask(store: Any, times: int = 5) -> Any:
+    for _ in range(times):
+        columns = store.read("metrics", ["a", "b"], START, END, step="1h")
+    return columns
+
+
+def written(store: Any) -> None:
+    """Have the counts of a store written, now."""
+    roads = getattr(store, "store", store)._roads
+    counted, roads.popularity._counted = roads.popularity._counted, {}
+    writing = roads.popularity._write(counted)
+    if hasattr(store, "run"):
+        store.run(writing)
+    else:
+        drive(writing)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_what_one_store_was_asked_for_another_remembers_when_it_starts(
+    colour: str, database: Database, sql: psycopg.Connection
+) -> None:
+    with (
+        open_store(colour, cached(database.dsn)) as store,
+        open_store("blocking", cached(database.dsn)) as other,
+    ):
+        fill(store)
+        assert other.warm().reads == 0  # nobody has asked for anything
+        expected = ask(store)
+        written(store)
+        rows = sql.execute(
+            "SELECT name, p.step, reads, width FROM popularity AS p JOIN series AS s "
+            "ON s.id = series_id ORDER BY name"
+        ).fetchall()
+        assert rows == [(n, "1h", 5.0, timedelta(days=3)) for n in "ab"]
+        # yesterday's reads count half
+        sql.execute("UPDATE popularity SET at = now() - interval '1 day'")
+        ask(store)
+        written(store)
+        assert sql.execute("SELECT round(reads::numeric, 2) FROM popularity").fetchall() == [
+            (7.5,),
+            (7.5,),
+        ]
+        report = other.warm("metrics")
+        assert (report.reads, report.series, report.rows, report.failed) == (1, 2, 144, 0)
+        with no_database(other) as said:
+            columns = ask(other, 1)
+        assert columns["value_max"].tolist() == expected["value_max"].tolist()
+        assert not [s for s in said if b"metrics_1h" in s]
+        assert other.warm("candles").reads == 0
+
+
+def test_the_warm_job_fills_what_is_shared_and_then_has_nothing_to_do(
+    database: Database, cache_server: CacheServer
+) -> None:
+    with open_store("blocking", cached(database.dsn)) as store:
+        fill(store)
+        expected = ask(store)
+        written(store)
+        report = runner.run(store, "warm")
+        assert report.status == SKIPPED
+        assert "cache.redis is not set" in report.skipped[0].why
+    with sharing("blocking", database, cache_server) as store:
+        (act,) = runner.run(store, "warm", is_dry=True).planned
+        assert "metrics_1h" in act.sql[0]
+        assert "2 series, 1h" in act.what
+        report = runner.run(store, "warm")
+        assert (report.status, report.counts["series_warmed"]) == (DONE, 2)
+        assert runner.run(store, "warm").status == NOTHING
+        assert runner.run(store, "warm", ["candles"]).status == NOTHING
+    with sharing("blocking", database, cache_server) as fresh:
+        columns = ask(fresh, 1)
+        assert columns["value_max"].tolist() == expected["value_max"].tolist()
+        assert columns.plan.sources.get("redis")
+        assert not columns.plan.sources.get("rollup")
+
+
+def test_counting_never_fails_a_read_and_is_off_where_it_may_not_be_written(
+    database: Database,
+) -> None:
+    with open_store("blocking", cached(database.dsn)) as store:
+        fill(store)
+        with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
+            admin.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    with open_store("blocking", cached(database.dsn)) as store:
+        popularity = store._roads.popularity
+        popularity._due = 0.0
+        assert len(ask(store, 3)) == 144  # the first of them begins to write
+        store._roads.driver._background.close()  # which has ended here
+        assert popularity.is_off
+        assert len(ask(store, 1)) == 144
+        assert store.warm().reads == 0
+
+
+def test_memory_of_counts_is_bounded(database: Database) -> None:
+    with open_store("blocking", cached(database.dsn)) as store:
+        fill(store)
+        popularity = store._roads.popularity
+        for number in range(1_050):
+            store.read("metrics", "a", START, END, step="1h", caller=str(number), limit=number + 1)
+        assert len(popularity._counted) <= 1_000

@@ -1,0 +1,53 @@
+"""What keeps a store in order and is no everyday call: audit and warming, for the asyncio store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from toolkit.auditor import AuditReport, auditor_of
+from toolkit.auditor import Progress as AuditProgress
+from toolkit.query import build_query, ends_of
+from toolkit.roads import Roads
+from toolkit.warming import WarmReport, warm
+
+
+class AsyncUpkeep:
+    """The calls of :class:`toolkit.upkeep.Upkeep`, awaited."""
+
+    _roads: Roads
+
+    async def audit(
+        self,
+        dataset: str,
+        series: str | Iterable[str] | None = None,
+        start: object = None,
+        end: object = None,
+        *,
+        repair: bool = True,
+        max_runtime: float | None = None,
+        on_progress: AuditProgress = lambda report: None,
+    ) -> AuditReport:
+        """Count rollups anew, from points and blocks, and say which buckets are not as stored.
+
+        These are repaired (not without ``repair``): logged as changed, and refreshed. What a
+        refresh has yet to follow is not looked at. Reads all points of ``[start, end)`` once,
+        a part of a series at a time; after ``max_runtime`` seconds it stops after a part.
+        """
+        query = build_query(dataset, series, *ends_of(start, end))
+        names, auditor = query.asked.series, auditor_of(self._roads)
+        return await auditor.audit(dataset, names, query.span, repair, max_runtime, on_progress)
+
+    async def warm(
+        self,
+        dataset: str | None = None,
+        *,
+        most: int = 200,
+        max_runtime: float | None = None,
+    ) -> WarmReport:
+        """Read what stores were asked for most often, so that this one remembers it.
+
+        For a service that starts: of all datasets or of one, at most so many series and steps,
+        the most popular first, and for at most ``max_runtime`` seconds. Where nothing was
+        counted yet, or this store remembers nothing, nothing is read.
+        """
+        return await warm(self._roads, dataset, most, max_runtime)
