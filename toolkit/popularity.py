@@ -20,6 +20,7 @@ EVERY = 60.0  # seconds between two writes
 _FIRST = 5.0  # seconds after the first read
 _MOST = 1_000  # questions that are remembered until then
 _SERIES = 100  # of a question
+_LOOK = 15  # reads of a question between two looks at the clock
 _TIMEOUT = 5.0
 _NEVER = ("42501", "25006", "42P01")  # no right, a standby, a schema of before
 
@@ -46,14 +47,16 @@ class Popularity:
         self.is_off = False
 
     def count(self, query: Query, plan: Plan) -> None:
-        """Count a read; costs a look into a dict and one at the clock."""
-        if self.is_off:
-            return
+        """Count a read; costs a look into a dict, and now and then one at the clock."""
         one = self._counted.get(query.asked)
         if one is not None:
             one.reads += 1
             one.span = query.span
-        elif len(self._counted) < _MOST and query.asked.series is not None:
+            if one.reads & _LOOK:
+                return
+        elif self.is_off or query.asked.series is None:
+            return
+        elif len(self._counted) < _MOST:
             self._counted[query.asked] = _Count(query.span, plan)
         if self._clock() > self._due:
             self.flush()
