@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from math import inf
 from typing import Any
 
@@ -21,12 +22,18 @@ from toolkit.merging import Run, run_here
 from toolkit.recount import recount
 from toolkit.statements import NOTHING, compose, name, part
 from toolkit.strategy.states import merged_state, state_of_points
-from toolkit.timegrid import to_datetime
+from toolkit.timegrid import EARLIEST, to_datetime
 
 _log = logging.getLogger("toolkit.refresher")
 
 SLICE = timedelta(days=400)
 """The time ranges one transaction recomputes, added up over series."""
+HEAD = timedelta(days=7)
+"""The newest changes, which come first where there is much to follow."""
+_LONG = 3  # slices that are much
+
+# the state of a level's passes: over all changes, and over the newest, which goes before
+_ALL, _NEWEST = "rollup", "rollup_head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +112,25 @@ class Refresher:
         """Bring every rollup of ``dataset`` up to now, finest first.
 
         Changes committed after it began are left for the next one. Cost: the points of the
-        changed buckets are read once; each coarser level reads the one below it. After
-        ``max_runtime`` seconds it begins no other slice, but does one: the next one goes on.
+        changed buckets are read once; each coarser level reads the one below it. Where there is
+        much to follow the newest changes come first, on every level. After ``max_runtime``
+        seconds it begins no other slice, but does one: the next one goes on.
         """
         started = time.perf_counter()
         until = inf if max_runtime is None else started + max_runtime
         entry = await self._directory.confirmed(dataset)
         sysid = await self._directory.identify()
         await self._adopt(entry, sysid)
-        levels, damaged = [], dict[str, CorruptBlock]()
-        finer: Rollup | None = None
+        levels, damaged = dict[int, LevelReport](), dict[str, CorruptBlock]()
         is_cut = False
-        for rollup in entry.rollups:
-            level, is_cut = await self._level(
-                entry, rollup, finer, sysid, damaged, on_progress, until
+        passes = [_NEWEST, _ALL] if await self._is_long(entry) else [_ALL]
+        for state, place in product(passes, range(len(entry.rollups))):
+            rollup, finer = entry.rollups[place], entry.rollups[place - 1] if place else None
+            begin = {"finer": finer.id if finer else None, "sysid": sysid, "head": HEAD}
+            report = levels.get(rollup.id, LevelReport(str(rollup.grid.step)))
+            levels[rollup.id], is_cut = await self._level(
+                entry, rollup, finer, state, begin, damaged, report, on_progress, until
             )
-            levels.append(level)
-            finer = rollup
             if is_cut:
                 break
         pruned = await self._prune(entry)
@@ -129,7 +138,7 @@ class Refresher:
             await self._directory.load()
         seconds = time.perf_counter() - started
         found = tuple(damaged.values())
-        return RefreshReport(dataset, tuple(levels), pruned, seconds, found, is_cut)
+        return RefreshReport(dataset, tuple(levels.values()), pruned, seconds, found, is_cut)
 
     async def look(self, dataset: str) -> tuple[LevelWork, ...]:
         """Return what a refresh would have to do, level by level; changes nothing."""
@@ -165,21 +174,22 @@ class Refresher:
         entry: Entry,
         rollup: Rollup,
         finer: Rollup | None,
-        sysid: int | None,
+        state: str,
+        begin: Params,
         damaged: dict[str, CorruptBlock],
+        report: LevelReport,
         on_progress: Progress,
         until: float,
     ) -> tuple[LevelReport, bool]:
         """Refresh one level; return what was done, and whether its time was over before."""
-        report = LevelReport(str(rollup.grid.step))
+        statement = self._text(entry, "begin_head" if state == _NEWEST else "begin_pass")
         resumed = True
         while resumed:  # first what somebody left unfinished, then a pass to now
-            begin = {"rollup": rollup.id, "finer": finer.id if finer else None, "sysid": sysid}
             async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
-                begun = await transaction.execute(self._text(entry, "begin_pass"), begin)
+                begun = await transaction.execute(statement, {**begin, "rollup": rollup.id})
             resumed = not begun
             while True:
-                step = await self._slice(entry, rollup, finer, damaged)
+                step = await self._slice(entry, rollup, finer, state, damaged)
                 if step is None:
                     break
                 report = LevelReport(
@@ -189,7 +199,8 @@ class Refresher:
                     report.removed + step[2],
                 )
                 on_progress(report.step, report.computed)
-                if time.perf_counter() >= until:
+                # one that found nothing to do is no headway, and costs next to nothing
+                if any(step) and time.perf_counter() >= until:
                     return report, True
         return report, False
 
@@ -198,19 +209,24 @@ class Refresher:
         entry: Entry,
         rollup: Rollup,
         finer: Rollup | None,
+        state: str,
         damaged: dict[str, CorruptBlock],
     ) -> tuple[int, int, int] | None:
         """Do one transaction's share of a pass; None when the pass has ended."""
         params: dict[str, Any] = {"rollup": rollup.id, **_widths(rollup), "most": SLICE}
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
-            state = (await transaction.fetch(self._text(entry, "lock_rollup"), params))[0]
-            if state[0] is None:
+            rows = await transaction.fetch(self._text(entry, "lock_rollup"), params)
+            if state == _NEWEST:  # with the level's own state held: one refresher a level
+                rows = await transaction.fetch(self._text(entry, "lock_head"), params)
+            if not rows or rows[0][0] is None:
                 return None
-            params |= {"after_series": state[1], "after_lo": state[2]}
+            since = rows[0][3] if state == _NEWEST else to_datetime(EARLIEST)
+            params |= {"after_series": rows[0][1], "after_lo": rows[0][2], "since": since}
             await transaction.fetch(self._text(entry, "prepare_slice"))
-            found = await transaction.fetch(self._text(entry, "next_slice"), params)
+            found = await transaction.fetch(self._text(entry, "next_slice", state), params)
             if not found:
-                await transaction.execute(self._text(entry, "end_pass"), params)
+                end = "end_head" if state == _NEWEST else "end_pass"
+                await transaction.execute(self._text(entry, end), params)
                 return None
             last_series, last_lo, low, high, years = found[0]
             params |= {"last_series": last_series, "last_lo": last_lo, "low": low, "high": high}
@@ -218,12 +234,12 @@ class Refresher:
             if low is not None:
                 for year in years:
                     await self._ensure_year(transaction, entry, rollup, year)
-                rows = await self._recomputed(transaction, entry, rollup, finer, params)
+                rows = await self._recomputed(transaction, entry, rollup, finer, state, params)
                 done = (rows[0][0], rows[0][1], rows[0][2])
                 if rows[0][3]:
-                    more = await self._recounted(transaction, entry, rollup, params, damaged)
+                    more = await self._recounted(transaction, entry, rollup, state, params, damaged)
                     done = (done[0] + more[0], done[1] + more[1], done[2] + more[2])
-            await transaction.execute(self._text(entry, "advance_pass"), params)
+            await transaction.execute(self._text(entry, "advance_pass", state), params)
             return done
 
     async def _recomputed(
@@ -232,6 +248,7 @@ class Refresher:
         entry: Entry,
         rollup: Rollup,
         finer: Rollup | None,
+        state: str,
         params: Params,
     ) -> Rows:
         # one value too large to be added up must not stop the refresh for ever: then as numeric,
@@ -239,25 +256,26 @@ class Refresher:
         for source, is_total in ((finer, False), (finer, True)):
             try:
                 async with transaction.savepoint():
-                    statement = self._recompute(entry, rollup, source, is_total)
+                    statement = self._recompute(entry, rollup, source, is_total, state)
                     return await transaction.fetch(statement, params)
             except DatabaseError as error:
                 if error.sqlstate != OUT_OF_RANGE or (is_total and source is None):
                     raise
                 _log.warning("%s: %s; added up as numeric", rollup.relation, error)
-        return await transaction.fetch(self._recompute(entry, rollup, None, True), params)
+        return await transaction.fetch(self._recompute(entry, rollup, None, True, state), params)
 
     async def _recounted(
         self,
         transaction: Transaction,
         entry: Entry,
         rollup: Rollup,
+        state: str,
         params: Params,
         damaged: dict[str, CorruptBlock],
     ) -> tuple[int, int, int]:
         """Count what the database cannot: buckets of which blocks hold points."""
         cold = _cold(entry, before=True)
-        statement = compose("refresh/plan_cold", changed=_changed(entry), cold=cold)
+        statement = compose("refresh/plan_cold", changed=_changed(entry, state), cold=cold)
         changed = [(r[0], r[1]) for r in await transaction.fetch(statement, params)]
         return await recount(
             self._driver, self._directory, transaction, entry, rollup, changed, self._run, damaged
@@ -297,20 +315,35 @@ class Refresher:
             pruned: int = (await transaction.fetch(self._text(entry, "prune_log"), params))[0][0]
             return pruned
 
-    def _text(self, entry: Entry, statement: str) -> bytes:
+    async def _is_long(self, entry: Entry) -> bool:
+        """Return whether there is so much to follow that the newest should not wait for it all."""
+        if not entry.rollups:
+            return False
+        params = {"rollup": entry.rollups[0].id, "most": SLICE * _LONG}
+        rows = await self._driver.fetch(self._text(entry, "is_long"), params)
+        return bool(rows[0][0])
+
+    def _text(self, entry: Entry, statement: str, state: str = _ALL) -> bytes:
         def make() -> bytes:
             tables = {
-                "rollup": name(entry.schema, "rollup"),
+                "rollup": name(entry.schema, state),
+                "level": name(entry.schema, _ALL),
+                "head": name(entry.schema, _NEWEST),
                 "log": name(entry.schema, f"{entry.dataset.name}_log"),
                 "dataset": name(entry.schema, "dataset"),
             }
             return compose(f"refresh/{statement}", **tables)
 
-        text: bytes = entry.once(("refresh", statement), make)
+        text: bytes = entry.once(("refresh", statement, state), make)
         return text
 
     def _recompute(
-        self, entry: Entry, rollup: Rollup, finer: Rollup | None, is_total: bool
+        self,
+        entry: Entry,
+        rollup: Rollup,
+        finer: Rollup | None,
+        is_total: bool,
+        state: str = _ALL,
     ) -> bytes:
         def make() -> bytes:
             dataset = entry.dataset
@@ -327,7 +360,7 @@ class Refresher:
 
             return compose(
                 "refresh/recompute_slice",
-                changed=_changed(entry),
+                changed=_changed(entry, state),
                 relation=name(entry.schema, rollup.relation),
                 source=name(entry.schema, source),
                 states=Composed([SQL(", ") + s for s in states]),
@@ -341,7 +374,7 @@ class Refresher:
                 is_cold=SQL("false") if finer else _has_cold(entry),
             )
 
-        key = ("recompute", rollup.relation, finer is None, is_total)
+        key = ("recompute", rollup.relation, finer is None, is_total, state)
         text: bytes = entry.once(key, make)
         return text
 
@@ -352,10 +385,14 @@ def _widths(rollup: Rollup) -> dict[str, Any]:
     return {"width": timedelta(microseconds=grid.width), "origin": to_datetime(grid.origin)}
 
 
-def _changed(entry: Entry) -> Composed:
-    log, rollup = name(entry.schema, f"{entry.dataset.name}_log"), name(entry.schema, "rollup")
-    dataset = name(entry.schema, "dataset")
-    return part("refresh/list_changed", log=log, rollup=rollup, dataset=dataset)
+def _changed(entry: Entry, state: str) -> Composed:
+    tables = {
+        "log": f"{entry.dataset.name}_log",
+        "state": state,
+        "rollup": "rollup",
+        "dataset": "dataset",
+    }
+    return part("refresh/list_changed", **{k: name(entry.schema, v) for k, v in tables.items()})
 
 
 def _cold(entry: Entry, *, before: bool) -> Composed:

@@ -14,10 +14,12 @@
 SELECT s.id, clean.*, fresh.*, {left_out}, follower.is_outdated OR {is_colder}
 FROM {series} AS s (id)
 CROSS JOIN (
-    SELECT r.cursor, pg_snapshot_xmin(r.cursor) AS oldest,
+    SELECT r.cursor, pg_snapshot_xmin(r.cursor) AS oldest, h.since, h.cursor AS head,
            tstzmultirange(tstzrange(d.frozen_before, NULL)) AS thawed,
            r.gone_before IS DISTINCT FROM %(gone)s::timestamptz AS is_outdated
-    FROM {rollup} AS r JOIN {dataset} AS d ON d.id = r.dataset_id
+    FROM {rollup} AS r
+    JOIN {dataset} AS d ON d.id = r.dataset_id
+    LEFT JOIN {head} AS h ON h.id = r.id
     WHERE r.id = %(rollup)s
 ) AS follower
 CROSS JOIN LATERAL (
@@ -30,6 +32,9 @@ CROSS JOIN LATERAL (
       AND l.lo >= %(log_start)s AND l.lo < %(end)s AND l.hi > %(start)s
       AND l.xid >= follower.oldest
       AND NOT pg_visible_in_snapshot(l.xid, follower.cursor)
+      -- nor is among the newest changes that it has followed before the others
+      AND NOT coalesce(l.lo >= follower.since
+                       AND pg_visible_in_snapshot(l.xid, follower.head), false)
     OFFSET 0
 ) AS changed
 CROSS JOIN LATERAL (

@@ -2,9 +2,10 @@
 --   up to a sum of widths of changed ranges, or as far as was looked at.
 --   The scan is bounded before it is filtered: it follows the index whatever the planner thinks
 --   of the filter, so a pass over many log rows costs each of them once.
--- Params: rollup, after_series, after_lo, most (interval), width, origin.
+-- Params: rollup, after_series, after_lo, since, most (interval), width, origin.
 -- Columns: last series, last lo, first bucket, end of the last bucket, years touched; the last
---   three are NULL where nothing changed, or only before the mark that retention has set. No row at the end of the log.
+--   three are NULL where nothing changed, or only before the mark that retention has set. No row at
+--   the end of the log.
 WITH scanned AS MATERIALIZED (
     SELECT l.series_id, l.lo, l.hi, l.xid
     FROM {log} AS l
@@ -15,6 +16,7 @@ WITH scanned AS MATERIALIZED (
     SELECT DISTINCT s.series_id, s.lo, s.hi
     FROM scanned AS s, {rollup} AS r
     WHERE r.id = %(rollup)s
+      AND s.lo >= %(since)s
       AND s.xid >= pg_snapshot_xmin(r.cursor)
       AND NOT pg_visible_in_snapshot(s.xid, r.cursor)
       AND pg_visible_in_snapshot(s.xid, r.pass_to)
@@ -40,7 +42,8 @@ CROSS JOIN LATERAL (
     SELECT min(b.low) AS low, max(b.high) AS high, array_agg(DISTINCT y.year) AS years
     FROM {log} AS l
     CROSS JOIN {rollup} AS r
-    JOIN {dataset} AS d ON d.id = r.dataset_id
+    JOIN {level} AS u ON u.id = r.id
+    JOIN {dataset} AS d ON d.id = u.dataset_id
     CROSS JOIN LATERAL (
         SELECT greatest(date_bin(%(width)s, l.lo, %(origin)s), d.frozen_before) AS low,
                date_bin(%(width)s, l.hi + %(width)s - interval '1 microsecond', %(origin)s) AS high
@@ -52,6 +55,7 @@ CROSS JOIN LATERAL (
       AND l.hi > coalesce(d.frozen_before, '-infinity')
       AND (l.series_id, l.lo) > (%(after_series)s, %(after_lo)s)
       AND (l.series_id, l.lo) <= (e.series_id, e.lo)
+      AND l.lo >= %(since)s
       AND l.xid >= pg_snapshot_xmin(r.cursor)
       AND NOT pg_visible_in_snapshot(l.xid, r.cursor)
       AND pg_visible_in_snapshot(l.xid, r.pass_to)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
-from fix_stores import minutes, store_bars
+from fix_stores import T0, minutes, store_bars
 
 import toolkit
 from toolkit import refresher
@@ -40,12 +41,12 @@ def test_a_dry_run_says_what_has_changed_and_how_it_is_refreshed(
 def test_a_refresh_that_is_cut_between_slices_is_gone_on_with(
     blocking: toolkit.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refresher, "SLICE", refresher.timedelta(seconds=1))
+    monkeypatch.setattr(refresher, "SLICE", timedelta(seconds=1))
     for series in "abcdef":
         blocking.write("metrics", minutes(60), series=series)
     # however little time there is, a slice is done
     first = blocking.refresh("metrics", max_runtime=1e-9)
-    assert (first.is_cut, [level.computed for level in first.levels]) == (True, [12])
+    assert (first.is_cut, sum(level.computed for level in first.levels)) == (True, 12)
     before = unfollowed(blocking)
     runs, computed = 0, 12
     status = CUT
@@ -116,3 +117,41 @@ def test_an_audit_finds_and_repairs_what_was_changed_by_hand(corrupt: Any) -> No
     # what is changed and not followed yet is no fault
     corrupt.write("metrics", {**minutes(60), "value": minutes(60)["value"] + 5}, series="a")
     assert corrupt.audit("metrics").wrong == 0
+
+
+def test_where_there_is_much_to_follow_the_newest_comes_first(
+    blocking: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresher, "SLICE", timedelta(minutes=30))
+    monkeypatch.setattr(refresher, "HEAD", datetime.now(UTC) - T0 - timedelta(days=1.5))
+    for series in "ab":
+        for day in range(3):
+            blocking.write("metrics", minutes(120, T0 + timedelta(days=day)), series=series)
+
+    def touched(day: int) -> int:
+        at = T0 + timedelta(days=day)
+        days = (at, at + timedelta(days=1))
+        found = 0
+        for step in ("5m", "1h", "1d"):
+            cols = blocking.read("metrics", None, *days, step=step, strategy="downsampled")
+            direct = blocking.read("metrics", None, *days, step=step, strategy="direct")
+            assert cols["value_sum"] == pytest.approx(direct["value_sum"])
+            found += cols.plan.sources["points"]
+        return found
+
+    before = [touched(day) for day in range(3)]
+    assert before == [720, 720, 720]
+    while touched(2):  # the first runs are all about the last day, on every level
+        assert blocking.refresh("metrics", max_runtime=1e-9).is_cut
+        assert touched(0) == 720
+    # it has changed again: it is followed once more before the others are
+    blocking.write(
+        "metrics", {**minutes(5, T0 + timedelta(days=2)), "value": [9.0] * 5}, series="a"
+    )
+    assert touched(2) > 0
+    while touched(2):
+        assert blocking.refresh("metrics", max_runtime=1e-9).is_cut
+    assert touched(0) > 0
+    assert not blocking.refresh("metrics").is_cut
+    assert [touched(day) for day in range(3)] == [0, 0, 0]
+    assert blocking.audit("metrics").wrong == 0

@@ -280,6 +280,7 @@ class History(RuleBasedStateMachine):
     @rule(slice_=st.sampled_from(SLICES))
     def refresh(self, slice_: timedelta) -> None:
         refresher.SLICE = slice_
+        refresher.HEAD = datetime.now(UTC) - datetime(2024, 3, 1, tzinfo=UTC)
         self.store.refresh("readings")
 
     @rule(slice_=st.sampled_from(SLICES[:2]), slices=st.integers(1, 6))
@@ -354,7 +355,9 @@ def test_a_rollup_answers_what_the_points_do_at_every_moment(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create(database, READINGS)
-    monkeypatch.setattr(refresher, "SLICE", refresher.SLICE)  # put back at the end
+    # put back at the end
+    monkeypatch.setattr(refresher, "SLICE", refresher.SLICE)
+    monkeypatch.setattr(refresher, "HEAD", refresher.HEAD)
     with (
         open_store("blocking", cached(database.dsn, keep_log=0)) as store,
         open_store("asyncio", database.dsn) as other,

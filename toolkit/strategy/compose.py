@@ -240,6 +240,7 @@ def rollup_statement(
             series=series_source(entry, source),
             rollup=Identifier(entry.schema, "rollup"),
             dataset=Identifier(entry.schema, "dataset"),
+            head=Identifier(entry.schema, "rollup_head"),
             log=Identifier(entry.schema, f"{dataset.name}_log"),
             relation=Identifier(entry.schema, rollup.relation),
             points=Identifier(entry.schema, dataset.name),
