@@ -14,13 +14,17 @@ import pytest
 from fix_servers import Database, Fleet, chosen_versions
 
 import toolkit
+from toolkit.retaining import Retention
 from toolkit.store import Store
 
 DAY = timedelta(days=1)
 
 
 def begin(dsn: str) -> None:
-    """Make work for every job: old rows, late ones over blocks, unfollowed changes, dead rows."""
+    """Make work for every job: old rows, late ones over blocks, unfollowed changes, dead rows.
+
+    Points that are past their age are of metrics, whose bars stay.
+    """
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     with toolkit.connect(dsn) as store:
         for name in ("A", "B"):
@@ -30,6 +34,10 @@ def begin(dsn: str) -> None:
         store.write("candles", bars(today - 390 * DAY, 50, 60), series="A")  # late
         store.write("candles", bars(today - 2 * DAY, 500, 60), series="B")  # unfollowed
         store.delete("candles", "B", today - 200 * DAY, today - 100 * DAY)
+        hours = [today - 500 * DAY + n * DAY / 24 for n in range(24 * 60)]
+        store.write("metrics", {"ts": hours, "value": np.arange(len(hours)) * 1.0}, series="M")
+        store.refresh("metrics")
+        store.set_retention("metrics", Retention(rows="1y", blocks="1y"))
 
 
 def bars(start: datetime, count: int, seconds: int) -> dict[str, Any]:
@@ -48,6 +56,10 @@ def answers(store: Store) -> list[Any]:
     for step in (None, "1h", "1d"):
         columns = store.read("candles", ["A", "B"], "2000-01-01Z", "2100-01-01Z", step=step)
         found.append(columns.to_pandas())
+    for step in ("1h", "1d"):
+        found.append(
+            store.read("metrics", "M", "2000-01-01Z", "2100-01-01Z", step=step).to_pandas()
+        )
     return found
 
 

@@ -10,12 +10,24 @@ from fix_contract import answers, kill_at, statements_of
 from fix_servers import Database, Fleet, chosen_versions
 
 import toolkit
-from toolkit_maintenance.job import BUSY, DONE, NOTHING
+from toolkit_maintenance.job import BUSY, DONE, NOTHING, SKIPPED, Report
 from toolkit_maintenance.registry import JOBS
 from toolkit_maintenance.runner import _session, maintain, run
 
 EVERY = pytest.mark.parametrize("job", JOBS)
-ENDS = (DONE, NOTHING)
+WITHOUT_REDIS = "warm"  # which is skipped: there is nothing shared to be filled
+LOOKS_AGAIN = "audit"  # by hand, whenever it was last
+
+
+def is_well(report: Report) -> bool:
+    return report.status in ((SKIPPED,) if report.job == WITHOUT_REDIS else (DONE, NOTHING))
+
+
+def is_at_rest(report: Report) -> bool:
+    """Whether a run found nothing to do."""
+    if report.job == LOOKS_AGAIN:
+        return is_well(report) and not report.counts.get("buckets_repaired")
+    return is_well(report) and report.status != DONE
 
 
 @EVERY
@@ -31,8 +43,7 @@ def test_a_dry_run_says_what_is_done_and_does_none_of_it(worn_database: Database
         assert bool(done.done) == bool(dry.planned)
         for one, other in zip(before, answers(store), strict=True):
             pd.testing.assert_frame_equal(one, other, check_exact=True)
-        again = run(store, job)
-        assert (again.done, again.status) == ((), NOTHING)
+        assert is_at_rest(run(store, job))
 
 
 @EVERY
@@ -42,13 +53,13 @@ def test_two_at_once_are_one_too_many(worn_database: Database, job: str) -> None
             report = run(store, job)
             assert report.status == BUSY
             assert str(other.pid) in str(report.skipped[0])
-            assert [r.status for r in maintain(store, [job])] == [BUSY]
-        assert run(store, job).status in ENDS
+            assert [r.status for r in maintain(store, [job], always=True)] == [BUSY]
+        assert is_well(run(store, job))
 
 
 @EVERY
 @pytest.mark.parametrize(
-    "kills", [4, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])]
+    "kills", [3, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(3_600)])]
 )
 def test_killed_after_any_statement_the_next_run_finishes(
     worn: str, fleet: Fleet, job: str, kills: int, tell: Callable[[str], None]
@@ -66,9 +77,9 @@ def test_killed_after_any_statement_the_next_run_finishes(
         with toolkit.connect(copy.dsn) as store:
             for one, other in zip(before, answers(store), strict=True):
                 pd.testing.assert_frame_equal(one, other, check_exact=True)
-            reports = maintain(store, [job]), maintain(store, [job])
-            assert all(r.status in ENDS for r in reports[0]), number
-            assert run(store, job).status == NOTHING
+            (report,) = maintain(store, [job], always=True)
+            assert is_well(report), (number, report)
+            assert is_at_rest(run(store, job))
             for one, other in zip(before, answers(store), strict=True):
                 pd.testing.assert_frame_equal(one, other, check_exact=True)
         server.drop(copy)
