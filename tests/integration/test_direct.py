@@ -129,6 +129,7 @@ def test_a_deadlock_is_tried_again(database: Database, caplog: pytest.LogCapture
 
 def test_what_has_a_name_is_done_by_one_and_the_others_hear_by_whom(database: Database) -> None:
     with direct(database.dsn, "one") as one, direct(database.dsn, "two") as two:
+        assert one.fetch(b"SHOW idle_session_timeout") == [("0",)]
         with one.alone("spring"):
             with two.alone("autumn"):
                 pass

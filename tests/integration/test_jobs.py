@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -263,7 +264,7 @@ def test_killed_amid_a_statement_the_next_run_records_it_and_finishes(
         process = started(database, "maintain", "partitions")
         until(lambda: value(database.dsn, WAITS, "toolkit.candles") == 1, "it waits")
         process.kill()
-        process.communicate()
+        process.wait()
         report = run(store, "partitions")
         assert report.status == "busy"
         assert [s.status for s in jobs(store) if s.job == "partitions"] == ["running"]
@@ -277,13 +278,21 @@ def test_killed_amid_a_statement_the_next_run_records_it_and_finishes(
 
 
 def test_interrupted_it_is_recorded_and_the_next_run_goes_on(database: Database) -> None:
-    with psycopg.connect(database.dsn) as other:
+    terminal, there = os.openpty()
+    with psycopg.connect(database.dsn) as other, open(terminal, "rb", 0) as screen:
         other.execute("LOCK TABLE toolkit.trades")
-        process = started(database, "maintain")
+        process = started(database, "maintain", stderr=there)
+        os.close(there)
+        shown = b""
+        while b"make 4 partitions of trades" not in shown:  # which is what it waits with
+            shown += screen.read(1_000)
         until(lambda: value(database.dsn, WAITS, "toolkit.trades") == 1, "it waits")
         process.send_signal(signal.SIGTERM)  # which is made what Ctrl-C is
-        said = process.communicate(timeout=30)[1].decode()
-        assert (process.returncode, said) == (130, "Error: interrupted\n")
+        assert process.wait(timeout=30) == 130
+        with suppress(OSError):  # nobody is left at the other end
+            while said := screen.read(1_000):
+                shown += said
+    assert b"Error: interrupted" in shown
     ((_, status, counts, said, _),) = rows(database.dsn, RUNS)
     assert (status, said) == ("cut", ["partitions: interrupted"])
     assert counts["partitions_made"] > 0  # those of candles were made before
@@ -315,11 +324,13 @@ def test_what_is_public_is_there_and_comes_when_asked_for() -> None:
         _ = toolkit_maintenance.nosuch
 
 
-def started(database: Database, *arguments: str) -> subprocess.Popen[bytes]:
+def started(
+    database: Database, *arguments: str, stderr: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """Start the command in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, *arguments],
         env={**os.environ, "TOOLKIT_DSN": database.dsn, "TOOLKIT_MAINTENANCE_LOCK_TIMEOUT": "20"},
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         stdout=subprocess.DEVNULL,
     )

@@ -237,6 +237,8 @@ class Direct:
             assert row is not None
             if session.reached(self._options, row, False).is_pooled:
                 raise session.needs_own(self.node)
+            # what goes by a name may be done elsewhere, while this session only holds the name
+            connection.execute(b"SET idle_session_timeout = 0")
             with suppress(psycopg.DataError):  # not every system can tell
                 # a statement whose client was killed ends soon, and its locks with it
                 connection.execute(b"SET client_connection_check_interval = '5s'")
