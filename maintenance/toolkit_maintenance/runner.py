@@ -63,7 +63,11 @@ def run(
     """
     wanted = _job(job)
     with _session(store) as direct:
-        return _run(store, direct, wanted, tuple(targets), is_dry, max_runtime, say, is_forced)
+        report = _run(
+            store, direct, wanted, tuple(targets), is_dry, max_runtime, say, True, is_forced
+        )
+    assert report is not None
+    return report
 
 
 def maintain(
@@ -85,7 +89,8 @@ def maintain(
     wanted = [_job(j) for j in jobs] if jobs is not None else list(JOBS.values())
     until = None if max_runtime is None else time.monotonic() + max_runtime
     if not always:
-        wanted = _due(store, wanted)
+        with _session(store) as direct:
+            wanted = _due(store, direct, wanted)
     reports = []
     for job in wanted:
         left = None if until is None else until - time.monotonic()
@@ -94,7 +99,8 @@ def maintain(
             continue
         with _session(store) as direct:
             try:
-                reports.append(_run(store, direct, job, (), is_dry, left, say))
+                report = _run(store, direct, job, (), is_dry, left, say, always)
+                reports += [report] if report is not None else []
             except ToolkitError as error:
                 reports.append(Report(job.name, FAILED, failed=(_why(error),)))
             except Exception as error:
@@ -116,10 +122,9 @@ def jobs(store: Store) -> list[JobState]:
     return found
 
 
-def _due(store: Store, wanted: list[Job]) -> list[Job]:
+def _due(store: Store, direct: Direct, wanted: list[Job]) -> list[Job]:
     options = store.settings.maintenance
-    with _session(store) as direct:
-        states, now = records.read_states(direct, store.settings.schema, wanted)
+    states, now = records.read_states(direct, store.settings.schema, wanted)
     return [
         job
         for job in wanted
@@ -150,8 +155,10 @@ def _run(
     is_dry: bool,
     max_runtime: float | None,
     say: Say,
+    always: bool,
     is_forced: bool = False,
-) -> Report:
+) -> Report | None:
+    """Run a job; None if it is not due any more, for somebody has just done so."""
     started = time.monotonic()
     is_standby, now = direct.fetch(compose("jobs/look_at_server"))[0]
     if is_standby:
@@ -165,6 +172,8 @@ def _run(
         return _Run(job, ground, now, started).planned()
     try:
         with direct.alone(f"job {ground.schema} {job.name}"):
+            if not always and not _due(store, direct, [job]):
+                return None
             try:
                 number, began = records.begin(direct, ground.schema, job.name, targets)
             except DatabaseError as error:

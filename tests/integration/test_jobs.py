@@ -6,26 +6,31 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 from fix_catalog import rows, value
 from fix_cli import COMMAND
 from fix_jobs import Register, job
+from fix_pgbouncer import MakePgBouncer
 from fix_replicas import MakeCluster, until
-from fix_servers import ON_ONE_VERSION, Database
+from fix_servers import ON_ONE_VERSION, PROJECT, Database
 
 import toolkit
 import toolkit_maintenance
 from toolkit.config import Settings, load_settings
-from toolkit.errors import UnknownName
+from toolkit.errors import ConfigError, UnknownName
 from toolkit.options import MaintenanceOptions
-from toolkit_maintenance import jobs, maintain, run
+from toolkit_maintenance import jobs, maintain, partitions, run
 from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Job, Skip
+from toolkit_maintenance.registry import JOBS
 from toolkit_maintenance.runner import _session
 
 RUNS = "SELECT job, status, counts, said, targets FROM toolkit.job_run ORDER BY id"
@@ -105,6 +110,27 @@ def test_two_at_once_are_one_too_many_and_the_holder_is_named(
             assert f"runs already: server process {other.pid}" in report.skipped[0].why
             assert [r.status for r in maintain(store)] == ["busy", "done"]
         assert [r.job for r in maintain(store)] == ["vacuum"]
+
+
+def test_many_at_once_do_everything_once(database: Database, register: Register) -> None:
+    meeting = threading.Barrier(4, timeout=30)
+
+    def look(ground: Ground) -> None:
+        ground.direct.execute(b"INSERT INTO toolkit.looks VALUES (1)")
+
+    def maintained(number: int) -> list[str]:
+        with toolkit.connect(database.dsn) as store:
+            meeting.wait()
+            return [r.status for r in maintain(store)]
+
+    rows(database.dsn, "CREATE TABLE toolkit.looks (n integer)")
+    register(partitions.JOB, job("verify", look))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(maintained, range(4)))
+    assert {status for statuses in found for status in statuses} <= {"done", "busy"}
+    # who was told that verify is due, and came when it had been done, did not do it again
+    assert value(database.dsn, "SELECT count(*) FROM toolkit.looks") == 1
+    assert len(rows(database.dsn, RUNS)) == 2
 
 
 def test_what_fails_stops_neither_another_act_nor_another_job(
@@ -298,6 +324,27 @@ def test_interrupted_it_is_recorded_and_the_next_run_goes_on(database: Database)
     assert counts["partitions_made"] > 0  # those of candles were made before
     with toolkit.connect(database.dsn) as store:
         assert "partitions" in [r.job for r in maintain(store, is_dry=True)]
+
+
+@ON_ONE_VERSION
+def test_a_pooler_is_gone_around(
+    pgbouncer: MakePgBouncer, database: Database, tmp_path: Path
+) -> None:
+    bouncer = pgbouncer(database.dsn, database.admin_dsn, version="1.24")
+    config = tmp_path / "toolkit.toml"
+    address = f'dsn = "{bouncer.dsn}", direct = "{database.dsn}"'
+    config.write_text(f'[[shards]]\nname = "main"\nprimary = {{ {address} }}\n')
+    with toolkit.connect(config) as store:
+        assert run(store, "partitions").status == "done"
+    with toolkit.connect(bouncer.dsn) as store, pytest.raises(ConfigError, match="as direct"):
+        run(store, "partitions")
+
+
+def test_every_job_has_a_setting_and_a_section() -> None:
+    page = (PROJECT / "docs" / "maintenance.md").read_text("utf-8")
+    for name in JOBS:
+        assert MaintenanceOptions().every(name) is not None
+        assert f"\n## {name}\n" in page
 
 
 @ON_ONE_VERSION
