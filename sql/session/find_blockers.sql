@@ -1,8 +1,12 @@
--- What: who is in the way of a session; without the right to see others, only their pids.
+-- What: who is in the way of a session; without the right to see others, only who they are.
 -- Params: pid.
--- Columns: pid, user, application, address, state, seconds since its transaction began, statement.
-SELECT b.pid, a.usename, a.application_name, a.client_addr::text, a.state,
+-- Columns: pid (0 is a prepared transaction), user, application or what kind of process it is,
+--   address, state, seconds since its transaction began, statement.
+SELECT b.pid, a.usename, coalesce(nullif(a.application_name, ''),
+                                  nullif(a.backend_type, 'client backend')),
+       a.client_addr::text, a.state,
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8,
-       left(regexp_replace(a.query, '\s+', ' ', 'g'), 80)
-FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid)
+       CASE WHEN a.state IS NOT NULL THEN left(regexp_replace(a.query, '\s+', ' ', 'g'), 80) END
+FROM (SELECT DISTINCT unnest(pg_blocking_pids(%(pid)s))) AS b (pid)
 LEFT JOIN pg_stat_activity AS a ON a.pid = b.pid
+ORDER BY b.pid

@@ -76,6 +76,15 @@ def test_ddl_behind_a_long_transaction_gives_up_names_it_and_makes_nobody_wait(
     assert value(database.dsn, COLUMNS) == 1
 
 
+def test_who_may_not_be_seen_is_named_and_no_more(database: Database) -> None:
+    with psycopg.connect(database.admin_dsn) as admin, direct(database.dsn) as session:
+        admin.execute("LOCK TABLE toolkit.candles")
+        with pytest.raises(Busy) as caught:
+            session.patiently([DDL], "add extra", QUICK)
+        pid, user = admin.info.backend_pid, admin.info.user
+        assert str(caught.value).endswith(f"in the way was server process {pid}, user {user}")
+
+
 def test_a_lock_that_comes_free_meanwhile_is_taken(database: Database) -> None:
     with reading(database.dsn) as long, direct(database.dsn) as session:
         threading.Timer(0.3, long.rollback).start()

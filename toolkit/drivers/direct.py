@@ -266,11 +266,13 @@ def _held(rows: Rows) -> str:
 def described(row: Sequence[Any]) -> str:
     """Say who a session is, of a row of ``session/find_blockers`` and its like."""
     pid, user, application, address, state, seconds, query = row
+    if not pid:
+        return "a prepared transaction; SELECT * FROM pg_prepared_xacts shows it"
     who = f"server process {pid}"
     if application:
         who += f" ({application})"
     if user:
-        who += f", user {user}, from {address or 'a local socket'}"
-    if state:
-        who += f", {state} for {seconds:.0f} s"
+        who += f", user {user}"
+    if state:  # which is not told of others' sessions to who may not see them; nor is the address
+        who += f", from {address or 'a local socket'}, {state} for {seconds:.0f} s"
     return who + (f": {query}" if query else "")
