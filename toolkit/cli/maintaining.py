@@ -136,7 +136,9 @@ def _show_planned(reports: Sequence[Report]) -> None:
         if not report.planned and not report.skipped and not report.failed:
             echo_line(f"-- {report.job}: nothing to do")
         for act in report.planned:
-            echo_line(f"-- {report.job}: {act.what}" + (f" ({act.why})" if act.why else ""))
+            echo_line(f"-- {report.job}: {act.what}")
+            if act.why:
+                echo_line(f"--   ({act.why})")
             size = f"; {sized(act.bytes)}" if act.bytes else ""
             echo_line(f"-- lock: {act.lock}{size}")
             for statement in act.sql:
