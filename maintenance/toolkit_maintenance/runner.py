@@ -211,6 +211,7 @@ class _Run:
     done: list[str] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
     is_cut: bool = False
 
     def planned(self) -> Report:
@@ -236,6 +237,8 @@ class _Run:
                     self.acts.append(found)
                 elif self._is_over():
                     self.is_cut = True
+                elif found.what in self.refused:
+                    return  # a plan that looks anew finds it undone, and would for ever
                 else:
                     self.ground.say(found.what)
                     came = found.do()
@@ -249,7 +252,9 @@ class _Run:
             except (ToolkitError, OSError) as error:
                 if found is None and isinstance(error, QueryError):
                     raise
-                self._failed(self.job.name if found is None else found.what, error)
+                what = self.job.name if found is None else found.what
+                self.refused.add(what)
+                self._failed(what, error)
 
     def _is_over(self) -> bool:
         return self.ground.left is not None and self.ground.left <= 0

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -73,7 +75,7 @@ def test_a_dry_run_shows_acts_changes_nothing_and_runs_beside_the_job(
 ) -> None:
     register(job("vacuum", "SELECT 1", Skip("x", "too young")))
 
-    def sneaky(ground: Ground) -> object:
+    def sneaky(ground: Ground) -> Iterator[Act]:
         yield Act("x", ("SELECT 1",), "none", dict)
         ground.direct.execute(b"CREATE TABLE toolkit.sneaky ()")
 
@@ -147,7 +149,7 @@ def test_what_fails_stops_neither_another_act_nor_another_job(
             other.execute("SELECT pg_terminate_backend(%s, 5000)", [ground.direct.pid])
         ground.direct.fetch(b"SELECT 1")
 
-    def halfway(ground: Ground) -> object:
+    def halfway(ground: Ground) -> Iterator[Act]:
         yield Act("x", ("SELECT 1",), "none", lambda: {"acts": 1})
         ground.direct.fetch(b"SELECT 1 / 0")
 
@@ -191,8 +193,24 @@ def test_what_fails_stops_neither_another_act_nor_another_job(
         assert "reindex" in [r.job for r in maintain(store, is_dry=True)]
 
 
+def test_what_failed_is_not_tried_again_in_the_same_run(
+    database: Database, register: Register
+) -> None:
+    def plan(ground: Ground) -> Iterator[Act]:
+        while True:  # as one that looks at the server for what is still to be done
+            for number in (0, 1):
+                statement = b"SELECT 1 / %(number)s"
+                do = partial(ground.direct.execute, statement, {"number": number})
+                yield Act(f"by {number}", (), "none", lambda do=do: {"acts": do()})
+
+    register(Job("vacuum", "never ends", plan))
+    with toolkit.connect(database.dsn) as store:
+        report = run(store, "vacuum")
+    assert (report.status, report.done, len(report.failed)) == ("failed", ("by 1",), 1)
+
+
 def test_bad_names_are_said_at_once(database: Database, register: Register) -> None:
-    def plan(ground: Ground) -> object:
+    def plan(ground: Ground) -> Iterator[Act]:
         yield from (Act(d.name, (), "none", dict) for d in ground.datasets())
 
     register(Job("vacuum", "looks at datasets", plan))
@@ -219,7 +237,7 @@ def test_time_that_is_over_cuts_and_the_next_run_goes_on(
 ) -> None:
     rows(database.dsn, "CREATE TABLE toolkit.left AS SELECT generate_series(1, 6) AS n")
 
-    def plan(ground: Ground) -> object:
+    def plan(ground: Ground) -> Iterator[Act]:
         while found := ground.direct.fetch(b"SELECT n FROM toolkit.left ORDER BY n LIMIT 1"):
             (number,) = found[0]
 
