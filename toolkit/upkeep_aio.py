@@ -7,14 +7,31 @@ from collections.abc import Iterable
 from toolkit.auditor import AuditReport, auditor_of
 from toolkit.auditor import Progress as AuditProgress
 from toolkit.query import build_query, ends_of
+from toolkit.refresher import LevelWork
 from toolkit.roads import Roads
-from toolkit.warming import WarmReport, warm
+from toolkit.warming import Popular, WarmReport, popular, warm
 
 
 class AsyncUpkeep:
     """The calls of :class:`toolkit.upkeep.Upkeep`, awaited."""
 
     _roads: Roads
+
+    async def pending(self, dataset: str) -> tuple[LevelWork, ...]:
+        """Return what a refresh would have to do, level by level, finest first."""
+        return await self._roads.refresher.look(dataset)
+
+    async def count_prunable(self, dataset: str) -> int:
+        """Return how many change-log rows everybody has followed, where some may go now."""
+        return await self._roads.refresher.count_prunable(dataset)
+
+    async def prune(self, dataset: str) -> int:
+        """Remove change-log rows that nobody needs any more, as refresh does; return how many."""
+        return await self._roads.refresher.prune(dataset)
+
+    async def popular(self, dataset: str | None = None, *, most: int = 200) -> list[Popular]:
+        """Return what stores have been asked for most often, the most popular first."""
+        return await popular(self._roads, dataset, most)
 
     async def audit(
         self,

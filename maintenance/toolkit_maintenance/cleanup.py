@@ -32,20 +32,22 @@ JOB = Job("cleanup", "remove expired records and what was left behind", plan)
 
 def _removals(ground: Ground) -> Iterator[Act]:
     keep = timedelta(microseconds=Step.parse(ground.options.keep_runs).approximate_us)
-    removals: tuple[tuple[str, str, dict[str, Part]], ...] = (
+    removals: tuple[tuple[str, str, str, dict[str, Part]], ...] = (
         (
             "jobs/forget_runs",
+            "jobs/count_old_runs",
             f"forget runs of jobs older than {ground.options.keep_runs}",
             {"runs": ground.table("job_run"), "before": Literal(ground.now - keep)},
         ),
         (
             "jobs/forget_popularity",
+            "jobs/count_faded",
             "forget what is hardly read any more",
             {"popularity": ground.table("popularity"), "least": Literal(_FADED)},
         ),
     )
-    for file, what, parts in removals:
-        count = ground.direct.fetch(compose(f"{file}_count", **parts))[0][0]
+    for file, counting, what, parts in removals:
+        count = ground.direct.fetch(compose(counting, **parts))[0][0]
         if count:
             statement = compose(file, **parts)
             counted = f"{file.rpartition('_')[2]}_forgotten"

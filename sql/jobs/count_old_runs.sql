@@ -1,4 +1,4 @@
--- What: how many runs forget_runs would remove.
+-- What: how many runs of jobs forget_runs would remove.
 -- Params: none; before, an instant, is part of the text.
 -- Columns: how many.
 SELECT count(*) FROM {runs} AS r
