@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.errors import DatabaseError
-from toolkit.partitions import Partition
 from toolkit.statements import Part, commas, compose, name
 from toolkit.timegrid import Span
 from toolkit_maintenance.ground import Ground
+from toolkit_maintenance.tables import span_of
 
 _PAGE = 8192
 _USABLE = _PAGE - 24 - 16  # without the page's header and the index's own words
@@ -19,6 +19,8 @@ _TUPLE = 8 + 4  # an index tuple's header, and its line pointer
 _TID = 6
 _POSTINGS = 200  # rows that one key is kept for at most; nbtree.h, BTMaxItemSize / 2
 _SAMPLED = 500  # pages of a table
+_WHOLE = 1 << 30  # bytes of an index that are read to the last; of larger ones a sample is cheaper
+_LONGEST = 300.0  # seconds to read it in
 JUDGED = ("btree", "gin")
 
 
@@ -49,8 +51,7 @@ class Index:
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Index:
         """Build from a row of ``reindex/list_indexes``."""
-        span = Partition.from_row((row[4], row[6], 0, 0)).span if row[6] is not None else None
-        return cls(*row[:6], span, *row[7:])  # type: ignore[call-arg]  # as the statement has them
+        return cls(*row[:6], span_of(row[4], row[6]), *row[7:])  # type: ignore[call-arg]  # as the statement has them
 
     @property
     def estimate(self) -> int | None:
@@ -93,7 +94,7 @@ class Measure:
 
     def fresh(self, index: Index) -> int | str:
         """Return the bytes an index would take afresh, or in words why nobody can tell."""
-        if index.method == "btree" and self._schema is not None:
+        if index.method == "btree" and self._schema is not None and index.bytes <= _WHOLE:
             return self._by_density(index, self._schema)
         if index.method not in JUDGED:
             return f"how large an index of the kind {index.method} should be is not known"
@@ -106,7 +107,7 @@ class Measure:
 
     def _by_density(self, index: Index, schema: str) -> int:
         statement = compose("reindex/measure_index", pgstatindex=name(schema, "pgstatindex"))
-        row = self._ground.direct.fetch(statement, {"index": index.oid})[0]
+        row = self._ground.direct.fetch(statement, {"index": index.oid}, timeout=_LONGEST)[0]
         _, internal, leaves, density = row
         if not leaves or math.isnan(density):
             return _PAGE

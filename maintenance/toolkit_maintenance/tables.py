@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit.ddl import blocks_table
 from toolkit.drivers.direct import Patience
-from toolkit.errors import Busy, UnknownName
+from toolkit.errors import Busy, DatabaseError, UnknownName
 from toolkit.partitions import Partition
 from toolkit.statements import compose
 from toolkit.timegrid import Span
@@ -70,7 +70,7 @@ class Table:
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Table:
         """Build from a row of ``vacuum/list_tables``."""
-        span = Partition.from_row((row[1], row[4], 0, 0)).span if row[4] is not None else None
+        span = span_of(row[1], row[4])
         limited = [Limited(row[n], row[n + 1]) for n in (10, 12, 14, 16, 19)]
         return cls(*row[:4], span, *row[5:10], *limited[:4], row[18], limited[4], *row[21:])  # type: ignore[call-arg]  # as the statement has them
 
@@ -78,6 +78,22 @@ class Table:
     def group(self) -> str:
         """What it is told of by: its parent's name, or its own."""
         return self.parent or self.name
+
+
+def span_of(table: str, bound: str | None) -> Span | None:
+    """Return the time that a partition is for; None where it is none, or not one of ours.
+
+    >>> bound = "FOR VALUES FROM ('2024-01-01 00:00:00+00') TO ('2024-02-01 00:00:00+00')"
+    >>> str(span_of("candles_p20240101", bound))
+    '[2024-01-01T00:00Z, 2024-02-01T00:00Z)'
+    >>> span_of("candles_rest", "DEFAULT")
+    """
+    if bound is None:
+        return None
+    try:
+        return Partition.from_row((table, bound, 0, 0)).span
+    except DatabaseError:
+        return None
 
 
 def list_tables(ground: Ground, oid: int | None = None) -> list[Table]:

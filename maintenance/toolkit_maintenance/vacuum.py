@@ -26,7 +26,7 @@ from toolkit_maintenance.tables import (
 AGE, DEAD, VISIBLE, STATISTICS, FREEZE = range(5)  # worst first
 _FEW = 8  # pages that few notice
 _AGAIN = timedelta(hours=1)  # what nobody wrote to is not vacuumed in vain more often
-_TAIL = 80  # pages at a table's end that say whether it was frozen; some may be new and empty
+_TAILS = (8, 80)  # pages at a table's end that say whether it was frozen; some may be empty
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -152,8 +152,12 @@ def _is_unfrozen(ground: Ground, table: Table) -> bool:
     if table.frozen is not None:
         return table.frozen < table.visible or not table.visible
     has_unfrozen = compose("vacuum/has_unfrozen", table=ground.table(table.name))
-    tail = f"({max(table.pages - _TAIL, 0)},0)"
-    return bool(ground.direct.fetch(has_unfrozen, {"table": table.oid, "tail": tail})[0][0])
+    for pages in _TAILS:
+        tail = f"({max(table.pages - pages, 0)},0)"
+        (row,) = ground.direct.fetch(has_unfrozen, {"table": table.oid, "tail": tail})
+        if row[0]:
+            return bool(row[1])
+    return False
 
 
 def _act(ground: Ground, table: Table, found: list[Need]) -> Act | Skip:
@@ -162,7 +166,7 @@ def _act(ground: Ground, table: Table, found: list[Need]) -> Act | Skip:
     only_counts = kinds == {STATISTICS}
     what = f"{'analyze' if only_counts else 'vacuum'} {table.name}"
     if not only_counts and not ground.is_forced and is_in_vain(table, ground.now):
-        return _in_vain(ground, what, why)
+        return _in_vain(ground, what, why, is_warning=AGE not in kinds)
     if (skip := taken(ground, table.oid, what)) is not None:
         return skip
     name = ground.table(table.name)
@@ -191,12 +195,10 @@ def _do(ground: Ground, table: Table, what: str, statement: bytes, counts: Count
     return alone_on(ground, table.oid, what, [statement], counts)
 
 
-def _in_vain(ground: Ground, what: str, why: str) -> Skip:
+def _in_vain(ground: Ground, what: str, why: str, *, is_warning: bool) -> Skip:
     rows = ground.direct.fetch(compose("vacuum/find_horizon"))
-    holder = described(rows[0][:7]) if rows else "who has it may not be seen"
+    holder = "whose it is may not be seen"
+    if rows:
+        holder = rows[0][0] or described(rows[0][1:])
     said = f"{why}; it was vacuumed just now, and an old snapshot still sees them: {holder}"
-    return Skip(what, said, is_warning=True)
-
-
-def _role(ground: Ground) -> str:
-    return str(ground.direct.fetch(b"SELECT current_user")[0][0])
+    return Skip(what, said, is_warning)

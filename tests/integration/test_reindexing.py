@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -60,7 +60,9 @@ def test_a_key_that_is_half_empty_is_made_anew_once(
             admin.execute("CREATE EXTENSION pgstattuple SCHEMA public")
             admin.execute("GRANT EXECUTE ON FUNCTION public.pgstatindex(regclass) TO toolkit")
     before = size(sql, KEY)
-    (act,) = run_job(sparse, "reindex", is_dry=True).planned
+    looking = make_conninfo(database.dsn, options="-c default_transaction_read_only=on")
+    with toolkit.connect(looking) as store:
+        (act,) = run_job(store, "reindex", is_dry=True).planned
     assert act.what == f"reindex {KEY}"
     assert act.bytes == before == size(sql, KEY)
     foretold = float(act.why.partition(" MB, ")[2].partition(" MB")[0]) * (1 << 20)
@@ -97,19 +99,20 @@ def test_every_kind_of_index_is_measured_by_a_sample(
 
 
 @contextmanager
-def building(dsn: str, holder: psycopg.Connection, index: str) -> Iterator[int]:
-    """Have somebody make an index anew, and wait for what the holder does; it goes on after."""
-    with psycopg.connect(dsn, autocommit=True) as builder, ThreadPoolExecutor(1) as other:
-        pid = builder.info.backend_pid
-        done = other.submit(builder.execute, f"REINDEX INDEX CONCURRENTLY {index}".encode())
-        with psycopg.connect(dsn, autocommit=True) as watcher:
-            deadline = time.monotonic() + 20
-            waits = (
-                "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'virtualxid'"
-            )
-            while not value(watcher, waits, pid):
-                assert time.monotonic() < deadline
-                assert not done.done(), done.result()
+def waiting(
+    database: Database, holder: psycopg.Connection, build: Callable[[], object]
+) -> Iterator[int]:
+    """Have something be built that waits for what the holder does, and goes on after."""
+    who = (
+        "SELECT coalesce(max(pid), 0) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event = 'virtualxid'"
+    )
+    with ThreadPoolExecutor(1) as other, psycopg.connect(database.admin_dsn, autocommit=True) as up:
+        done = other.submit(build)
+        deadline = time.monotonic() + 20
+        while not (pid := value(up, who)):
+            assert time.monotonic() < deadline
+            assert not done.done(), done.result()
         try:
             yield pid
         finally:
@@ -128,23 +131,30 @@ HOLDS = {
 def test_what_a_killed_build_left_is_removed_and_a_live_one_is_left_alone(
     sparse: toolkit.Store, sql: psycopg.Connection, database: Database, phase: str
 ) -> None:
-    index = f"toolkit.{KEY}"
-    with psycopg.connect(database.dsn) as holder:
-        holder.execute(HOLDS[phase].encode())
+    left = f"{KEY}_ccold" if phase == "when it is in place" else f"{KEY}_ccnew"
+    with (
+        psycopg.connect(database.dsn) as holder,
         # somebody whose work the role may not see
-        with building(database.admin_dsn, holder, index) as pid:
-            (left,) = invalid(sql)
-            assert left.endswith("_ccold" if phase == "when it is in place" else "_ccnew")
-            report = run_job(sparse, "reindex", [PAST])
-            assert report.done == ()
+        psycopg.connect(database.admin_dsn, autocommit=True) as admin,
+    ):
+        holder.execute(HOLDS[phase].encode())
+        statement = f"REINDEX INDEX CONCURRENTLY toolkit.{KEY}".encode()
+        with waiting(database, holder, lambda: admin.execute(statement)):
+            assert invalid(sql) == [left]
+            assert run_job(sparse, "reindex", [PAST]).done == ()
             assert invalid(sql) == [left]
         assert invalid(sql) == []  # it went on to its end
         holder.execute(HOLDS[phase].encode())
-        with building(database.dsn, holder, index) as pid:
+        patient = replace(sparse.settings.maintenance, lock_timeout=30.0)
+        with (
+            toolkit.connect(replace(sparse.settings, maintenance=patient)) as store,
+            waiting(
+                database, holder, lambda: run_job(store, "reindex", [KEY], is_forced=True)
+            ) as pid,
+        ):
             sql.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
             assert invalid(sql) == [left]
-        report = twice(sparse, "reindex")
-        assert report.done == (f"drop {left.rpartition('.')[2]}",)
+    assert f"drop {left}" in twice(sparse, "reindex").done
     assert invalid(sql) == []
 
 

@@ -23,7 +23,9 @@ PAST, NEXT = "metrics_p20240101", "metrics_p20240108"
 
 @pytest.fixture
 def filled(blocking: toolkit.Store, database: Database, sql: psycopg.Connection) -> toolkit.Store:
-    """Two weeks that are past, each a partition."""
+    """Two weeks that are past, each a partition; and tables that nobody made with the toolkit."""
+    sql.execute("CREATE TABLE kinds (kind text) PARTITION BY LIST (kind)")
+    sql.execute("CREATE TABLE kinds_rest PARTITION OF kinds DEFAULT")
     written(database, sql, "metrics", minutes(2 * WEEK))
     return blocking
 
