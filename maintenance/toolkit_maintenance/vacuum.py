@@ -95,7 +95,8 @@ def parent_needs(parent: Table, partitions: Iterable[Table], now: datetime) -> l
 
 def plan(ground: Ground) -> Iterator[Act | Skip]:
     """Yield a vacuum or an analyze of each table that needs one, the worst first; parents last."""
-    ground.direct.execute(compose("vacuum/go_gently"))
+    if not ground.direct.fetch(compose("vacuum/go_gently"))[0][2]:
+        yield Skip("vacuum", "track_counts is off: who wrote what is not counted; turn it on")
     tables = list_tables(ground)
     wanted = meant(ground, tables)
     queue: list[tuple[Need, Table]] = []

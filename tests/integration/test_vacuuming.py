@@ -185,3 +185,15 @@ def test_what_is_named_is_looked_at_and_done_if_needed_or_forced(
     forced = json.loads(run("vacuum", PAST, "--force", "--json").output)
     assert forced["done"] == [f"vacuum {PAST}"]
     assert "--force" in run("vacuum", "--force", code=2).output
+    assert "--max-runtime" in run("vacuum", "--max-runtime", "soon", code=2).output
+
+
+def test_what_is_not_counted_is_not_called_well(
+    blocking: toolkit.Store, database: Database
+) -> None:
+    twice(blocking, "vacuum")
+    with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {database.name} SET track_counts = off".encode())
+    report = run_job(blocking, "vacuum")
+    assert (report.status, report.done) == ("skipped", ())
+    assert "track_counts is off" in report.skipped[0].why

@@ -130,7 +130,7 @@ def _show(report: Report) -> None:
             echo_line(f"    lock: {act.lock}")
         click.echo(f"{len(report.planned):,} to be done; nothing was changed")
     elif report.done:
-        rows = Counter(_PARTITION.sub("_p…", d) for d in report.done)
+        rows = Counter(_PARTITION.sub("_p*", d) for d in report.done)
         table: list[Sequence[object]] = [(what, count) for what, count in rows.items()]
         echo_table((report.job, "times"), table, numbers=["times"])
         click.echo(f"{len(report.done):,} done in {report.seconds:.1f} s")
