@@ -254,7 +254,7 @@ class Reader:
 
     async def _density_of_chart(self, query: Query, entry: Entry, targets: Targets) -> Density:
         most = self._limits.chart_points
-        if targets.step is not None:
+        if targets.step is not None and not entry.is_frozen(query.span):
             density = await self.density(query, entry, targets, 1)
             count = density.extent.width // targets.step + 1
             if count <= most:  # that many if there is no gap: no need to count them

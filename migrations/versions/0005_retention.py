@@ -59,14 +59,16 @@ GUARDED = {
     "mark": "\n    mark timestamptz;",
     "into": ", d.frozen_before INTO declared, mark",
     "refusal": """
-    IF wanted_to <= mark THEN
+    IF dataset ~ '_blocks$' THEN
+        mark := NULL;  -- points that are left there may become blocks still
+    ELSIF wanted_to <= mark THEN
         RAISE EXCEPTION 'no partition of % is made before %: retention has dropped what was '
             'there, and rollups stand for it; write from then on', dataset, mark
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;""",
     "wanted_from": "greatest(wanted_from, mark)",
     "says": "'adds the partitions a dataset, or its table of blocks, lacks in [from, to), '\n"
-    "    'none before dataset.frozen_before; returns how many'",
+    "    'none of rows before dataset.frozen_before; returns how many'",
 }
 UNGUARDED = {
     "mark": "",

@@ -1060,7 +1060,9 @@ BEGIN
         RAISE EXCEPTION 'adding partitions to % needs the right to INSERT there', dataset
             USING ERRCODE = 'insufficient_privilege';
     END IF;
-    IF wanted_to <= mark THEN
+    IF dataset ~ '_blocks$' THEN
+        mark := NULL;  -- points that are left there may become blocks still
+    ELSIF wanted_to <= mark THEN
         RAISE EXCEPTION 'no partition of % is made before %: retention has dropped what was '
             'there, and rollups stand for it; write from then on', dataset, mark
             USING ERRCODE = 'object_not_in_prerequisite_state';
@@ -1073,7 +1075,7 @@ END
 $ensure$;
 COMMENT ON FUNCTION "toolkit".ensure_partitions(text, timestamptz, timestamptz) IS
     'adds the partitions a dataset, or its table of blocks, lacks in [from, to), '
-    'none before dataset.frozen_before; returns how many';
+    'none of rows before dataset.frozen_before; returns how many';
 
 
 CREATE OR REPLACE FUNCTION "toolkit"."candles_changed_v1"() RETURNS trigger

@@ -122,11 +122,21 @@ def test_what_cannot_be_compressed_yet_is_said(
 def test_the_age_is_set_and_shown(run: Run, rows: int) -> None:
     assert "; not compressed by itself" in run("datasets", "show", "candles").stdout
     shown = run("datasets", "set", "candles", "--compress-after", "30d").stdout
-    assert shown == "dataset 'candles': compressed when older than 30d\n"
+    assert shown.startswith("dataset 'candles': compressed when older than 30d; rows kept for ever")
     assert "; compressed when older than 30d" in run("datasets", "show", "candles").stdout
     assert json.loads(run("compress", "candles", "--json").stdout)["report"]["points"] == rows
     said = run("datasets", "set", "candles", "--compress-after", "never", "--json").stdout
-    assert json.loads(said) == {"dataset": "candles", "compress_after": ""}
+    assert json.loads(said) == {"dataset": "candles", "compress_after": "", "retain": {}}
+    ages = ("--retain-rows", "90d", "--retain-blocks", "1y", "--retain-rollup", "5m=2y")
+    said = run("datasets", "set", "candles", *ages, "--json").stdout
+    kept = {"rows": "90d", "blocks": "1y", "rollups": {"5m": "2y"}}
+    assert json.loads(said)["retain"] == kept
+    said = run("datasets", "set", "candles", "--retain-rollup", "5m=forever").stdout
+    assert "not compressed by itself; rows kept for 90d, blocks kept for 1y\n" in said
+    assert "blocks kept for 1y" in run("datasets", "show", "candles").stdout
+    said = run("datasets", "set", "candles", "--retain-rollup", "5m=1d", code=1).stderr
+    assert "before its points do" in said
+    assert "give --compress-after" in run("datasets", "set", "candles", code=2).stderr
     said = run("datasets", "set", "candles", "--compress-after", "soon", code=2).stderr
     assert "unknown step 'soon'" in said
 

@@ -123,7 +123,9 @@ def declaration_of(dataset: Dataset) -> str:
     lines += ["    has_seq=True,"] if dataset.has_seq else []
     lines += [f"    chart={_quoted(dataset.chart)},"]
     after = dataset.compress_after
-    lines += [f"    compress_after={_quoted(after)},", ")"] if after else [")"]
+    lines += [f"    compress_after={_quoted(after)},"] if after else []
+    lines += [f"    retain={dataset.retain!r},"] if dataset.retain.to_mapping() else []
+    lines += [")"]
     return "\n".join(lines)
 
 

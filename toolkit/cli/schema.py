@@ -14,6 +14,7 @@ from toolkit.cli.numbers import Seconds
 if TYPE_CHECKING:
     from toolkit.dataset import Dataset
     from toolkit.migrate import Status
+    from toolkit.retaining import Retention
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _OF_BLOCKS = ("blocks", "block_points", "block_bytes")
@@ -227,7 +228,7 @@ def show(choice: Choice, name: str, as_json: bool) -> None:
         f"key (series, ts{', seq' if dataset.has_seq else ''}); ladder "
         f"{', '.join(dataset.ladder) or 'none'}; partitions of {dataset.partition}; "
         f"drawn by {dataset.chart or 'nothing'}; changes logged by {dataset.changelog}; "
-        f"{_compressed(dataset.compress_after)}"
+        f"{_compressed(dataset.compress_after)}; {_kept(dataset.retain)}"
     )
 
 
@@ -235,30 +236,82 @@ def _compressed(age: str) -> str:
     return f"compressed when older than {age}" if age else "not compressed by itself"
 
 
+def _kept(retain: Retention) -> str:
+    ages = [("rows", retain.rows), ("blocks", retain.blocks), *retain.rollups]
+    return ", ".join(f"{what} kept for {age or 'ever'}" for what, age in ages)
+
+
 @datasets.command("set")
 @click.argument("name")
 @click.option(
     "--compress-after",
     "age",
-    required=True,
     metavar="AGE",
     help="From what age on `toolkit compress` takes points: 30d, 12h, 3M; never: none by itself.",
 )
+@click.option(
+    "--retain-rows",
+    metavar="AGE",
+    help="For how long points are kept that lie in rows; forever: until somebody drops them.",
+)
+@click.option("--retain-blocks", metavar="AGE", help="For how long those are that were compressed.")
+@click.option(
+    "--retain-rollup",
+    "rollups",
+    metavar="STEP=AGE",
+    multiple=True,
+    help="For how long a rollup is kept: 5m=2y, longer than its points. May be repeated.",
+)
 @_json
 @click.pass_obj
-def set_(choice: Choice, name: str, age: str, as_json: bool) -> None:
-    """Change a dataset's policy.
+def set_(
+    choice: Choice,
+    name: str,
+    age: str | None,
+    retain_rows: str | None,
+    retain_blocks: str | None,
+    rollups: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Change a dataset's policies.
 
-    As op.set_compress_after does in a migration. `toolkit datasets show` shows it.
+    As op.set_compress_after and op.set_retention do in a migration; what is not given stays.
+    `toolkit datasets show` shows them.
     """
     from toolkit.cli.render import echo_json
 
+    if age is None and retain_rows is None and retain_blocks is None and not rollups:
+        raise click.UsageError("give --compress-after, or one of --retain-…")
     with choice.store() as store:
-        age = store.set_compress_after(name, "" if age == "never" else age)
+        dataset = dataset_of(store, name)
+        compress_after, retain = dataset.compress_after, dataset.retain
+        if age is not None:
+            compress_after = store.set_compress_after(name, "" if age == "never" else age)
+        wanted = _retained(retain, retain_rows, retain_blocks, rollups)
+        if wanted != retain:
+            retain = store.set_retention(name, wanted)
     if as_json:
-        echo_json({"dataset": name, "compress_after": age})
+        said = {"dataset": name, "compress_after": compress_after}
+        echo_json({**said, "retain": retain.to_mapping()})
     else:
-        click.echo(f"dataset {name!r}: {_compressed(age)}")
+        click.echo(f"dataset {name!r}: {_compressed(compress_after)}; {_kept(retain)}")
+
+
+def _retained(
+    retain: Retention, rows: str | None, blocks: str | None, rollups: tuple[str, ...]
+) -> Retention:
+    from toolkit.retaining import Retention
+
+    def given(age: str | None, old: str) -> str:
+        return old if age is None else age.replace("forever", "")
+
+    ages = dict(retain.rollups)
+    for pair in rollups:
+        step, equals, age = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"--retain-rollup {pair}: give a step and an age, as in 5m=2y")
+        ages[step] = given(age, "")
+    return Retention(given(rows, retain.rows), given(blocks, retain.blocks), tuple(ages.items()))
 
 
 @datasets.command()
