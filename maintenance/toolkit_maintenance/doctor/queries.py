@@ -27,7 +27,7 @@ def judge_slow(answers: Answers) -> Finding:
     since, forgotten = answers["statements_since"][0]
     snapshot = _usable(answers["snapshot"], since)
     before: Statements = snapshot[2] if snapshot else {}
-    things, fixes = [], []
+    things = []
     for id_, calls, took, rows, hit, read, text in answers["statements"]:
         if not _READS_OR_WRITES.match(text or ""):
             continue
@@ -41,8 +41,6 @@ def judge_slow(answers: Answers) -> Finding:
             "statement": text,
         }
         things.append(Thing(text[:60], str(id_), figures["calls"] * figures["mean_ms"], figures))
-        if answers.of_primary.version >= 160_000 and "…" not in text and len(text) < 300:
-            fixes.append(f"EXPLAIN (GENERIC_PLAN) {text}")
     evidence = {
         "since": (snapshot[0] if snapshot else since),
         "is_shift_known": bool(snapshot),
@@ -52,9 +50,9 @@ def judge_slow(answers: Answers) -> Finding:
     finding = found(
         "slow-queries",
         things,
-        f"{said}; EXPLAIN shows how they are answered, toolkit explain for reads of the toolkit",
+        f"{said}; EXPLAIN (ANALYZE, BUFFERS) with real values shows where the time goes, toolkit "
+        "explain that of the toolkit's reads; no statement mends it in general",
         well="no statement is slow, or slower than before the last snapshot",
-        fix=fixes,
         evidence=evidence,
     )
     if finding.status == OK:
