@@ -100,6 +100,7 @@ def test_odd_indexes_are_found_and_their_sql_mends_them(
     }
     assert len(seen["index-invalid"].fix) == 1 + 2 * 2  # a part for each of two partitions
     assert [o.name for o in seen["index-time-in-middle"].objects] == ["candles", "job_run"]
+    assert len(seen["index-time-in-middle"].fix) == 2 + (1 + 2 * 2 + 1)
     for finding in bad(seen).values():
         mend(sql, finding)
     assert bad(examine(blocking, ["index-*"])) == {}

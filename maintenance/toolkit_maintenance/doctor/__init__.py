@@ -6,6 +6,8 @@ from toolkit_maintenance.doctor.check import Thresholds
 from toolkit_maintenance.doctor.examine import examine
 from toolkit_maintenance.doctor.finding import CRIT, OK, UNKNOWN, WARN, Examination, Finding
 from toolkit_maintenance.doctor.machine import Machine
+from toolkit_maintenance.doctor.queries import snapshot_at
+from toolkit_maintenance.doctor.questions import keep_snapshot
 
 __all__ = [
     "CRIT",
@@ -17,4 +19,6 @@ __all__ = [
     "Machine",
     "Thresholds",
     "examine",
+    "keep_snapshot",
+    "snapshot_at",
 ]

@@ -8,11 +8,10 @@ from fnmatch import fnmatchcase
 
 from toolkit.errors import UnknownName
 from toolkit.store import Store
-from toolkit_maintenance.doctor import queries
 from toolkit_maintenance.doctor.check import Answers, Check, Thresholds, unknown
 from toolkit_maintenance.doctor.finding import Examination, Finding
 from toolkit_maintenance.doctor.machine import Machine
-from toolkit_maintenance.doctor.questions import Asker
+from toolkit_maintenance.doctor.questions import Asker, keep_snapshot
 from toolkit_maintenance.doctor.registry import CHECKS
 
 
@@ -51,9 +50,7 @@ def examine(
         )
         findings = [_judged(check, answers) for check in wanted]
         if keeps_snapshot:
-            asker.ask(("indexes", "statements_since", "statements"))
-            said = {q: rows[asker.primary] for q, rows in asker.rows.items()}
-            queries.keep(asker.nodes[asker.primary], settings.schema, said)
+            keep_snapshot(asker.nodes[asker.primary], settings)
     return Examination(
         answers.of_primary.now, tuple(asker.facts), tuple(findings), time.monotonic() - began
     )

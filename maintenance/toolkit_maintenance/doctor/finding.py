@@ -39,8 +39,9 @@ class Finding:
     """The outcome of one check.
 
     ``evidence`` are figures, ``reason`` says what they mean and, of what is ``unknown``, what
-    would make it known. ``fix`` are statements that can be run as they are, on the primary
-    unless they are of Redis; ``objects`` what it is about, rolled up per parent.
+    would make it known. ``fix`` are statements that can be run as they are, on the primary (of
+    ``lag`` on the replica, of ``redis-…`` on that server); ``objects`` what it is about, rolled
+    up per parent.
     """
 
     id: str

@@ -3,85 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
 from psycopg.sql import SQL, Composable
-from sqlalchemy import MetaData
 
-from toolkit.dataset import Dataset
 from toolkit.statements import commas, name
-from toolkit.tables import catalog_tables, dataset_tables
-from toolkit_maintenance.doctor.check import Answers, Check, found, settled, unknown
+from toolkit_maintenance.doctor.check import Answers, Check, found, unknown
 from toolkit_maintenance.doctor.finding import Finding, Thing, listed
+from toolkit_maintenance.doctor.index import (
+    Index,
+    completed,
+    drop,
+    indexes_of,
+    mended,
+    reordered,
+)
 from toolkit_maintenance.doctor.tables import tables_of
-
-Key = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Index:
-    """An index that is no part of another: with all its parts where its table has partitions.
-
-    ``root`` is the topmost table over it. ``keys`` are columns, None where it is an expression;
-    ``likeness`` is what else makes it what it is: operator classes, order, collations.
-    """
-
-    name: str
-    table: str
-    root: str
-    is_partitioned: bool
-    method: str
-    is_unique: bool
-    is_kept: bool  # a constraint's, or what replication goes by
-    keys: tuple[str | None, ...]
-    included: tuple[str, ...]
-    times: tuple[bool, ...]
-    likeness: tuple[str, ...]
-    rest: str  # its expressions and its predicate
-    definition: str
-    parts: int
-    bytes: int
-    scans: int
-    scanned_at: datetime | None
-    broken: tuple[str, ...]  # it, or parts of it, that are not valid
-    building: int
-    unattached: int  # partitions that lack a part
-
-    @classmethod
-    def from_row(cls, row: Sequence[Any]) -> Index:
-        return cls(*settled(row))
-
-    @property
-    def is_plain(self) -> bool:
-        return not self.rest and None not in self.keys
-
-
-def drop(schema: str, index: Index) -> str:
-    """Return the statement that drops an index; of a partitioned table CONCURRENTLY is refused."""
-    text = "DROP INDEX {}" if index.is_partitioned else "DROP INDEX CONCURRENTLY {}"
-    return SQL(text).format(name(schema, index.name)).as_string(None)
-
-
-def _indexes(answers: Answers, node: str | None = None) -> list[Index]:
-    """Return a node's indexes; the toolkit's own count as kept, whoever reads by them."""
-    own = _own(answers.schema, answers.datasets)
-    found = [Index.from_row(r) for r in answers.rows["indexes"][node or answers.primary]]
-    return [replace(i, is_kept=True) if i.name in own else i for i in found]
-
-
-@lru_cache(maxsize=8)
-def _own(schema: str, datasets: tuple[Dataset, ...]) -> frozenset[str]:
-    """Return the names of the indexes that belong to the schema, whatever a dataset declares."""
-    metadata = MetaData(schema=schema)
-    catalog_tables(metadata)
-    for dataset in datasets:
-        dataset_tables(metadata, replace(dataset, indexes=()))
-    tables = metadata.tables.values()
-    return frozenset(str(index.name) for table in tables for index in table.indexes)
 
 
 def _thing(index: Index, **figures: Any) -> Thing:
@@ -97,11 +35,11 @@ def judge_unused(answers: Answers) -> Finding:
     When an index was made PostgreSQL does not say: the doctor's own snapshots do.
     """
     check, limits = "index-unused", answers.limits
-    candidates = [i for i in _indexes(answers) if not i.is_kept and not i.is_unique]
+    candidates = [i for i in indexes_of(answers) if not i.is_kept and not i.is_unique]
     candidates = [i for i in candidates if i.bytes >= limits.unused_bytes and not i.building]
     used: set[str] = set()
     for node, facts in answers.facts.items():
-        for index in _indexes(answers, node):
+        for index in indexes_of(answers, node):
             since = index.scanned_at
             is_long_ago = since is not None and (
                 (facts.now - since).total_seconds() >= limits.statistics_age
@@ -118,6 +56,12 @@ def judge_unused(answers: Answers) -> Finding:
         lost = ", ".join(f"{n} ({why})" for n, why in answers.lost.items())
         return unknown(
             check, f"{names}: not used, but who knows on {lost}; ask again when it is up"
+        )
+    strangers = [row[0] for row in answers["senders"]]
+    if answers.of_primary.is_standby or (strangers and answers.settings.topology is None):
+        others = f"replicas ({', '.join(strangers)})" if strangers else "the primary"
+        return unknown(
+            check, f"{names}: not used here, but who knows on {others}: give them as [[shards]]"
         )
     young = [
         n
@@ -153,7 +97,7 @@ def judge_unused(answers: Answers) -> Finding:
 def judge_duplicate(answers: Answers) -> Finding:
     """Two indexes of a table that are the same but for their names; the better one stays."""
     things, fixes = [], []
-    for kept, spare in _pairs(_indexes(answers)):
+    for kept, spare in _pairs(indexes_of(answers)):
         if _is_same(kept, spare) and not spare.is_kept:
             things.append(_thing(spare, like=kept.name))
             fixes.append(drop(answers.schema, spare))
@@ -170,7 +114,7 @@ def judge_duplicate(answers: Answers) -> Finding:
 def judge_overlapping(answers: Answers) -> Finding:
     """An index whose keys another one begins with, and which holds all its columns."""
     things, fixes = [], []
-    indexes = _indexes(answers)
+    indexes = indexes_of(answers)
     same = {s.name for k, s in _pairs(indexes) if _is_same(k, s) and not s.is_kept}
     gone: set[str] = set()
     for one, other in _pairs(indexes):
@@ -228,18 +172,18 @@ def _covers(long: Index, short: Index) -> bool:
 def judge_invalid(answers: Answers) -> Finding:
     """What an interrupted build has left behind; one that is under way looks the same."""
     things, fixes, wholes, unsure = [], [], [], []
-    for index in _indexes(answers):
+    for index in indexes_of(answers):
         if index.building:
             unsure.append(index.name)
             continue
         if index.is_partitioned and index.broken == (index.name,):
             wholes.append(index)
             things.append(_thing(index, unattached=index.unattached))
-            fixes += _completed(answers, index)
+            fixes += completed(answers, index)
             continue
         for broken in index.broken:
             things.append(Thing(index.root, broken, index.bytes, {"bytes": index.bytes}))
-            fixes.append(_mended(answers.schema, index, broken))
+            fixes.append(mended(answers.schema, index, broken))
     if unsure and not things:
         return unknown(
             "index-invalid",
@@ -258,31 +202,6 @@ def judge_invalid(answers: Answers) -> Finding:
     )
 
 
-def _mended(schema: str, index: Index, broken: str) -> str:
-    is_left = index.name == broken and not index.is_kept
-    text = "DROP INDEX CONCURRENTLY {}" if is_left else "REINDEX INDEX CONCURRENTLY {}"
-    return SQL(text).format(name(schema, broken)).as_string(None)
-
-
-def _completed(answers: Answers, index: Index) -> list[str]:
-    """Return what gives each partition the part it lacks, without a long lock, and attaches it.
-
-    The last statement that is attached makes the whole index valid.
-    """
-    whole = name(answers.schema, index.name)
-    fixes = []
-    for parent, partition, definition in answers["unattached"]:
-        if parent != index.name:
-            continue
-        part = f"{partition}_{index.name}"[:63]
-        build = SQL("CREATE INDEX CONCURRENTLY {} ON {} {}").format(
-            name(part), name(answers.schema, partition), SQL(definition)
-        )
-        attach = SQL("ALTER INDEX {} ATTACH PARTITION {}").format(whole, name(answers.schema, part))
-        fixes += [build.as_string(None), attach.as_string(None)]
-    return fixes
-
-
 def judge_missing(answers: Answers) -> Finding:
     """Foreign keys without an index, and large tables that are read from end to end."""
     limits, things, fixes, said = answers.limits, [], [], []
@@ -294,16 +213,11 @@ def judge_missing(answers: Answers) -> Finding:
         )
         fixes.append(statement.as_string(None))
         said.append(f"{table} ({', '.join(columns)}) refers to another table")
-    for table in tables_of(answers):
-        each = table.scanned / table.scans if table.scans else 0
-        is_read = table.scans >= limits.scans and each >= limits.scanned_rows
-        if is_read and table.scanned > 10 * table.fetched:
-            figures = {"scans": table.scans, "rows": table.scanned}
-            things.append(Thing(table.root, table.name, table.scanned, figures))
-            said.append(
-                f"{table.name} was read from end to end {table.scans:,} times, "
-                f"{each:,.0f} rows each"
-            )
+    for root, table, scans, scanned, fetched in _reads(answers):
+        each = scanned / scans if scans else 0
+        if scans >= limits.scans and each >= limits.scanned_rows and scanned > 10 * fetched:
+            things.append(Thing(root, table, scanned, {"scans": scans, "rows": scanned}))
+            said.append(f"{table} was read from end to end {scans:,} times, {each:,.0f} rows each")
     return found(
         "index-missing",
         things,
@@ -313,6 +227,17 @@ def judge_missing(answers: Answers) -> Finding:
     )
 
 
+def _reads(answers: Answers) -> Iterator[tuple[str, str, int, int, int]]:
+    """Yield each table with what all nodes together have read of it: scans, their rows, others."""
+    sums: dict[tuple[str, str], tuple[int, int, int]] = {}
+    for node in answers.facts:
+        for t in tables_of(answers, node):
+            scans, scanned, fetched = sums.get((t.root, t.name), (0, 0, 0))
+            sums[t.root, t.name] = scans + t.scans, scanned + t.scanned, fetched + t.fetched
+    for (root, table), counts in sums.items():
+        yield root, table, *counts
+
+
 def judge_time_in_middle(answers: Answers) -> Finding:
     """A time that is neither an index's first key nor its last.
 
@@ -320,7 +245,7 @@ def judge_time_in_middle(answers: Answers) -> Finding:
     constraint's index is not meant: its order is not only for reading.
     """
     things, fixes = [], []
-    for index in _indexes(answers):
+    for index in indexes_of(answers):
         if index.method != "btree" or index.is_kept or index.is_unique or not index.is_plain:
             continue
         middle = [n for n, is_time in enumerate(index.times[:-1]) if is_time and n > 0]
@@ -330,7 +255,7 @@ def judge_time_in_middle(answers: Answers) -> Finding:
         keys = [k for k in index.keys if k is not None]
         ordered = [*keys[:place], *keys[place + 1 :], keys[place]]
         things.append(_thing(index, key=", ".join(keys), better=", ".join(ordered)))
-        fixes += _reordered(answers.schema, index, ordered)
+        fixes += reordered(answers, index, ordered)
     names = listed([f"{t.name} ({t.figures['key']})" for t in things])
     return found(
         "index-time-in-middle",
@@ -341,22 +266,11 @@ def judge_time_in_middle(answers: Answers) -> Finding:
     )
 
 
-def _reordered(schema: str, index: Index, keys: Sequence[str]) -> list[str]:
-    parts: list[Composable] = [name(k) for k in keys]
-    covered: list[Composable] = [name(c) for c in index.included]
-    rest = SQL(" INCLUDE ({})").format(commas(covered)) if covered else SQL("")
-    how = SQL("") if index.is_partitioned else SQL("CONCURRENTLY ")
-    made = SQL("CREATE INDEX {}{} ON {} ({}){}").format(
-        how, name(f"{index.name[:58]}_last"), name(schema, index.table), commas(parts), rest
-    )
-    return [made.as_string(None), drop(schema, index)]
-
-
 CHECKS = (
     Check(
         "index-unused",
         "indexes that no node has used",
-        ("indexes", "known_indexes"),
+        ("indexes", "known_indexes", "senders"),
         judge_unused,
     ),
     Check("index-duplicate", "indexes that are there twice", ("indexes",), judge_duplicate),
@@ -376,7 +290,7 @@ CHECKS = (
     Check(
         "index-time-in-middle",
         "a time between the other keys of an index",
-        ("indexes",),
+        ("indexes", "tables"),
         judge_time_in_middle,
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from toolkit.drivers.direct import Direct
@@ -104,11 +105,18 @@ def _told(thing: Thing) -> str:
     return f"{thing.parent!r} takes {thing.figures['mean_ms']:,.0f} ms{than}"
 
 
+def snapshot_at(direct: Direct, schema: str) -> datetime | None:
+    """Return when the last snapshot was taken; None: never."""
+    table = name(schema, SNAPSHOTS)
+    rows = direct.fetch(compose("doctor/read_snapshot", snapshots=table))
+    return rows[0][0] if rows else None
+
+
 def keep(direct: Direct, schema: str, answers: Mapping[str, Any]) -> None:
     """Keep a snapshot of what statements took and which indexes there are; drop old ones.
 
-    ``answers`` are the primary's, by question; statements may be missing there. At most some 54
-    snapshots are kept, of 500 statements each.
+    ``answers`` are the primary's, by question; statements may be missing there. Kept are the
+    newest 24, and one of each of 30 days, of 500 statements each.
     """
     since = answers.get("statements_since") or [(None, 0)]
     statements = {str(r[0]): [r[1], round(r[2], 3)] for r in answers.get("statements", ())}

@@ -14,10 +14,9 @@ from toolkit.errors import DatabaseError, QueryTimeout, Unavailable
 from toolkit.nodes import describe_nodes
 from toolkit.opening import cluster_of, primary_node
 from toolkit.statements import compose, name, raw
-from toolkit_maintenance.doctor import settings
+from toolkit_maintenance.doctor import queries, settings
 from toolkit_maintenance.doctor.check import Facts, Thresholds
 from toolkit_maintenance.doctor.machine import Machine, machine_of
-from toolkit_maintenance.doctor.queries import SNAPSHOTS
 
 _NO_RIGHT, _NO_TABLE, _NOT_READY = "42501", ("42P01", "42703", "3F000"), "55000"
 
@@ -73,7 +72,7 @@ def _statements(statement: str) -> Question:
 
 def _snapshots(statement: str) -> Question:
     def ask(direct: Direct, facts: Facts, context: Context) -> Rows:
-        table = name(context.settings.schema, SNAPSHOTS)
+        table = name(context.settings.schema, queries.SNAPSHOTS)
         params = {"age": context.limits.statistics_age}
         return direct.fetch(compose(f"doctor/{statement}", snapshots=table), params)
 
@@ -122,6 +121,7 @@ QUESTIONS: Mapping[str, Question] = {
     "holders": _simple("list_holders"),
     "ages": _simple("list_ages"),
     "slots": _simple("list_slots"),
+    "senders": _simple("list_senders"),
     "connections": _simple("count_connections", everywhere=True),
     "checkpoints": Question(_checkpoints),
     "lag": Question(_lag),
@@ -132,6 +132,25 @@ QUESTIONS: Mapping[str, Question] = {
     "settings": Question(_settings),
     "redis": Question(_redis),
 }
+
+
+def keep_snapshot(direct: Direct, given: Settings) -> None:
+    """Keep what statements took until now and which indexes there are, on the primary.
+
+    Where statements are not counted there are the indexes alone. At most some 54 are kept.
+    """
+    facts = Facts(*direct.fetch(compose("doctor/look_at_node"))[0])
+    context = Context(given, Thresholds())
+    told: dict[str, Rows] = {}
+    for key in ("indexes", "statements_since", "statements"):
+        try:
+            told[key] = QUESTIONS[key].ask(direct, facts, context)
+        except Untold:
+            continue
+        except DatabaseError as error:
+            if error.sqlstate != _NOT_READY:
+                raise
+    queries.keep(direct, given.schema, told)
 
 
 class Asker:

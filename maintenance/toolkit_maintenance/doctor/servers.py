@@ -57,6 +57,7 @@ def judge_lag(answers: Answers) -> Finding:
     if not things and unseen:
         said_hidden = hidden(answers, [answers.primary]) or "its position could not be read"
         return unknown("lag", f"{listed(unseen)}: how far behind is not known: {said_hidden}")
+    # on the replica, where alone it means something
     fixes = ["SELECT pg_wal_replay_resume()"] if _is_paused(things) else []
     return found(
         "lag",

@@ -206,7 +206,8 @@ def judge_connections(answers: Answers) -> Finding:
         "connections",
         things,
         f"{said} connections are taken; smaller pools ([pool] max_size) or PgBouncer before the "
-        "server (toolkit pgbouncer render) cost less than more connections, which need a restart",
+        "server (toolkit pgbouncer render) cost less than more connections, which need a restart, "
+        "standbys first",
         well="there are connections to spare",
         fix=fixes,
         status=worst(*statuses),

@@ -284,6 +284,8 @@ def _advised(check: str, setting: Setting, shown: str, wanted: Wanted) -> Findin
     }
     when = "after a restart" if setting.context == "postmaster" else "after a reload"
     reason = f"{shown}, and {advised} is advised: {wanted.why} ({when})"
+    if setting.name == "max_connections":  # a standby does not start with less than its primary
+        reason += "; standbys go first where it grows, and last where it shrinks"
     if setting.is_pending:
         reason += "; a change to it waits for a restart already"
     return Finding(check, WARN, reason, evidence, _altered(setting, Literal(advised)))

@@ -1,0 +1,131 @@
+"""Indexes as the catalog has them, and the statements that drop, mend and make them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from psycopg.sql import SQL, Composable
+from sqlalchemy import MetaData
+
+from toolkit.dataset import Dataset
+from toolkit.statements import commas, name
+from toolkit.tables import catalog_tables, dataset_tables
+from toolkit_maintenance.doctor.check import Answers, settled
+from toolkit_maintenance.doctor.tables import tables_of
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index that is no part of another: with all its parts where its table has partitions.
+
+    ``root`` is the topmost table over it. ``keys`` are columns, None where it is an expression;
+    ``likeness`` is what else makes it what it is: operator classes, order, collations.
+    """
+
+    name: str
+    table: str
+    root: str
+    is_partitioned: bool
+    method: str
+    is_unique: bool
+    is_kept: bool  # a constraint's, or what replication goes by
+    keys: tuple[str | None, ...]
+    included: tuple[str, ...]
+    times: tuple[bool, ...]
+    likeness: tuple[str, ...]
+    rest: str  # its expressions and its predicate
+    definition: str
+    parts: int
+    bytes: int
+    scans: int
+    scanned_at: datetime | None
+    broken: tuple[str, ...]  # it, or parts of it, that are not valid
+    building: int
+    unattached: int  # partitions that lack a part
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> Index:
+        return cls(*settled(row))
+
+    @property
+    def is_plain(self) -> bool:
+        return not self.rest and None not in self.keys
+
+
+def indexes_of(answers: Answers, node: str | None = None) -> list[Index]:
+    """Return a node's indexes; the toolkit's own count as kept, whoever reads by them."""
+    own = _own(answers.schema, answers.datasets)
+    found = [Index.from_row(r) for r in answers.rows["indexes"][node or answers.primary]]
+    return [replace(i, is_kept=True) if i.name in own else i for i in found]
+
+
+@lru_cache(maxsize=8)
+def _own(schema: str, datasets: tuple[Dataset, ...]) -> frozenset[str]:
+    """Return the names of the indexes that belong to the schema, whatever a dataset declares."""
+    metadata = MetaData(schema=schema)
+    catalog_tables(metadata)
+    for dataset in datasets:
+        dataset_tables(metadata, replace(dataset, indexes=()))
+    tables = metadata.tables.values()
+    return frozenset(str(index.name) for table in tables for index in table.indexes)
+
+
+# -- statements -----------------------------------------------------------------------------------
+
+
+def drop(schema: str, index: Index) -> str:
+    """Return the statement that drops an index; of a partitioned table CONCURRENTLY is refused."""
+    text = "DROP INDEX {}" if index.is_partitioned else "DROP INDEX CONCURRENTLY {}"
+    return SQL(text).format(name(schema, index.name)).as_string(None)
+
+
+def mended(schema: str, index: Index, broken: str) -> str:
+    is_left = index.name == broken and not index.is_kept
+    text = "DROP INDEX CONCURRENTLY {}" if is_left else "REINDEX INDEX CONCURRENTLY {}"
+    return SQL(text).format(name(schema, broken)).as_string(None)
+
+
+def completed(answers: Answers, index: Index) -> list[str]:
+    """Return what gives each partition the part it lacks, without a long lock, and attaches it.
+
+    The last statement that is attached makes the whole index valid.
+    """
+    whole, fixes = name(answers.schema, index.name), []
+    for parent, partition, definition in answers["unattached"]:
+        if parent == index.name:
+            part = f"{partition}_{index.name}"[:63]
+            fixes += _part(answers.schema, whole, partition, part, SQL(definition))
+    return fixes
+
+
+def reordered(answers: Answers, index: Index, keys: Sequence[str]) -> list[str]:
+    schema, whole = answers.schema, name(answers.schema, f"{index.name[:58]}_last")
+    parts: list[Composable] = [name(k) for k in keys]
+    covered: list[Composable] = [name(c) for c in index.included]
+    rest = SQL(" INCLUDE ({})").format(commas(covered)) if covered else SQL("")
+    columns = SQL("USING btree ({}){}").format(commas(parts), rest)
+    fresh, table = name(f"{index.name[:58]}_last"), name(schema, index.table)
+    if not index.is_partitioned:
+        text = SQL("CREATE INDEX CONCURRENTLY {} ON {} {}")
+        return [text.format(fresh, table, columns).as_string(None), drop(schema, index)]
+    leaves = [t.name for t in tables_of(answers) if t.is_partition and t.root == index.root]
+    text = SQL("CREATE INDEX {} ON ONLY {} {}")
+    fixes = [text.format(fresh, table, columns).as_string(None)]
+    for leaf in leaves:
+        fixes += _part(schema, whole, leaf, f"{leaf}_{index.name}_last"[:63], columns)
+    return [*fixes, drop(schema, index)]
+
+
+def _part(
+    schema: str, whole: Composable, partition: str, part: str, definition: Composable
+) -> list[str]:
+    """Return what builds a part of a partitioned index without a long lock, and attaches it."""
+    build = SQL("CREATE INDEX CONCURRENTLY {} ON {} {}").format(
+        name(part), name(schema, partition), definition
+    )
+    attach = SQL("ALTER INDEX {} ATTACH PARTITION {}").format(whole, name(schema, part))
+    return [build.as_string(None), attach.as_string(None)]
