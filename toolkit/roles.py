@@ -83,7 +83,7 @@ RULES = (
         "USAGE",
         MEMBER,
         STATISTICS,
-        "seeing what others run: who is in the way, which statements are slow",
+        "seeing what others do: who is in the way, who only rests, what is slow",
         advised=True,
     ),
 )

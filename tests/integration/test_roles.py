@@ -102,6 +102,10 @@ def test_a_writer_writes_in_every_way(cast: Cast, colour: str) -> None:
         assert writer.delete("candles", "A", "2023-02-02Z", "2023-02-02T00:10Z") == 10
         found = writer.read("candles", "A", "2023-02-01Z", "2023-02-03Z")
         assert (len(found), found["close"][0]) == (COUNT - 10, -1.0)
+        # it may write and delete, and so decompress; the space is the maintainer's to give back
+        assert writer.decompress("candles", "A").points > 0
+        again = writer.read("candles", "A", "2023-02-01Z", "2023-02-03Z")
+        assert again["close"].tolist() == found["close"].tolist()
 
 
 def test_a_maintainer_maintains_and_what_it_makes_is_the_owners(cast: Cast, colour: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from click.testing import CliRunner
-from fix_cli import Run
+from fix_cli import Run, write_bars
 from fix_roles import Cast
 from fix_servers import Database
 from fix_stores import store_bars
@@ -174,3 +175,31 @@ def test_names_of_every_kind_are_quoted(empty_database: Database) -> None:
         finally:
             connection.execute(sql.SQL("DROP OWNED BY {}").format(role))
             connection.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+def test_the_commands_of_each_role_run_as_it(cast: Cast, run: Run, tmp_path: Path) -> None:
+    day = ("2024-01-01", "2024-01-02")
+    csv = str(write_bars(tmp_path / "bars.csv", 1_440))
+    cast_as = {
+        "writer": [
+            ["load", csv, "--dataset", "candles", "--series", "A"],
+            ["load", csv, "--dataset", "candles", "--series", "B", "--compressed"],
+            ["delete", "candles", "A", day[0], f"{day[0]}T01:00", "--yes"],
+        ],
+        "maintainer": [
+            ["refresh"],
+            ["compress", "candles", "--to", "2024-02-01"],
+            ["datasets", "set", "candles", "--compress-after", "30d"],
+        ],
+        "reader": [
+            ["datasets", "partitions", "candles"],
+            ["query", "candles", "B", *day, "--step", "1h"],
+            ["stats"],
+            ["migrate", "status"],
+        ],
+    }
+    for role, commands in cast_as.items():
+        for command in commands:
+            run(*command, dsn=cast.dsn(role))
+    said = run("refresh", dsn=cast.dsn("reader"), code=1)
+    assert "toolkit check --grants" in said.stderr

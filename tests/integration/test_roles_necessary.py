@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 from fix_roles import Cast
-from fix_servers import PROJECT
-from fix_stores import cached, open_store
+from fix_servers import ON_ONE_VERSION, PROJECT
 
-from toolkit import granting
+from toolkit import granting, moves
 from toolkit.drivers.direct import Direct
-from toolkit.errors import AccessDenied, DatabaseError
-from toolkit.roles import MEMBER, ROLES, RULES, Rule, grants, rights
+from toolkit.errors import AccessDenied, Busy, DatabaseError
+from toolkit.roles import MEMBER, ROLES, RULES, STATISTICS, Rule, grants, rights
 from toolkit_maintenance import records, refresh
 from toolkit_maintenance.registry import JOBS
 
@@ -48,7 +48,7 @@ class Deeds:
             with self.cast.direct(role) as direct:
                 BY_STATEMENT[purpose](direct)
             return
-        with open_store("blocking", cached(self.cast.dsn(role))) as store:
+        with self.cast.store(role) as store:
             BY_STORE[purpose](self, store)
 
     def read(self, store: Any) -> None:
@@ -174,3 +174,20 @@ def test_all_rights_are_enough_and_each_is_necessary(cast: Cast) -> None:
                 direct.execute(statement)
     for role in ROLES:
         deeds.do(role, {"reader": "reading points"}.get(role, "writing points"))
+
+
+@ON_ONE_VERSION
+def test_who_sees_what_others_do_does_not_wait_for_who_rests(
+    cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moves, "_LONGEST", 0.3)
+    with cast.store("writer") as writer, cast.store("maintainer") as maintainer:
+        writer.write("metrics", bars("2024-01-01", 1_440), series="A")
+        maintainer.refresh("metrics")
+        with psycopg.connect(cast.dsn("reader")) as reader:
+            reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            reader.execute("SELECT FROM toolkit.metrics_blocks")
+            with pytest.raises(Busy, match="has not ended"):
+                maintainer.compress("metrics", end="2024-02-01Z")
+            cast.admin(f"GRANT {STATISTICS} TO {cast.names['maintainer']}")
+            assert maintainer.compress("metrics", end="2024-02-01Z").points == 1_440
