@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from fix_cli import Run
+from fix_pgbouncer import MakePgBouncer
 from fix_replicas import until
 from fix_servers import CacheServer, Database
 from fix_stores import COLOURS, cached, create, minutes, open_store
@@ -26,6 +27,7 @@ from toolkit.metrics import exposing, server
 from toolkit.metrics.table import BY_NAME, METRICS, SERVER, Datasets
 from toolkit_routing import AdmissionOptions
 
+LONG = [pytest.mark.soak, pytest.mark.timeout(1_800)]
 DAY = ("2024-01-01Z", "2024-01-02Z")
 _LAST = (Aggregate("value_last", "last", ("value",)),)
 OWN = [Dataset(f"own{n}", (Column("value"),), _LAST, ("1h",), "1d") for n in range(8)]
@@ -83,7 +85,7 @@ def test_what_a_store_did_is_in_its_metrics(colour: str, database: Database) -> 
     assert math.isnan(found["toolkit_memory_trend_bytes_per_hour"]["process",])
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(5_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [500, pytest.param(5_000, marks=LONG)])
 def test_series_are_few_however_many_partitions_series_and_datasets_there_are(
     count: int, database: Database, valkey9: CacheServer
 ) -> None:
@@ -120,9 +122,9 @@ def test_series_are_few_however_many_partitions_series_and_datasets_there_are(
         assert found["toolkit_redis_memory_bytes"][()] > 0
     names = {name for name in BY_NAME if BY_NAME[name].full_name not in str(sorted(found))}
     nodes = {"node_up", "node_inflight", "node_latency_seconds", "node_lag_seconds"}
-    # of a topology, of replicas, and of a job that ran
+    # of a topology, of replicas, of a Redis with a limit, and of a job that ran
     nodes |= {"node_lag_bytes", "node_reads_moved", "replica_lag_seconds", "replica_lag_bytes"}
-    assert names <= nodes | {"job_duration_seconds"}
+    assert names <= nodes | {"redis_max_memory_bytes", "job_duration_seconds"}
 
 
 def test_a_scrape_waits_for_no_server_and_says_when_it_is_out(database: Database) -> None:
@@ -172,10 +174,19 @@ def test_textfile_and_text_are_what_prometheus_reads(
     shown = {f.name for f in text_string_to_metric_families(run("metrics").stdout)}
     assert shown == set(found)
     spoken = json.loads(run("metrics", "--json").stdout)
-    assert spoken["toolkit_job_failures"][0]["labels"] == {"job_name": "partitions"}
+    assert spoken["toolkit_job_failures"]["samples"][0]["labels"] == {"job_name": "partitions"}
     of_server = {m.full_name for m in METRICS if m.of == SERVER} | {"toolkit_build_info"}
     assert set(spoken) <= of_server
     said = run("metrics", "--textfile", str(tmp_path / "no" / "x.prom"), code=1)
     assert "No such file" in said.stderr
     with pytest.raises(ToolkitError, match="No such file"):
         exposing.write_textfile({}, tmp_path / "no" / "x.prom")
+
+
+def test_figures_are_told_through_a_pooler(
+    database: Database, pgbouncer: MakePgBouncer, run: Run
+) -> None:
+    bouncer = pgbouncer(database.dsn, database.admin_dsn)
+    spoken = json.loads(run("metrics", "--json", dsn=bouncer.dsn).stdout)
+    assert spoken["toolkit_server_up"]["samples"] == [{"labels": {}, "value": 1.0}]
+    assert spoken["toolkit_server_max_connections"]["samples"][0]["value"] > 0

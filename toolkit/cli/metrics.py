@@ -32,7 +32,7 @@ def metrics(
     from toolkit.cli.failing import Failure
     from toolkit.cli.render import echo_json
     from toolkit.metrics import exposing, rendering, server
-    from toolkit.metrics.table import BY_NAME, Datasets, Values
+    from toolkit.metrics.table import Datasets, Values, as_mapping
 
     if rules or dashboard:
         said = rendering.rules(choice.settings().alerts) if rules else rendering.dashboard()
@@ -44,16 +44,7 @@ def metrics(
     if textfile is not None:
         exposing.write_textfile(found, textfile)
     if as_json:
-        echo_json(
-            {
-                BY_NAME[name].full_name: [
-                    {"labels": dict(zip(BY_NAME[name].labels, labels, strict=True)), "value": value}
-                    for labels, value in several.items()
-                ]
-                for name, several in found.items()
-                if several
-            }
-        )
+        echo_json(as_mapping(found))
     elif textfile is None:
         click.echo(exposing.text(found), nl=False)
     if figures.unknown:

@@ -76,11 +76,13 @@ class Looks:
         settings: Settings,
         every: float,
         clock: Callable[[], float] = time.monotonic,
+        look: Callable[[Settings], Figures] = server.look,
     ) -> None:
         self.figures: Figures | None = None
         self._settings = settings
         self._every = every
         self._clock = clock
+        self._ask = look
         self._looked_at: float | None = None
         self._begun_at: float | None = None
         self._thread: Thread | None = None
@@ -96,7 +98,7 @@ class Looks:
 
     def _look(self) -> None:
         try:
-            self.figures = server.look(self._settings)
+            self.figures = self._ask(self._settings)
         except ToolkitError as error:
             _log.info("the server told no figures: %s", error)
             self.figures = None

@@ -230,6 +230,28 @@ Values = dict[str, dict[tuple[str, ...], "float | Histogram"]]
 """What metrics are, by name, and by the values of their labels."""
 
 
+def as_mapping(values: Values) -> dict[str, object]:
+    """Return metrics as JSON has them, by their full names; those of the server, no histograms.
+
+    >>> as_mapping({"server_up": {(): 1.0}})["toolkit_server_up"]
+    {'kind': 'gauge', 'unit': '', 'help': '1 if the server told all that is asked of it.',
+     'samples': [{'labels': {}, 'value': 1.0}]}
+    """
+    found: dict[str, object] = {}
+    for name, samples in values.items():
+        metric = BY_NAME[name]
+        found[metric.full_name] = {
+            "kind": metric.kind,
+            "unit": metric.unit,
+            "help": metric.help,
+            "samples": [
+                {"labels": dict(zip(metric.labels, labels, strict=True)), "value": value}
+                for labels, value in samples.items()
+            ],
+        }
+    return found
+
+
 class Datasets:
     """Which datasets have a label of their own: the first that come, for good."""
 
