@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -23,6 +24,7 @@ from toolkit.metrics.alerts import ALERTS, FIRING, OK, UNKNOWN, judged
 from toolkit.metrics.server import Database as ServerSaid
 from toolkit.metrics.server import Figures, Job, Redis, Replica, look
 from toolkit.options import AlertOptions
+from toolkit_maintenance.registry import JOBS
 from toolkit_maintenance.runner import maintain
 
 INSIDE = {"slow-reads", "errors", "memory", "pool-pressure"}
@@ -38,34 +40,41 @@ def fired(run: Run, code: int, *more: str) -> dict[str, Any]:
     return {one["alert"]: one for one in found}
 
 
+@pytest.fixture
+def only_partitions(tmp_path: Path) -> Path:
+    """A configuration in which no other job is ever due."""
+    others = [f'{job} = ""' for job in JOBS if job != "partitions"]
+    file = tmp_path / "toolkit.toml"
+    file.write_text("\n".join(["[alerts]", "slow = 0.05", "[maintenance]", *others]))
+    return file
+
+
 def test_a_fresh_database_lacks_maintenance_and_after_it_nothing_fires(
-    database: Database, run: Run
+    database: Database, run: Run, only_partitions: Path
 ) -> None:
-    before = fired(run, 1)
+    before = fired(run, 1, "--config", str(only_partitions))
     assert {n for n, one in before.items() if one["status"] == FIRING} == {
         *("job-silence", "partitions-missing"),
     }
     assert "partitions (every 3600 s) ever" in before["job-silence"]["said"]
     assert "candles has 0" in before["partitions-missing"]["said"]
     with toolkit.connect(database.dsn) as store:
-        maintain(store)
-    found = fired(run, 0)
+        maintain(store, ["partitions"])
+    found = fired(run, 0, "--config", str(only_partitions))
     assert found.keys() == {alert.id for alert in ALERTS}
     assert {n for n, one in found.items() if one["status"] == UNKNOWN} == INSIDE | {
         "cache-hit-rate",
     }
     assert "only services know" in found["slow-reads"]["said"]
-    text = run("check", "--alerts").stdout
+    text = run("check", "--alerts", "--config", str(only_partitions)).stdout
     assert "every job had success in time" in text
 
 
 def test_a_statement_that_runs_long_and_a_job_that_fell_silent_fire(
-    database: Database, run: Run, tmp_path: Any
+    database: Database, run: Run, only_partitions: Path
 ) -> None:
     with toolkit.connect(database.dsn) as store:
-        maintain(store)
-    file = tmp_path / "toolkit.toml"
-    file.write_text("[alerts]\nslow = 0.05\n")
+        maintain(store, ["partitions"])
     with closing(psycopg.connect(database.dsn)) as busy:
         busy.execute("UPDATE toolkit.job_run SET started_at = started_at - interval '4 hours'")
         busy.commit()
@@ -73,7 +82,7 @@ def test_a_statement_that_runs_long_and_a_job_that_fell_silent_fire(
         found: dict[str, Any] = {}
 
         def is_seen() -> bool:
-            found.update(fired(run, 1, "--config", str(file)))
+            found.update(fired(run, 1, "--config", str(only_partitions)))
             return found["slow-queries"]["status"] == FIRING
 
         until(is_seen, "the statement")
@@ -143,6 +152,8 @@ def test_a_replica_that_is_down_is_told_from_one_that_keeps_up(cluster: MakeClus
     alone = replace(settings, topology=None)
     (seen,) = (look(alone).replicas or {}).values()
     assert seen.bytes is not None
+    standby = look(replace(settings, topology=None, dsn=servers.dsn("pg2")))
+    assert (standby.replicas, standby.unknown) == ({}, {})
     servers.kill("pg2")
     without = statuses(look(settings))
     assert (without["replica-lag"], without["node-down"]) == (UNKNOWN, FIRING)

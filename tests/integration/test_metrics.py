@@ -10,22 +10,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import psycopg
 import pytest
 from fix_cli import Run
 from fix_pgbouncer import MakePgBouncer
-from fix_replicas import until
+from fix_replicas import MakeCluster, until
 from fix_servers import CacheServer, Database
 from fix_stores import COLOURS, cached, create, minutes, open_store
+from fix_topologies import router, settings_of
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+import toolkit
 from toolkit import metrics
 from toolkit.dataset import Aggregate, Column, Dataset
-from toolkit.errors import QueryTimeout, ToolkitError
+from toolkit.drivers import drive
+from toolkit.errors import ConfigError, QueryTimeout, ToolkitError, Unavailable
 from toolkit.metrics import exposing, server
 from toolkit.metrics.table import BY_NAME, METRICS, SERVER, Datasets
-from toolkit_routing import AdmissionOptions
+from toolkit_routing import AdmissionOptions, Want
 
 LONG = [pytest.mark.soak, pytest.mark.timeout(1_800)]
 DAY = ("2024-01-01Z", "2024-01-02Z")
@@ -103,8 +107,10 @@ def test_series_are_few_however_many_partitions_series_and_datasets_there_are(
         registry = registered(store)
         for n in range(8):
             store.write(f"own{n}", minutes(10), series="cpu")
+        names = [f"host{n}" for n in range(50)]
+        ts = np.repeat(minutes(1)["ts"], 50)
+        store.write("metrics", {"ts": ts, "series": names, "value": np.zeros(50)})
         for series in range(50):
-            store.write("metrics", minutes(2), series=f"host{series}")
             store.read("metrics", f"host{series}", *DAY)
         for n in range(8):
             for strategy in ("direct", "aggregated", "downsampled"):
@@ -125,6 +131,16 @@ def test_series_are_few_however_many_partitions_series_and_datasets_there_are(
     # of a topology, of replicas, of a Redis with a limit, and of a job that ran
     nodes |= {"node_lag_bytes", "node_reads_moved", "replica_lag_seconds", "replica_lag_bytes"}
     assert names <= nodes | {"redis_max_memory_bytes", "job_duration_seconds"}
+
+
+def test_a_registry_shows_one_store(blocking: toolkit.Store) -> None:
+    registry = CollectorRegistry()
+    first = metrics.register(blocking, registry, server_every=None)
+    with pytest.raises(ConfigError, match="shows a store already"):
+        metrics.register(blocking, registry, server_every=None)
+    registry.unregister(first)
+    metrics.register(blocking, registry, server_every=None)
+    assert samples(registry)["toolkit_build_info"] == {(toolkit.__version__,): 1.0}
 
 
 def test_a_scrape_waits_for_no_server_and_says_when_it_is_out(database: Database) -> None:
@@ -150,8 +166,10 @@ def test_a_role_that_may_see_nothing_makes_parts_unknown(database: Database) -> 
     parts = urlsplit(database.dsn)
     blind = parts._replace(netloc=f"metrics_blind:x@{parts.netloc.rpartition('@')[2]}").geturl()
     try:
-        figures = server.look(cached(blind))
+        with psycopg.connect(database.admin_dsn):
+            figures = server.look(cached(blind))
         assert figures.database.connections
+        assert figures.database.hidden
         assert figures.jobs is None
         assert "job_run" in figures.unknown["jobs"]
         assert server.values(figures, Datasets())["server_up"] == {(): 0.0}
@@ -174,7 +192,8 @@ def test_textfile_and_text_are_what_prometheus_reads(
     shown = {f.name for f in text_string_to_metric_families(run("metrics").stdout)}
     assert shown == set(found)
     spoken = json.loads(run("metrics", "--json").stdout)
-    assert spoken["toolkit_job_failures"]["samples"][0]["labels"] == {"job_name": "partitions"}
+    failures = spoken["toolkit_job_failures"]["samples"]
+    assert {"labels": {"job_name": "partitions"}, "value": 0} in failures
     of_server = {m.full_name for m in METRICS if m.of == SERVER} | {"toolkit_build_info"}
     assert set(spoken) <= of_server
     said = run("metrics", "--textfile", str(tmp_path / "no" / "x.prom"), code=1)
@@ -190,3 +209,27 @@ def test_figures_are_told_through_a_pooler(
     spoken = json.loads(run("metrics", "--json", dsn=bouncer.dsn).stdout)
     assert spoken["toolkit_server_up"]["samples"] == [{"labels": {}, "value": 1.0}]
     assert spoken["toolkit_server_max_connections"]["samples"][0]["value"] > 0
+
+
+def test_a_read_that_moves_on_is_counted_where_it_failed_and_where_it_was_answered(
+    cluster: MakeCluster,
+) -> None:
+    servers = cluster(replicas=1)
+    with toolkit.connect(settings_of(servers)) as store:
+        registry = registered(store, server_every=None)
+        store.write("metrics", minutes(10), series="cpu")
+        asked = []
+
+        async def ask(name: str) -> str:
+            asked.append(name)
+            if len(asked) == 1:
+                raise Unavailable("gone", name)
+            return name
+
+        drive(router(store).read(Want(max_age=60.0), ask, None))
+        found = samples(registry)
+    first, last = asked
+    assert found["toolkit_node_reads_moved_total"][first,] == 1
+    assert found["toolkit_node_reads_total"][last,] >= 1
+    assert found["toolkit_node_up"].keys() == {("pg1",), ("pg2",)}
+    assert found["toolkit_breaker_open"] == {("pg1",): 0, ("pg2",): 0}

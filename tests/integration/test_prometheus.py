@@ -125,6 +125,22 @@ def test_what_is_deployed_is_what_the_lists_say() -> None:
     assert (DEPLOY / GRAFANA).read_text("utf-8") == dashboard(), "run: ./run render"
 
 
+def test_no_panel_lies_over_another() -> None:
+    panels = json.loads(dashboard())["panels"]
+    assert len({p["id"] for p in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert max(x for x, _ in cells) < 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
 def test_every_metric_is_shown_and_nothing_else_is_asked_for() -> None:
     known = {m.full_name for m in METRICS if m.kind != HISTOGRAM}
     known |= {f"toolkit_{m.name}_{end}" for m in METRICS if m.kind == HISTOGRAM

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import ExportError, MissingExtra, ToolkitError
+from toolkit.errors import ConfigError, ExportError, MissingExtra, ToolkitError
 from toolkit.metrics import server
 from toolkit.metrics.process import Process
 from toolkit.metrics.server import Figures
@@ -36,11 +36,20 @@ def register(
     A store costs nothing more for it: its counters are read when somebody scrapes. What the server
     says (jobs, partitions, connections) is asked for in the background, at most every
     ``server_every`` seconds, so that a scrape waits for nobody; None: not at all. Returns the
-    collector, for ``registry.unregister``. Raises MissingExtra without ``prometheus_client``.
+    collector, for ``registry.unregister``. Raises MissingExtra without ``prometheus_client``, and
+    ConfigError where the registry shows a store already.
     """
     client = _client()
     found = Metrics(store, server_every)
-    (client.REGISTRY if registry is None else registry).register(found)
+    try:
+        (client.REGISTRY if registry is None else registry).register(found)
+    except ValueError:
+        raise ConfigError(
+            "metrics",
+            "",
+            "this registry shows a store already, whose series would have the same names; "
+            "unregister that, or give this one a registry of its own",
+        ) from None
     return found
 
 
@@ -64,8 +73,8 @@ class Metrics:
         return families(self.values())
 
     def describe(self) -> list[Any]:
-        """Return nothing: a registry does not have to scrape to know us."""
-        return []
+        """Return what there may be, so that a registry need not scrape to know us."""
+        return list(families({name: {} for name in BY_NAME}))
 
 
 class Looks:
