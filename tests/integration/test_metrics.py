@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import toolkit
 from toolkit import metrics
 from toolkit.dataset import Aggregate, Column, Dataset
 from toolkit.drivers import drive
-from toolkit.errors import ConfigError, QueryTimeout, ToolkitError, Unavailable
+from toolkit.errors import ConfigError, MissingExtra, QueryTimeout, ToolkitError, Unavailable
 from toolkit.metrics import exposing, server
 from toolkit.metrics.table import BY_NAME, METRICS, SERVER, Datasets
 from toolkit_routing import AdmissionOptions, Want
@@ -200,6 +201,16 @@ def test_textfile_and_text_are_what_prometheus_reads(
     assert "No such file" in said.stderr
     with pytest.raises(ToolkitError, match="No such file"):
         exposing.write_textfile({}, tmp_path / "no" / "x.prom")
+
+
+def test_without_the_extra_only_what_needs_it_is_refused(
+    run: Run, blocking: toolkit.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert "timeseries-toolkit[metrics]" in run("metrics", code=2).stderr
+    assert json.loads(run("metrics", "--json").stdout)["toolkit_server_up"]
+    with pytest.raises(MissingExtra, match=r"timeseries-toolkit\[metrics\]"):
+        metrics.register(blocking)
 
 
 def test_figures_are_told_through_a_pooler(

@@ -158,8 +158,8 @@ class Process:
 def _of(metric: Metric, stats: Mapping[str, float]) -> dict[tuple[str, ...], float | Histogram]:
     """Return a metric's counters: 0 of what never happened, nothing of a part that is not there."""
     return {
-        labels: stats.get(stat, 0.0) * metric.scale
-        for labels, stat in metric.stats.items()
+        (label,) if label else (): stats.get(stat, 0.0) * metric.scale
+        for label, stat in metric.stats.items()
         if stat in stats or not stat.startswith(_OPTIONAL)
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 PROCESS, SERVER = "process", "server"
@@ -20,17 +21,18 @@ class Metric:
     """One metric; ``name`` is without the ``toolkit_`` and ``_total`` that Prometheus sees.
 
     ``of``: what a service's process counts itself, or what anybody may ask the server. ``stats``
-    are the counters of ``store.stats()`` that it shows, by the values of its labels; those of a
-    ``is_by_node`` metric have the node's name behind a dot. One without is worked out.
+    are the counters of ``store.stats()`` that it shows, by the value of its label (empty: it has
+    none); those of an ``is_by_node`` metric have the node's name behind a dot. A metric without
+    any is worked out.
     """
 
     name: str
-    kind: str
     help: str
+    kind: str = GAUGE
     of: str = PROCESS
     labels: tuple[str, ...] = ()
     unit: str = ""
-    stats: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    stats: Mapping[str, str] = field(default_factory=dict)
     scale: float = 1.0
     is_by_node: bool = False
 
@@ -38,43 +40,16 @@ class Metric:
     def full_name(self) -> str:
         """What Prometheus calls it in expressions.
 
-        >>> Metric("reads", COUNTER, "").full_name, Metric("node_up", GAUGE, "").full_name
+        >>> Metric("reads", "", COUNTER).full_name, Metric("node_up", "").full_name
         ('toolkit_reads_total', 'toolkit_node_up')
         """
         return f"toolkit_{self.name}" + ("_total" if self.kind == COUNTER else "")
 
 
-def _each(label: str, **stats: str) -> dict[str, object]:
-    return {"labels": (label,), "stats": {(value,): stat for value, stat in stats.items()}}
-
-
-def _counter(name: str, help: str, **more: object) -> Metric:
-    return Metric(name, COUNTER, help, **more)  # type: ignore[arg-type]  # its own fields
-
-
-def _gauge(name: str, help: str, **more: object) -> Metric:
-    return Metric(name, GAUGE, help, **more)  # type: ignore[arg-type]  # its own fields
-
-
-def _plain(stat: str) -> dict[tuple[str, ...], str]:
-    return {(): stat}
-
-
-def _node(name: str, help: str, stat: str, kind: str = GAUGE, **more: object) -> Metric:
-    return Metric(
-        name,
-        kind,
-        help,
-        labels=("node",),
-        stats=_plain(stat),
-        is_by_node=True,
-        **more,  # type: ignore[arg-type]  # its own fields
-    )
-
-
-_DATASET = {"labels": ("dataset",)}
-_JOB = {"of": SERVER, "labels": ("job_name",)}  # job: Prometheus has that for itself
-_REPLICA = {"of": SERVER, "labels": ("node",)}
+_gauge = Metric
+_counter = partial(Metric, kind=COUNTER)
+_node = partial(Metric, labels=("node",), is_by_node=True)
+_server = partial(Metric, of=SERVER)
 
 METRICS: tuple[Metric, ...] = (
     _gauge("build_info", "The version of the toolkit; always 1.", labels=("version",)),
@@ -82,13 +57,13 @@ METRICS: tuple[Metric, ...] = (
     _counter("reads", "Reads that were answered.", labels=("dataset", "strategy")),
     Metric(
         "read_duration_seconds",
-        HISTOGRAM,
         "How long reads took, by their slowest source.",
+        HISTOGRAM,
         labels=("source",),
         unit="seconds",
     ),
-    _counter("rows_returned", "Rows that reads returned.", **_DATASET),
-    _counter("rows_touched", "Rows that the database read for them.", **_DATASET),
+    _counter("rows_returned", "Rows that reads returned.", labels=("dataset",)),
+    _counter("rows_touched", "Rows that the database read for them.", labels=("dataset",)),
     _counter(
         "answer_bytes",
         "Bytes of answers that were not in this process's memory.",
@@ -98,72 +73,84 @@ METRICS: tuple[Metric, ...] = (
     _counter(
         "calls",
         "Calls that were not reads.",
-        **_each(
-            "call",
-            latest="latest",
-            stream="streams",
-            write="writes",
-            delete="deletes",
-            backfill="backfills",
-            refresh="refreshes",
-        ),
+        labels=("call",),
+        stats={
+            "latest": "latest",
+            "stream": "streams",
+            "write": "writes",
+            "delete": "deletes",
+            "backfill": "backfills",
+            "refresh": "refreshes",
+        },
     ),
     _counter(
         "rows_written",
         "Rows that writes and deletes were about.",
-        **_each(
-            "outcome",
-            inserted="rows_inserted",
-            updated="rows_updated",
-            unchanged="rows_unchanged",
-            deleted="rows_deleted",
-        ),
+        labels=("outcome",),
+        stats={
+            "inserted": "rows_inserted",
+            "updated": "rows_updated",
+            "unchanged": "rows_unchanged",
+            "deleted": "rows_deleted",
+        },
     ),
     _counter("errors", "Calls that failed, by the class of the error.", labels=("error",)),
     # -- cache
     _counter(
         "cache_hits",
         "Spans that were found in a tier.",
-        **_each("tier", memory="cache_hits", redis="redis_hits"),
+        labels=("tier",),
+        stats={"memory": "cache_hits", "redis": "redis_hits"},
     ),
     _counter(
         "cache_misses",
         "Spans that were not.",
-        **_each("tier", memory="cache_misses", redis="redis_misses"),
+        labels=("tier",),
+        stats={"memory": "cache_misses", "redis": "redis_misses"},
     ),
-    _counter("cache_evicted", "Spans that made room for others.", stats=_plain("cache_evicted")),
-    _gauge("cache_spans", "Spans that are remembered.", stats=_plain("cache_spans")),
-    _gauge("cache_bytes", "Bytes that they take.", unit="bytes", stats=_plain("cache_bytes")),
+    _counter("cache_evicted", "Spans that made room for others.", stats={"": "cache_evicted"}),
+    _gauge("cache_spans", "Spans that are remembered.", stats={"": "cache_spans"}),
+    _gauge("cache_bytes", "Bytes that they take.", unit="bytes", stats={"": "cache_bytes"}),
     _gauge("cache_max_bytes", "Bytes that they may take.", unit="bytes"),
     _counter(
         "redis_bytes",
         "Bytes from Redis, and to it.",
         unit="bytes",
-        **_each("direction", read="redis_bytes_in", written="redis_bytes_out"),
+        labels=("direction",),
+        stats={"read": "redis_bytes_in", "written": "redis_bytes_out"},
     ),
     # -- nodes
-    _node("node_up", "1 if a node answers.", "node_is_up"),
-    _node("node_reads", "Reads that a node answered.", "node_reads", COUNTER),
-    _node("node_reads_moved", "Reads that left a node, which failed.", "node_reads_moved", COUNTER),
-    _node("node_inflight", "Calls on their way to a node.", "node_inflight"),
+    _node("node_up", "1 if a node answers.", stats={"": "node_is_up"}),
+    _node("node_reads", "Reads that a node answered.", stats={"": "node_reads"}, kind=COUNTER),
+    _node(
+        "node_reads_moved",
+        "Reads that left a node, which failed.",
+        stats={"": "node_reads_moved"},
+        kind=COUNTER,
+    ),
+    _node("node_inflight", "Calls on their way to a node.", stats={"": "node_inflight"}),
     _node(
         "node_latency_seconds",
         "How long a node takes to answer, lately.",
-        "node_latency_ms",
+        stats={"": "node_latency_ms"},
         unit="seconds",
         scale=0.001,
     ),
-    _node("node_lag_seconds", "How far a replica is behind.", "node_lag_s", unit="seconds"),
-    _node("node_lag_bytes", "The same in bytes of log.", "node_lag_bytes", unit="bytes"),
+    _node(
+        "node_lag_seconds", "How far a replica is behind.", stats={"": "node_lag_s"}, unit="seconds"
+    ),
+    _node(
+        "node_lag_bytes", "The same in bytes of log.", stats={"": "node_lag_bytes"}, unit="bytes"
+    ),
     _gauge("breaker_open", "1 if a node, or redis, is left alone for a while.", labels=("node",)),
     # -- pools and turns
-    _node("pool_size", "Connections of a pool.", "pool_size"),
-    _node("pool_max", "Connections it may have.", "pool_max"),
-    _node("pool_idle", "Connections nobody uses.", "pool_available"),
-    _node("pool_waiting", "Calls that wait for one.", "requests_waiting"),
-    _gauge("admission_inflight", "Reads under way.", stats=_plain("admission_inflight")),
-    _gauge("admission_waiting", "Reads that wait for a turn.", stats=_plain("admission_waiting")),
-    _counter("admission_refused", "Reads that got no turn.", stats=_plain("admission_refused")),
+    _node("pool_size", "Connections of a pool.", stats={"": "pool_size"}),
+    _node("pool_max", "Connections it may have.", stats={"": "pool_max"}),
+    _node("pool_idle", "Connections nobody uses.", stats={"": "pool_available"}),
+    _node("pool_waiting", "Calls that wait for one.", stats={"": "requests_waiting"}),
+    _gauge("admission_inflight", "Reads under way.", stats={"": "admission_inflight"}),
+    _gauge("admission_waiting", "Reads that wait for a turn.", stats={"": "admission_waiting"}),
+    _counter("admission_refused", "Reads that got no turn.", stats={"": "admission_refused"}),
     # -- memory
     _gauge("process_resident_bytes", "Memory that this process takes.", unit="bytes"),
     _gauge("process_limit_bytes", "Memory that it may take, or the machine has.", unit="bytes"),
@@ -174,44 +161,46 @@ METRICS: tuple[Metric, ...] = (
         unit="bytes",
     ),
     # -- what the server says
-    _gauge("server_up", "1 if the server told all that is asked of it.", of=SERVER),
-    _gauge("server_connections", "Connections to the server.", of=SERVER),
-    _gauge("server_max_connections", "Connections it takes of ordinary roles.", of=SERVER),
-    _gauge(
+    _server("server_up", "1 if the server told all that is asked of it."),
+    _server("server_connections", "Connections to the server."),
+    _server("server_max_connections", "Connections it takes of ordinary roles."),
+    _server(
         "server_longest_statement_seconds",
         "How long the oldest statement runs that the role may see.",
-        of=SERVER,
         unit="seconds",
     ),
-    _counter("server_buffer_hits", "Pages the server had in its buffers.", of=SERVER),
-    _counter("server_buffer_reads", "Pages it had not.", of=SERVER),
-    _gauge("replica_lag_seconds", "How far a replica is behind.", unit="seconds", **_REPLICA),
-    _gauge("replica_lag_bytes", "The same in bytes of log.", unit="bytes", **_REPLICA),
-    _gauge("partitions", "Partitions of a dataset.", of=SERVER, **_DATASET),
-    _gauge(
+    _server("server_buffer_hits", "Pages the server had in its buffers.", kind=COUNTER),
+    _server("server_buffer_reads", "Pages it had not.", kind=COUNTER),
+    _server(
+        "replica_lag_seconds", "How far a replica is behind.", unit="seconds", labels=("node",)
+    ),
+    _server("replica_lag_bytes", "The same in bytes of log.", unit="bytes", labels=("node",)),
+    _server("partitions", "Partitions of a dataset.", labels=("dataset",)),
+    _server(
         "partitions_ahead",
         "Partitions after the present one; 0 if that is missing.",
-        of=SERVER,
-        **_DATASET,
+        labels=("dataset",),
     ),
-    _gauge(
+    _server(
         "job_last_success_timestamp_seconds",
         "Beginning of the last success; 0: none.",
         unit="seconds",
-        **_JOB,
+        labels=("job_name",),
     ),
-    _gauge("job_duration_seconds", "What runs with work take (median).", unit="seconds", **_JOB),
-    _gauge("job_failures", "Runs that failed since the last success.", **_JOB),
-    _gauge("job_interval_seconds", "How often a job is due.", unit="seconds", **_JOB),
-    _gauge("redis_memory_bytes", "Memory that Redis takes.", of=SERVER, unit="bytes"),
-    _gauge(
-        "redis_max_memory_bytes",
-        "What it may take, if anything.",
-        of=SERVER,
-        unit="bytes",
+    _server(
+        "job_duration_seconds",
+        "What runs with work take (median).",
+        unit="seconds",
+        labels=("job_name",),
     ),
-    _counter("redis_keyspace_hits", "Keys that anybody found in Redis.", of=SERVER),
-    _counter("redis_keyspace_misses", "Keys that nobody did.", of=SERVER),
+    _server("job_failures", "Runs that failed since the last success.", labels=("job_name",)),
+    _server(
+        "job_interval_seconds", "How often a job is due.", unit="seconds", labels=("job_name",)
+    ),
+    _server("redis_memory_bytes", "Memory that Redis takes.", unit="bytes"),
+    _server("redis_max_memory_bytes", "What it may take, if that is limited.", unit="bytes"),
+    _server("redis_keyspace_hits", "Keys that anybody found in Redis.", kind=COUNTER),
+    _server("redis_keyspace_misses", "Keys that nobody did.", kind=COUNTER),
 )
 
 BY_NAME = {m.name: m for m in METRICS}
