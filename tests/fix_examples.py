@@ -44,11 +44,16 @@ def image_of(service: str) -> tuple[list[str], list[str]]:
 
 def unit(path: Path) -> configparser.ConfigParser:
     """A systemd unit's sections."""
+    return parsed_unit(path.read_text())
+
+
+def parsed_unit(text: str) -> configparser.ConfigParser:
+    """The same of a text; what is set twice is an error."""
     found = configparser.ConfigParser(
         interpolation=None, delimiters=["="], comment_prefixes=["#"], strict=True
     )
     found.optionxform = str  # type: ignore[assignment,method-assign]
-    found.read_string(path.read_text())
+    found.read_string(text)
     return found
 
 

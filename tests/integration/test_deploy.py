@@ -209,18 +209,16 @@ def test_units_and_jobs_run_with_the_settings_they_are_given(stage: Stage) -> No
         service = unit(path)["Service"]
         name, _, source = service["LoadCredential"].partition(":")
         assert service["Environment"] == f"TOOLKIT_CONFIG=%d/{name}"
-        assert source == "/etc/toolkit/toolkit.toml"
+        assert source == "/etc/timeseries-toolkit/toolkit.toml"
     for name, container in pods():
         (variable,) = container["env"]
         assert variable == {"name": "TOOLKIT_CONFIG", "value": "/etc/toolkit/toolkit.toml"}, name
         assert container["volumeMounts"][0]["mountPath"] == "/etc/toolkit"
     metrics = stage.local("maintain", "/metrics/unit.prom")
     for where, commands in said().items():
-        if where in ("compose.yml", PAGE.name) or commands[0][0] in NOT_YET:
-            continue
-        words = [re.sub(r"^/var/lib/prometheus/.*", metrics, word) for word in commands[0]]
-        config = str(given / "toolkit.toml")
-        stage.run("migrate", ["with-secrets", "toolkit", *words], TOOLKIT_CONFIG=config)
+        if where not in ("compose.yml", PAGE.name) and commands[0][0] not in NOT_YET:
+            words = [re.sub(r"^/var/lib/prometheus/.*", metrics, word) for word in commands[0]]
+            stage.toolkit(*words, config=str(given / "toolkit.toml"))
 
 
 def test_prometheus_loads_its_rules_and_finds_the_metrics(stage: Stage) -> None:

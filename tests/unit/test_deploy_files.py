@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from click.testing import CliRunner
 from fix_examples import (
     COMPOSE,
     DEPLOY,
@@ -24,6 +26,7 @@ from fix_examples import (
     UNITS,
     image_of,
     instructions,
+    parsed_unit,
     pods,
     said,
     unit,
@@ -257,3 +260,20 @@ def test_unit_and_its_timer_are_what_systemd_takes(path: Path, tmp_path: Path) -
             ["systemd-analyze", *words], capture_output=True, text=True, check=False, timeout=60
         )
         assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+
+
+def test_unit_says_what_the_command_prints() -> None:
+    if "maintain" in NOT_YET:
+        return
+    words = ["maintain", "--print-systemd", "--max-runtime", "10m", "--json"]
+    printed = json.loads(CliRunner().invoke(main, words).stdout)
+    # whose settings it reads, and as whom: that is where the example does more
+    own = {"ExecStart", "User", "EnvironmentFile", "ProtectSystem"}
+    for name, text in printed.items():
+        ours, theirs = unit(DEPLOY / "systemd" / name), parsed_unit(text)
+        for section in theirs.sections():
+            for key in theirs[section].keys() - own:
+                assert ours[section][key] == theirs[section][key], f"{name}: {key}"
+        if "Service" in theirs:
+            commands = [shlex.split(one["Service"]["ExecStart"])[1:] for one in (ours, theirs)]
+            assert commands[0] == commands[1]
