@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,11 @@ def test_image_is_built_from_what_its_context_has(tmp_path: Path) -> None:
     steps = instructions(DEPLOY / "Dockerfile")
     copied = [rest.split()[-2:] for word, rest in steps if word == "COPY" and "--from" not in rest]
     assert copied == [[".", "."], ["deploy/with-secrets.sh", "/usr/local/bin/with-secrets"]]
+    (extras,) = [rest.removeprefix("EXTRAS=") for word, rest in steps if word == "ARG"]
+    known = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert extras in {*known["optional-dependencies"], *NOT_YET}
     install = next(rest for word, rest in steps if word == "RUN" and "/pip install" in rest)
-    words = install.split()
+    words = shlex.split(install.replace("${EXTRAS}", extras))
     assert words[0] == "/opt/toolkit/bin/pip"
     here = [
         sys.executable,
