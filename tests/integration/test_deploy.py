@@ -132,6 +132,7 @@ def test_replica_is_copied_whole_or_not_at_all(stage: Stage) -> None:
     data = Path(stage.environment("replica2")["PGDATA"])
     # as if a copy had been broken off, and the primary were not there yet
     data.rename(data.with_name("docker.copy"))
+    stage.toolkit("migrate", "up")  # which needs the primary only
     nowhere = "host=127.0.0.1 port=1 user=replicator"
     stage.launch("replica2", stage.command("replica2"), PRIMARY=nowhere)
     stage.wait("replica2", lambda: "cannot be copied yet" in stage.log("replica2"))

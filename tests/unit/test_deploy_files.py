@@ -266,6 +266,21 @@ def test_unit_and_its_timer_are_what_systemd_takes(path: Path, tmp_path: Path) -
         assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
 
 
+def test_user_of_the_units_is_made_and_may_write_where_they_do(tmp_path: Path) -> None:
+    users = DEPLOY / "systemd" / "sysusers.conf"
+    folders = (DEPLOY / "systemd" / "tmpfiles.conf").read_text()
+    (user,) = {unit(path)["Service"]["User"] for path in UNITS}
+    metrics = unit(DEPLOY / "systemd" / "toolkit-metrics.service")["Service"]
+    (folder,) = re.findall(rf"^d (\S+) 0775 root {user} -$", folders, re.MULTILINE)
+    assert metrics["ReadWritePaths"] == folder
+    assert str(Path(metrics["ExecStart"].split()[-1]).parent) == folder
+    assert re.search(rf'^u {user} - "[^"]+" /var/lib/{user}$', users.read_text(), re.MULTILINE)
+    if shutil.which("systemd-sysusers") is not None:
+        (tmp_path / "etc").mkdir()
+        subprocess.run(["systemd-sysusers", f"--root={tmp_path}", users], check=True, timeout=20)
+        assert (tmp_path / "etc" / "passwd").read_text().startswith(f"{user}:")
+
+
 def test_unit_says_what_the_command_prints() -> None:
     if "maintain" in NOT_YET:
         return
