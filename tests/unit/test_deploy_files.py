@@ -32,7 +32,8 @@ from fix_examples import (
     said,
     unit,
 )
-from fix_servers import PROJECT
+from fix_pgbouncer import unpacked
+from fix_servers import PROJECT, give_up
 
 from toolkit.cli import main
 
@@ -72,6 +73,31 @@ def parsed(words: list[str], where: str) -> None:
 def test_compose_file_follows_the_specification() -> None:
     vendored = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
     jsonschema.validate(COMPOSE, json.loads(vendored.read_text()))
+
+
+def test_docker_compose_reads_it_as_these_tests_do(programs_folder: Path) -> None:
+    """Debian 13's; it needs no Docker for that."""
+    needed = ("docker-compose/trixie", "libc6/trixie")
+    try:
+        folder, starter = unpacked(programs_folder, "docker-compose-2.26", "trixie", needed)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", b"").decode() or str(error)
+        give_up(f"Docker Compose could not be downloaded: {said}")
+    program = folder / "usr/libexec/docker/cli-plugins/docker-compose"
+    words = ["-f", DEPLOY / "compose.yml", "config", "--format", "json"]
+    done = subprocess.run(
+        [*starter, program, *words], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    read = json.loads(done.stdout)["services"]
+    assert read.keys() == SERVICES.keys()
+    for name, given in SERVICES.items():
+        for key in ("image", "user", "command", "entrypoint", "environment", "tmpfs", "cap_drop"):
+            assert (read[name].get(key) or None) == given.get(key), f"{name}: {key}"
+        check = given.get("healthcheck", {}).get("test")
+        assert read[name].get("healthcheck", {}).get("test") == check, name
+        mounts = [volume["target"] for volume in read[name].get("volumes", ())]
+        assert mounts == [volume.split(":")[1] for volume in given.get("volumes", ())], name
 
 
 @pytest.mark.parametrize("service", SERVICES)
