@@ -150,6 +150,8 @@ def test_secrets_are_made_once_and_by_nobody_read(tmp_path: Path) -> None:
     assert changed == {"valkey_password", "valkey_users", "redis_url"}
     ignored = (DEPLOY / ".gitignore").read_text().split()
     assert ignored == ["secrets/"]
+    # what makes the source distribution reads this one only
+    assert "deploy/secrets/" in (PROJECT / ".gitignore").read_text().split()
     assert not any(first[name] in path.read_text() for name in first for path in texts())
 
 
