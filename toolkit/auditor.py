@@ -28,7 +28,7 @@ from toolkit.reduce import Table, bucket_points
 from toolkit.refresher import Refresher
 from toolkit.statements import NOTHING, compose, name, part
 from toolkit.strategy.params import blocks_params, log_start, range_params
-from toolkit.timegrid import Span, iso, to_datetime, to_us
+from toolkit.timegrid import LATEST, Span, iso, to_datetime, to_us
 
 if TYPE_CHECKING:
     from toolkit.roads import Roads
@@ -100,13 +100,18 @@ class Auditor:
         max_runtime: float | None,
         on_progress: Progress,
     ) -> AuditReport:
-        """Look at the buckets that ``span`` touches, a part of a series after the other."""
+        """Look at the buckets that ``span`` touches, a part of a series after the other.
+
+        Not at those before the mark of retention: they stand for points that are gone.
+        """
         started = time.perf_counter()
         until = inf if max_runtime is None else started + max_runtime
         entry = await self._directory.confirmed(dataset)
         if not all(r.is_trusted for r in entry.rollups):  # their cursors mean nothing yet
             await self._refresher.refresh(dataset)
             entry = await self._directory.confirmed(dataset)
+        if entry.frozen_before is not None:
+            span = span.clip(Span(entry.frozen_before, LATEST))
         ids = None
         if names is not None:
             ids = [s.id for s in await self._directory.series(entry, names)]
@@ -132,7 +137,7 @@ class Auditor:
 
         Where there is no partition a rollup may have buckets that it should not.
         """
-        if not entry.rollups:
+        if not entry.rollups or span.is_empty:
             return []
         grid = entry.rollups[-1].grid
         there = [p.span for p in await self._partitioning.described(entry)]

@@ -85,17 +85,15 @@ class Roads:
             self.cache = Cache(following, settings.cache, shelf, has_replicas=cluster is not None)
             self.popularity = Popularity(following, settings.schema)
         directory, partitioning, threads = self.directory, self.partitioning, settings.decode
-        parallel = settings.parallel
+        parallel, plausible = settings.parallel, settings.plausible
         self.decoders = DecodePool(threads.least, threads.most or None, threads.idle)
         run = self.decoders.run
         self.gate = Gate(driver, settings.admission)
         self.watch = Watch(self.counters, settings.slow, Tracing(settings, cluster))
         self.readings = Readings(driver, directory, settings, self.cache, run, cluster)
         self.reader = self.readings.home.reader
-        self.writer = Writer(driver, directory, partitioning, settings.plausible, run)
-        self.backfiller = Backfiller(
-            driver, directory, partitioning, settings.plausible, parallel, run
-        )
+        self.writer = Writer(driver, directory, partitioning, plausible, run)
+        self.backfiller = Backfiller(driver, directory, partitioning, plausible, parallel, run)
         self.eraser = Eraser(driver, directory, run)
         self.refresher = Refresher(driver, directory, settings.cache.keep_log, run)
         self.packer = Packer(driver, directory, partitioning, parallel, run)

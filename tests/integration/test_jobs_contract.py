@@ -84,3 +84,21 @@ def test_killed_after_any_statement_the_next_run_finishes(
                 pd.testing.assert_frame_equal(one, other, check_exact=True)
         server.drop(copy)
         tell(f"{job} killed after statement {number} of {count}")
+
+
+def test_all_of_them_in_turn_change_no_bar_and_find_nothing_to_do_then(
+    worn_database: Database,
+) -> None:
+    with toolkit.connect(worn_database.dsn) as store:
+        before = answers(store)
+        first = maintain(store, always=True)
+        assert [r.job for r in first] == list(JOBS)
+        assert all(is_well(r) for r in first), first
+        counts = {name: count for r in first for name, count in r.counts.items()}
+        assert counts["tables_dropped"] > 0
+        assert counts["buckets_repaired"] == 0
+        for one, other in zip(before, answers(store), strict=True):
+            pd.testing.assert_frame_equal(one, other, check_exact=True)
+        run(store, "refresh")  # follows what retention has logged
+        assert [r for r in maintain(store, always=True) if not is_at_rest(r)] == []
+        assert maintain(store) == []
