@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -16,8 +17,10 @@ from fix_stores import create, minutes
 
 import toolkit
 from toolkit.dataset import METRICS
+from toolkit.drivers.direct import Direct
 from toolkit.errors import Unavailable, UnknownName
-from toolkit_maintenance.doctor import Examination, Finding, Thresholds, examine
+from toolkit_maintenance.doctor import Examination, Finding, Thresholds, examine, snapshots
+from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.runner import run as run_job
 
 TWO_MONTHS = {"ts": ["2024-01-01Z", "2024-02-01Z"], "close": [1.0, 2.0]}
@@ -335,6 +338,20 @@ def test_a_check_that_is_not_there_is_an_error(blocking: toolkit.Store) -> None:
         examine(blocking, ["redis-policy"])
     with pytest.raises(Unavailable), toolkit.connect("postgresql://127.0.0.1:1/x") as store:
         examine(store)
+
+
+def test_a_job_keeps_a_snapshot_a_day(
+    database: Database, blocking: toolkit.Store, sql: psycopg.Connection[Any]
+) -> None:
+    settings = blocking.settings
+    with Direct(database.dsn, settings.pool) as direct:
+        ground = Ground(blocking, direct, datetime.now(UTC), settings.maintenance)
+        (act,) = snapshots(ground)
+        assert "INSERT INTO" in act.sql[0]
+        assert act.do() == {"snapshots_kept": 1}
+        assert list(snapshots(ground)) == []
+        sql.execute("UPDATE doctor_snapshot SET taken_at = taken_at - interval '25 hours'")
+        assert len(list(snapshots(ground))) == 1
 
 
 def test_snapshots_stay_few(blocking: toolkit.Store, sql: psycopg.Connection[Any]) -> None:

@@ -244,7 +244,14 @@ def test_what_does_not_suit_a_cache_is_found_and_mended(
                 for statement in finding.fix:
                     cache_server.admin.execute_command(*shlex.split(statement))
             assert {f.status for f in examine(store, ["redis-*"]).findings} == {"ok"}
+        rights = ("on", "nopass", "+@all", "-config", "~*")
+        cache_server.admin.execute_command("ACL", "SETUSER", "weak", *rights)
+        url = cache_server.url.replace("//", "//weak:x@")
+        with toolkit.connect(cached(database.dsn, redis=url)) as store:
+            seen = examine(store, ["redis-policy"])
+            assert seen["redis-policy"].status == "unknown"  # a managed server may refuse CONFIG
     finally:
+        cache_server.admin.execute_command("ACL", "DELUSER", "weak")
         for key, value in before.items():
             cache_server.admin.config_set(key, value)
 

@@ -6,8 +6,7 @@ from toolkit_maintenance.doctor.check import Thresholds
 from toolkit_maintenance.doctor.examine import examine
 from toolkit_maintenance.doctor.finding import CRIT, OK, UNKNOWN, WARN, Examination, Finding
 from toolkit_maintenance.doctor.machine import Machine
-from toolkit_maintenance.doctor.queries import snapshot_at
-from toolkit_maintenance.doctor.questions import keep_snapshot
+from toolkit_maintenance.doctor.snapshots import snapshots
 
 __all__ = [
     "CRIT",
@@ -19,6 +18,5 @@ __all__ = [
     "Machine",
     "Thresholds",
     "examine",
-    "keep_snapshot",
-    "snapshot_at",
+    "snapshots",
 ]

@@ -11,8 +11,9 @@ from toolkit.store import Store
 from toolkit_maintenance.doctor.check import Answers, Check, Thresholds, unknown
 from toolkit_maintenance.doctor.finding import Examination, Finding
 from toolkit_maintenance.doctor.machine import Machine
-from toolkit_maintenance.doctor.questions import Asker, keep_snapshot
+from toolkit_maintenance.doctor.questions import Asker
 from toolkit_maintenance.doctor.registry import CHECKS
+from toolkit_maintenance.doctor.snapshots import keep_snapshot
 
 
 def examine(

@@ -221,7 +221,7 @@ def judge_missing(answers: Answers) -> Finding:
     return found(
         "index-missing",
         things,
-        f"{listed(said)}; toolkit doctor --only slow-queries shows who may be reading",
+        f"{listed(said)}; slow-queries shows who may be reading",
         well="no large table is read from end to end again and again, and foreign keys are indexed",
         fix=fixes,
     )

@@ -1,15 +1,11 @@
-"""The check of slow statements, and the snapshots that show what has become slower."""
+"""The check of slow statements: those that take long, and those that have become slower."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
-from toolkit.drivers.direct import Direct
-from toolkit.statements import compose, name
 from toolkit_maintenance.doctor.check import Answers, Check, Thresholds, found, hidden, unknown
 from toolkit_maintenance.doctor.finding import OK, Finding, Thing, listed
 
@@ -103,32 +99,6 @@ def _told(thing: Thing) -> str:
     shift = thing.figures["shift"]
     than = f" ({shift:g} times what it took)" if shift is not None else ""
     return f"{thing.parent!r} takes {thing.figures['mean_ms']:,.0f} ms{than}"
-
-
-def snapshot_at(direct: Direct, schema: str) -> datetime | None:
-    """Return when the last snapshot was taken; None: never."""
-    table = name(schema, SNAPSHOTS)
-    rows = direct.fetch(compose("doctor/read_snapshot", snapshots=table))
-    return rows[0][0] if rows else None
-
-
-def keep(direct: Direct, schema: str, answers: Mapping[str, Any]) -> None:
-    """Keep a snapshot of what statements took and which indexes there are; drop old ones.
-
-    ``answers`` are the primary's, by question; statements may be missing there. Kept are the
-    newest 24, and one of each of 30 days, of 500 statements each.
-    """
-    since = answers.get("statements_since") or [(None, 0)]
-    statements = {str(r[0]): [r[1], round(r[2], 3)] for r in answers.get("statements", ())}
-    params = {
-        "counted_since": since[0][0],
-        "statements": json.dumps(statements),
-        "indexes": [row[0] for row in answers.get("indexes", ())],
-    }
-    table = name(schema, SNAPSHOTS)
-    with direct.transaction():
-        direct.execute(compose("doctor/add_snapshot", snapshots=table), params)
-        direct.execute(compose("doctor/trim_snapshots", snapshots=table))
 
 
 CHECKS = (

@@ -18,7 +18,7 @@ from toolkit_maintenance.doctor import queries, settings
 from toolkit_maintenance.doctor.check import Facts, Thresholds
 from toolkit_maintenance.doctor.machine import Machine, machine_of
 
-_NO_RIGHT, _NO_TABLE, _NOT_READY = "42501", ("42P01", "42703", "3F000"), "55000"
+NO_RIGHT, NO_TABLE, NOT_READY = "42501", ("42P01", "42703", "3F000"), "55000"
 
 
 class Untold(Exception):
@@ -134,25 +134,6 @@ QUESTIONS: Mapping[str, Question] = {
 }
 
 
-def keep_snapshot(direct: Direct, given: Settings) -> None:
-    """Keep what statements took until now and which indexes there are, on the primary.
-
-    Where statements are not counted there are the indexes alone. At most some 54 are kept.
-    """
-    facts = Facts(*direct.fetch(compose("doctor/look_at_node"))[0])
-    context = Context(given, Thresholds())
-    told: dict[str, Rows] = {}
-    for key in ("indexes", "statements_since", "statements"):
-        try:
-            told[key] = QUESTIONS[key].ask(direct, facts, context)
-        except Untold:
-            continue
-        except DatabaseError as error:
-            if error.sqlstate != _NOT_READY:
-                raise
-    queries.keep(direct, given.schema, told)
-
-
 class Asker:
     """Sessions on each node, and what they have said; used in a ``with`` block.
 
@@ -224,14 +205,14 @@ class Asker:
         except QueryTimeout as error:
             raise Untold(f"{node} took too long to say: {error}") from error
         except DatabaseError as error:
-            if error.sqlstate == _NO_RIGHT:
+            if error.sqlstate == NO_RIGHT:
                 role = self.facts[node].role
                 raise Untold(
                     f"role {role} may not see that ({error}); toolkit check --grants says "
                     "what lacks"
                 ) from error
-            if error.sqlstate == _NOT_READY:
+            if error.sqlstate == NOT_READY:
                 raise Untold(f"{error}; that takes a restart of the server") from error
-            if error.sqlstate in _NO_TABLE:
+            if error.sqlstate in NO_TABLE:
                 raise Untold(f"{error}; run: toolkit migrate up") from error
             raise

@@ -100,7 +100,8 @@ def judge_blockers(answers: Answers) -> Finding:
             "state": who.state if who else None,
             "statement": who.query if who else None,
         }
-        things.append(Thing(node, who.who if who else str(pid), seconds, figures))
+        label = who.who if who else str(pid) if pid else _PREPARED
+        things.append(Thing(node, label, seconds, figures))
     longest = max(behind.values(), default=0.0)
     finding = found(
         "blockers",
@@ -108,11 +109,14 @@ def judge_blockers(answers: Answers) -> Finding:
         f"{len(waiting)} sessions wait for locks, the longest for {longest:,.0f} s, behind "
         f"{listed([t.name for t in things])}",
         well="nobody waits long for a lock",
-        fix=[_end(pid) for pid in behind],
+        fix=[_end(pid) for pid in behind if pid],
         status=CRIT if longest >= 60 * least else WARN,
         evidence={"waiting": len(waiting)},
     )
     return _or_unknown(answers, finding)
+
+
+_PREPARED = "a prepared transaction (see pg_prepared_xacts)"  # its pid is said to be 0
 
 
 def _heads(pids: Iterable[int], sessions: dict[int, Session]) -> set[int]:
@@ -120,7 +124,7 @@ def _heads(pids: Iterable[int], sessions: dict[int, Session]) -> set[int]:
     heads, seen, left = set(), set(), list(pids)
     while left:
         pid = left.pop()
-        if pid in seen or pid == 0:  # 0: a prepared transaction
+        if pid in seen:
             continue
         seen.add(pid)
         further = sessions[pid].blockers if pid in sessions else ()
@@ -128,7 +132,7 @@ def _heads(pids: Iterable[int], sessions: dict[int, Session]) -> set[int]:
             left += further
         else:
             heads.add(pid)
-    return heads or set(pids) - {0}
+    return heads or set(pids)
 
 
 _ENDS = {

@@ -255,6 +255,8 @@ def settings_of(answers: Answers) -> dict[str, Setting]:
 def judge_setting(key: str, answers: Answers) -> Finding:
     """Compare one setting with its formula."""
     check, now = f"settings-{key}", settings_of(answers)
+    if key not in now:
+        return unknown(check, "the server has no such setting, or does not show it")
     setting = now[key]
     try:
         pool = answers.settings.pool.max_size
