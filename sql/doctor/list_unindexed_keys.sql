@@ -1,12 +1,12 @@
 -- What: foreign keys whose columns no index begins with: a delete of what they refer to reads the
 --   whole table.
 -- Params: schema.
--- Columns: table, topmost table, constraint, columns, bytes.
+-- Columns: table, topmost table, constraint, columns, bytes, has it partitions.
 SELECT t.relname, r.relname, k.conname,
        (SELECT array_agg(a.attname::text ORDER BY n.place)
         FROM unnest(k.conkey) WITH ORDINALITY AS n (column_number, place)
         JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = n.column_number),
-       pg_total_relation_size(t.oid)
+       pg_total_relation_size(t.oid), t.relkind = 'p'
 FROM pg_constraint AS k
 JOIN pg_class AS t ON t.oid = k.conrelid
 JOIN pg_class AS r ON r.oid = coalesce(pg_partition_root(t.oid), t.oid)

@@ -85,6 +85,7 @@ def test_odd_indexes_are_found_and_their_sql_mends_them(
         "CREATE INDEX candles_whole ON ONLY candles (close)",
         "CREATE TABLE note (id bigint PRIMARY KEY, series_id integer REFERENCES series, t text)",
         "INSERT INTO note VALUES (1, NULL, 'a'), (2, NULL, 'a')",
+        "CREATE TABLE parted (series_id integer REFERENCES series) PARTITION BY LIST (series_id)",
         "CREATE INDEX note_hash ON note USING hash (t)",  # never overlaps a btree
         "CREATE INDEX note_t ON note (t) WHERE id > 1",  # nor does what is partial
         "CREATE INDEX note_ti ON note (t, id)",
@@ -99,7 +100,7 @@ def test_odd_indexes_are_found_and_their_sql_mends_them(
         "index-overlapping": {"begins"},
         "index-time-in-middle": {"middle", "candles_middle"},
         "index-invalid": {"broken", "candles_whole"},
-        "index-missing": {"note"},
+        "index-missing": {"note", "parted"},
     }
     assert len(seen["index-invalid"].fix) == 1 + 2 * 2  # a part for each of two partitions
     assert [o.name for o in seen["index-time-in-middle"].objects] == ["candles", "job_run"]

@@ -8,12 +8,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from fix_servers import PROJECT
 
 from toolkit.config import load_settings
 from toolkit.errors import ConfigError
 from toolkit_maintenance.doctor.check import Answers, Facts, Thresholds
 from toolkit_maintenance.doctor.machine import Machine, read_size
 from toolkit_maintenance.doctor.queries import judge_slow
+from toolkit_maintenance.doctor.questions import QUESTIONS
+from toolkit_maintenance.doctor.registry import CHECKS
 from toolkit_maintenance.doctor.servers import judge_lag, judge_slots
 from toolkit_maintenance.doctor.sessions import (
     judge_blockers,
@@ -136,6 +139,16 @@ def test_values_are_shown_with_units_and_counted_in_their_own(
 ) -> None:
     assert setting.shown(value) == shown
     assert setting.counted(value) == counted
+
+
+def test_every_check_is_on_its_page_and_its_id_is_there_once() -> None:
+    page = (PROJECT / "docs" / "doctor.md").read_text()
+    ids = [check.id for check in CHECKS]
+    assert len(set(ids)) == len(ids)
+    for check in CHECKS:
+        key = check.id.removeprefix("settings-")
+        assert f"`{check.id}`" in page or f"`{key}`" in page
+        assert {*check.asks, *check.may_ask} <= set(QUESTIONS)
 
 
 def test_a_machine_that_cannot_be_is_refused() -> None:

@@ -84,6 +84,7 @@ def drop(schema: str, index: Index) -> str:
 
 
 def mended(schema: str, index: Index, broken: str) -> str:
+    """Return what drops what a build left behind, or builds anew what belongs to something."""
     is_left = index.name == broken and not index.is_kept
     text = "DROP INDEX CONCURRENTLY {}" if is_left else "REINDEX INDEX CONCURRENTLY {}"
     return SQL(text).format(name(schema, broken)).as_string(None)
@@ -103,6 +104,7 @@ def completed(answers: Answers, index: Index) -> list[str]:
 
 
 def reordered(answers: Answers, index: Index, keys: Sequence[str]) -> list[str]:
+    """Return what puts one with its keys in another order in its place, without a long lock."""
     schema, whole = answers.schema, name(answers.schema, f"{index.name[:58]}_last")
     parts: list[Composable] = [name(k) for k in keys]
     covered: list[Composable] = [name(c) for c in index.included]

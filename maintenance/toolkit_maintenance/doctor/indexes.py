@@ -205,11 +205,12 @@ def judge_invalid(answers: Answers) -> Finding:
 def judge_missing(answers: Answers) -> Finding:
     """Foreign keys without an index, and large tables that are read from end to end."""
     limits, things, fixes, said = answers.limits, [], [], []
-    for table, root, constraint, columns, size in answers["unindexed_keys"]:
+    for table, root, constraint, columns, size, is_partitioned in answers["unindexed_keys"]:
         things.append(Thing(root, table, size, {"constraint": constraint, "bytes": size}))
         parts: list[Composable] = [name(c) for c in columns]
-        statement = SQL("CREATE INDEX CONCURRENTLY ON {} ({})").format(
-            name(answers.schema, table), commas(parts)
+        how = SQL("" if is_partitioned else "CONCURRENTLY ")
+        statement = SQL("CREATE INDEX {}ON {} ({})").format(
+            how, name(answers.schema, table), commas(parts)
         )
         fixes.append(statement.as_string(None))
         said.append(f"{table} ({', '.join(columns)}) refers to another table")

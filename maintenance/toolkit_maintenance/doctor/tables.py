@@ -174,11 +174,12 @@ def judge_ahead(answers: Answers) -> Finding:
     for dataset in answers.datasets:
         grid, start = Grid(Step.parse(dataset.partition)), to_us(answers.of_primary.now)
         start, missing = grid.floor_one(start), []
+        present = there.get(dataset.name, set())
         for number in range(ahead + 1):
             span = Span(start, int(grid.edges(Span(start, start + 1))[1]))
-            if span not in there.get(dataset.name, ()):
+            if not any(s.start <= span.start < span.end <= s.end for s in present):
                 missing.append(span)
-                if number == 0 and there.get(dataset.name):
+                if number == 0 and present:
                     status = CRIT
             start = span.end
         if missing:
