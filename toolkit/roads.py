@@ -110,8 +110,7 @@ class Roads:
 
             with self.watch.over("read", query) as call:
                 async with self.gate.turn(query):
-                    columns = await self._twice(read)
-                call.outcome = columns
+                    call.outcome = columns = await self._twice(read)
             size = columns.nbytes
         assert isinstance(columns.plan, Plan)
         self.counters.add_read(columns.plan, len(columns), query.asked.dataset, size)
@@ -218,8 +217,9 @@ class Roads:
         policy: str,
         on_chunk: Callable[[BackfillReport], None],
     ) -> BackfillReport:
-        async with self._changing(dataset):
-            report = await self.backfiller.backfill(dataset, frames, intake, policy, on_chunk)
+        with self.watch.over("backfill", dataset):
+            async with self._changing(dataset):
+                report = await self.backfiller.backfill(dataset, frames, intake, policy, on_chunk)
         self.counters.add(backfills=1, **_counted(report))
         return report
 
@@ -262,7 +262,8 @@ class Roads:
     async def refresh(
         self, dataset: str, on_progress: Progress, max_runtime: float | None
     ) -> RefreshReport:
-        report = await self.refresher.refresh(dataset, on_progress, max_runtime)
+        with self.watch.over("refresh", dataset):
+            report = await self.refresher.refresh(dataset, on_progress, max_runtime)
         self.reader.fetcher.seen.forget()
         self.counters.add(refreshes=1)
         return report
@@ -411,9 +412,8 @@ class Roads:
     def stats(self) -> dict[str, float]:
         kept = self.cache.stats() if self.cache is not None else {}
         source = self.cluster if self.cluster is not None else self.driver
-        return {**self.counters.shown(), **kept, **self.decoders.stats(), **source.stats()} | (
-            self.gate.stats()
-        )
+        known = {**self.counters.shown(), **kept, **self.decoders.stats(), **source.stats()}
+        return known | self.gate.stats()
 
     async def token(self) -> Token:
         """Return what a reader elsewhere must have seen to see what was written here."""

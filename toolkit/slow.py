@@ -12,13 +12,14 @@ from toolkit.timegrid import iso
 
 _log = logging.getLogger("toolkit.slow")
 _NAMED = 3
-_WORDS = {
+WORDS = {
     "read": "read of",
     "latest": "latest of",
     "stream": "first rows of a stream of",
     "write": "write to",
     "delete": "delete of",
 }
+"""The operations that somebody waits for; those of jobs take the time they take."""
 
 
 def tell(
@@ -29,7 +30,7 @@ def tell(
 ) -> None:
     """Log a call that took long, at WARNING; waiting for a turn or a lock was part of it."""
     text = asked if isinstance(asked, str) else in_words(asked)
-    _log.warning("%s %s took %.3f s: %s", _WORDS[operation], text, seconds, _how(outcome))
+    _log.warning("%s %s took %.3f s: %s", WORDS[operation], text, seconds, _how(outcome))
 
 
 def _how(outcome: Columns | WriteReport | BaseException | None) -> str:

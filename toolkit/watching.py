@@ -75,5 +75,6 @@ class Call:
         outcome = error or self.outcome
         if self._span is not None:
             self._span.end(outcome)
-        if watch.threshold and took >= watch.threshold:
+        is_slow = watch.threshold and took >= watch.threshold
+        if is_slow and self._operation in slow.WORDS:
             slow.tell(self._operation, self._asked, took, outcome)

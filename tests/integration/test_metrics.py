@@ -27,7 +27,14 @@ import toolkit
 from toolkit import metrics
 from toolkit.dataset import Aggregate, Column, Dataset
 from toolkit.drivers import drive
-from toolkit.errors import ConfigError, MissingExtra, QueryTimeout, ToolkitError, Unavailable
+from toolkit.errors import (
+    ConfigError,
+    MissingExtra,
+    QueryTimeout,
+    ToolkitError,
+    Unavailable,
+    UnknownName,
+)
 from toolkit.metrics import exposing, server
 from toolkit.metrics.table import BY_NAME, METRICS, SERVER, Datasets
 from toolkit_routing import AdmissionOptions, Want
@@ -65,6 +72,9 @@ def test_what_a_store_did_is_in_its_metrics(colour: str, database: Database) -> 
             with pytest.raises(QueryTimeout):
                 store.read("metrics", "cpu", *DAY, timeout=0.1, cache=False)
         store.delete("metrics", "cpu", *DAY)
+        for call in (store.refresh, lambda name: store.backfill(name, minutes(1), series="a")):
+            with pytest.raises(UnknownName):
+                call("nosuch")
         found = samples(registry)
     assert sum(found["toolkit_reads_total"].values()) == 4
     assert found["toolkit_reads_total"]["metrics", "direct"] >= 3
@@ -77,6 +87,7 @@ def test_what_a_store_did_is_in_its_metrics(colour: str, database: Database) -> 
     # 500 points of a time, a code and a value, and nine bars
     assert found["toolkit_answer_bytes_total"]["database",] >= 500 * (8 + 4 + 8)
     assert found["toolkit_errors_total"]["QueryTimeout",] == 1
+    assert found["toolkit_errors_total"]["UnknownName",] == 2
     assert found["toolkit_errors_total"]["Overloaded",] == 0
     assert found["toolkit_rows_written_total"]["inserted",] == 500
     assert found["toolkit_rows_written_total"]["deleted",] == 500
