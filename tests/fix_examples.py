@@ -20,7 +20,6 @@ COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PAGE = PROJECT / "docs" / "deploy.md"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-NOT_YET = {"maintain", "metrics"} - set(COMMANDS)
 # what official images start
 ENTRIES = {"prom/prometheus": ["prometheus"], "prom/node-exporter": ["prometheus-node-exporter"]}
 

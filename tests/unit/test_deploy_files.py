@@ -22,7 +22,6 @@ from click.testing import CliRunner
 from fix_examples import (
     COMPOSE,
     DEPLOY,
-    NOT_YET,
     SERVICES,
     UNITS,
     image_of,
@@ -53,8 +52,7 @@ def test_every_command_exists_and_takes_what_it_is_given() -> None:
     for where, commands in said().items():
         assert commands, where
         for words in commands:
-            if words[0] not in NOT_YET:
-                parsed(words, where)
+            parsed(words, where)
 
 
 def parsed(words: list[str], where: str) -> None:
@@ -183,7 +181,7 @@ def test_image_is_built_from_what_its_context_has(tmp_path: Path) -> None:
     assert copied == [[".", "."], ["deploy/with-secrets.sh", "/usr/local/bin/with-secrets"]]
     (extras,) = [rest.removeprefix("EXTRAS=") for word, rest in steps if word == "ARG"]
     known = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-    assert extras in {*known["optional-dependencies"], *NOT_YET}
+    assert extras in known["optional-dependencies"]
     install = next(rest for word, rest in steps if word == "RUN" and "/pip install" in rest)
     words = shlex.split(install.replace("${EXTRAS}", extras))
     assert words[0] == "/opt/toolkit/bin/pip"
@@ -310,8 +308,6 @@ def test_user_of_the_units_is_made_and_may_write_where_they_do(tmp_path: Path) -
 
 
 def test_unit_says_what_the_command_prints() -> None:
-    if "maintain" in NOT_YET:
-        return
     words = ["maintain", "--print-systemd", "--max-runtime", "10m", "--json"]
     printed = json.loads(CliRunner().invoke(main, words).stdout)
     # whose settings it reads, and as whom: that is where the example does more
