@@ -259,6 +259,11 @@ def put_params(entry: Entry, blocks: Sequence[tuple[int, Encoded]]) -> dict[str,
     return params
 
 
+def statements(entry: Entry) -> tuple[str, str]:
+    """Return what takes points out of a span, and what puts blocks in, as they are sent."""
+    return _take(entry).decode(), _put(entry).decode()
+
+
 def _put(entry: Entry) -> bytes:
     stored = block_columns(entry.dataset)
     kinds = ["integer", *["timestamptz"] * 2, "integer", *["timestamptz"] * 2, "bytea"]

@@ -109,6 +109,10 @@ class Packer:
             raise tally.damaged[0]
         return replace(tally.report, seconds=time.perf_counter() - started)
 
+    async def statements(self, dataset: str) -> tuple[str, str]:
+        """Return the two statements that move a span."""
+        return moves.statements(await self._directory.entry(dataset))
+
     async def _tasks(
         self,
         entry: Entry,

@@ -21,8 +21,9 @@ _FIRST = 5.0  # seconds after the first read
 _MOST = 1_000  # questions that are remembered until then
 _SERIES = 100  # of a question
 _LOOK = 15  # reads of a question between two looks at the clock
-_TIMEOUT = 5.0
-_NEVER = ("42501", "25006", "42P01")  # no right, a standby, a schema of before
+_TIMEOUT = 2.0
+_LATER = 600.0  # seconds until it is tried again where the server takes no writes
+_NEVER = ("42501", "42P01")  # no right, a schema of before
 
 
 class _Count:
@@ -74,13 +75,12 @@ class Popularity:
         try:
             async with self._driver.transaction(timeout=_TIMEOUT, patience=_TIMEOUT) as transaction:
                 await transaction.execute(compose("write/add_popularity", **tables), params)
-        except (DatabaseError, ReadOnlyDatabase) as error:
-            state = getattr(error, "sqlstate", None)
-            if isinstance(error, ReadOnlyDatabase) or state in _NEVER:
-                self.is_off = True
-                _log.info("what is asked often is not written down from now on: %s", error)
-            else:
-                _log.info("what is asked often was not written down this time: %s", error)
+        except ReadOnlyDatabase as error:
+            self._due = self._clock() + _LATER
+            _log.info("what is asked often was not written down this time: %s", error)
+        except DatabaseError as error:
+            self.is_off = error.sqlstate in _NEVER
+            _log.info("what is asked often was not written down: %s", error)
 
 
 def _params(counted: Mapping[Asked, _Count], now: float) -> dict[str, list[object]]:

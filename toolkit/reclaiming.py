@@ -15,7 +15,8 @@ from toolkit.timegrid import Span
 
 _log = logging.getLogger("toolkit.reclaiming")
 _LONGEST = 300.0  # seconds: others' old snapshots may stand in the way
-_WORTH = 128 << 10  # bytes of an empty partition that are worth a vacuum
+WORTH = 128 << 10
+"""Bytes of an empty partition that are worth a vacuum."""
 
 
 async def reclaim(driver: Driver, entry: Entry, partition: Partition, *, has_moved: bool) -> int:
@@ -28,7 +29,7 @@ async def reclaim(driver: Driver, entry: Entry, partition: Partition, *, has_mov
     params = {"partition": table.as_string(None)}
     measure, alone = compose("blocks/measure_partition"), f"reclaim {entry.id} {partition.name}"
     before = (await driver.fetch(measure, params))[0]
-    if not has_moved and before[1] < _WORTH:
+    if not has_moved and before[1] < WORTH:
         return 0
     try:
         holds_rows = compose("blocks/holds_rows", partition=table)
@@ -43,7 +44,7 @@ async def reclaim(driver: Driver, entry: Entry, partition: Partition, *, has_mov
         vacuum = compose("blocks/reclaim_rows", partition=table)
         if not await driver.command(vacuum, timeout=_LONGEST, alone=alone):
             return 0  # two at once would wait for each other
-        if (await driver.fetch(measure, params))[0][0] == 0 and before[1] >= _WORTH:
+        if (await driver.fetch(measure, params))[0][0] == 0 and before[1] >= WORTH:
             reindex = compose("blocks/reclaim_index", partition=table)
             await driver.command(reindex, timeout=_LONGEST, alone=alone)
     except (DatabaseError, SchemaError, Busy) as error:  # dropped meanwhile, too

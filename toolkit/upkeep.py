@@ -52,6 +52,10 @@ class Upkeep:
         """Remove change-log rows that nobody needs any more, as refresh does; return how many."""
         return drive(self._roads.refresher.prune(dataset))
 
+    def move_statements(self, dataset: str) -> tuple[str, str]:
+        """Return what takes the points of a span out, and what puts blocks of them in."""
+        return drive(self._roads.packer.statements(dataset))
+
     def audit(
         self,
         dataset: str,

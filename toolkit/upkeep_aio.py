@@ -33,6 +33,10 @@ class AsyncUpkeep:
         """Return what stores have been asked for most often, the most popular first."""
         return await popular(self._roads, dataset, most)
 
+    async def move_statements(self, dataset: str) -> tuple[str, str]:
+        """Return what takes the points of a span out, and what puts blocks of them in."""
+        return await self._roads.packer.statements(dataset)
+
     async def audit(
         self,
         dataset: str,

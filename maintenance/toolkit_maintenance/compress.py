@@ -7,12 +7,14 @@ from datetime import datetime, timedelta
 
 from toolkit.dataset import Dataset
 from toolkit.partitions import Partition
+from toolkit.reclaiming import WORTH
+from toolkit.statements import compose
 from toolkit.tally import PackReport
 from toolkit.timegrid import LATEST, Step, to_datetime, to_us
 from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 
-_EMPTY = 16_384  # bytes of a partition without rows: no page, and those of its indexes
+_PAGE = 8_192
 
 
 def plan(ground: Ground) -> Iterator[Act | Skip]:
@@ -42,19 +44,25 @@ def moves(
     """Yield each partition that has points to move, oldest first; what is cut once more."""
     for partition in ground.store.partitions(dataset.name):
         is_meant = partition.blocks if only_late else partition.span.start < before
-        if not is_meant or partition.bytes <= _EMPTY:
+        # without rows: no page but the first of its indexes, and of what holds long values
+        if not is_meant or partition.bytes <= _PAGE * (2 + len(dataset.indexes)):
             continue
         start = to_datetime(partition.span.start)
         end = to_datetime(min(partition.span.end, before, LATEST))
         found = _report(ground, dataset, start, end, only_late=only_late, is_dry=True)
-        if found.waiting:
-            why = f"rollups have yet to follow changes of {found.waiting:,} series; the next run"
-            yield Skip(partition.name, why, is_warning=True)
-        done = [not found.points]
+        # a run that was cut may have moved the last row, and not given back the space
+        is_large = partition.bytes >= WORTH and partition.span.end <= before
+        is_emptied = is_large and not found.points and not _holds_rows(ground, partition)
+        done = [not found.points and not is_emptied]
         while not done[0]:
             yield _act(ground, dataset, partition, (start, end, only_late), found, done)
             if ground.is_dry:
                 break
+
+
+def _holds_rows(ground: Ground, partition: Partition) -> bool:
+    statement = compose("blocks/holds_rows", partition=ground.table(partition.name))
+    return bool(ground.direct.fetch(statement)[0][0])
 
 
 def _act(
@@ -90,13 +98,14 @@ def _act(
             "block_bytes": report.block_bytes,
             "row_bytes_freed": report.row_bytes,
             "spans_busy": report.busy,
+            "series_waiting": report.waiting,
         }
 
     return Act(
         f"{verb} {partition.name}",
         (
-            f"-- {found.spans:,} spans of {partition.name}, each in a transaction: rows are taken "
-            f"out, encoded, compared and put into {dataset.name}_blocks",
+            f"-- {found.spans:,} spans, each in a transaction: taken out, encoded and put back",
+            *ground.store.move_statements(dataset.name),
         ),
         f"ROW EXCLUSIVE on {partition.name}; ACCESS EXCLUSIVE for a moment once it is empty",
         do,

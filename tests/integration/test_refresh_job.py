@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner, Result
+from fix_servers import Database
 from fix_stores import T0, minutes, store_bars
 
 import toolkit
 from toolkit import refresher
+from toolkit.cli import main
+from toolkit.drivers import session
 from toolkit.errors import UnknownName
 from toolkit_maintenance import runner
 from toolkit_maintenance.job import CUT, DONE, NOTHING
@@ -155,3 +160,46 @@ def test_where_there_is_much_to_follow_the_newest_comes_first(
     assert not blocking.refresh("metrics").is_cut
     assert [touched(day) for day in range(3)] == [0, 0, 0]
     assert blocking.audit("metrics").wrong == 0
+
+
+def test_a_repair_that_is_interrupted_is_done_by_the_next_refresh(
+    blocking: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocking.write("metrics", minutes(600), series="a")
+    blocking.refresh("metrics")
+    sql.execute("DELETE FROM metrics_1h WHERE ts = '2024-01-01 03:00Z'")
+
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(refresher.Refresher, "refresh", killed)
+        with pytest.raises(KeyboardInterrupt):
+            blocking.audit("metrics")
+    assert blocking.audit("metrics").wrong == 0  # it is known to have changed
+    assert runner.run(blocking, "refresh").counts["buckets_written"] == 1
+    rows = sql.execute("SELECT count(*) FROM metrics_1h").fetchone()
+    assert rows == (10,)
+
+
+def test_the_command_plans_runs_audits_and_is_alone(
+    blocking: toolkit.Store, database: Database
+) -> None:
+    blocking.write("metrics", minutes(60), series="a")
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(main, ["--dsn", database.dsn, "refresh", *words])
+
+    said = run("--dry-run")
+    assert (said.exit_code, "refresh metrics: 5m: 12 buckets" in said.stdout) == (0, True)
+    assert "INSERT INTO" in said.stdout
+    with psycopg.connect(database.dsn) as other:
+        other.execute(*session.try_alone("job toolkit refresh"))
+        said = run()
+        assert (said.exit_code, "runs already" in said.stderr) == (4, True)
+    said = run("--max-runtime", "10m")
+    assert (said.exit_code, said.stdout[:13]) == (0, "refresh: done")
+    found = json.loads(run("metrics", "--audit", "--json").stdout)
+    assert (found["job"], found["counts"]["buckets_counted"]) == ("audit", 12 + 1 + 1)
+    said = run("--max-runtime", "soon")
+    assert (said.exit_code > 0, "soon" in said.stderr) == (True, True)
