@@ -8,7 +8,7 @@ from functools import partial
 
 from toolkit.drivers.direct import described
 from toolkit.statements import compose, name
-from toolkit_maintenance.bloat import Index, Measure, list_indexes
+from toolkit_maintenance.bloat import JUDGED, Index, Measure, list_indexes
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 from toolkit_maintenance.tables import (
@@ -37,14 +37,14 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
     yield from _invalid(ground, indexes)
     measure = Measure(ground)
     denied: Counter[str] = Counter()
-    unknown: dict[tuple[str, str], list[str]] = defaultdict(list)
+    unknown: dict[tuple[str, str], list[Index]] = defaultdict(list)
     for index in sorted(indexes, key=_gain, reverse=True):
-        if index.is_parent or not index.is_valid:
+        if index.is_parent or _is_left(index):
             continue
         if ground.is_forced and ground.targets:
             yield _act(ground, index, "asked for")
             continue
-        if index.bytes < _WORTH or not _is_suspect(ground, index):
+        if not index.is_valid or index.bytes < _WORTH or not _is_suspect(ground, index):
             continue
         if not index.is_ours:
             denied[index.table_parent or index.table] += 1
@@ -54,15 +54,15 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
             return
         fresh = measure.fresh(index)
         if isinstance(fresh, str):
-            unknown[index.table_parent or index.table, fresh].append(index.name)
+            unknown[index.table_parent or index.table, fresh].append(index)
         elif index.bytes - fresh >= _WORTH and fresh < index.bytes * _limit(ground, index):
             yield _act(ground, index, _why(index, fresh))
     for group, count in denied.items():
         what = f"reindex {group}" + (f" ({count} of its indexes)" if count > 1 else "")
         yield Skip(what, NO_RIGHT.format(role(ground)))
-    for (group, why), names in unknown.items():
-        more = f" and {len(names) - 1} more of {group}" if len(names) > 1 else ""
-        yield Skip(f"reindex {names[0]}{more}", why)
+    for (group, why), (index, *others) in unknown.items():
+        more = f" and {len(others)} more of {group}" if others else ""
+        yield Skip(f"reindex {index.name}{more}", why, is_warning=index.method not in JUDGED)
 
 
 JOB = Job("reindex", "make indexes anew that are much larger than they need to be", plan)
@@ -158,11 +158,11 @@ def _invalid(ground: Ground, indexes: list[Index]) -> Iterator[Skip]:
             yield Skip(what, why, is_warning=True)
         elif not _is_left(index) and not ground.direct.holders(index.table_oid):
             why = (
-                "is invalid: an interrupted CREATE INDEX CONCURRENTLY left it; REINDEX INDEX "
-                "CONCURRENTLY makes it whole, DROP INDEX CONCURRENTLY removes it"
+                "is invalid: an interrupted CREATE INDEX CONCURRENTLY left it; DROP INDEX "
+                f"CONCURRENTLY removes it, toolkit reindex {index.name} --force makes it whole"
             )
             yield Skip(what, why, is_warning=True)
 
 
 def _is_left(index: Index) -> bool:
-    return "_ccnew" in index.name or "_ccold" in index.name
+    return not index.is_valid and ("_ccnew" in index.name or "_ccold" in index.name)

@@ -12,13 +12,14 @@ SELECT c.oid, c.relname, pc.relname, t.oid, t.relname, pt.relname,
            (SELECT count(*) FROM pg_inherits AS h WHERE h.inhparent = t.oid)
            - (SELECT count(*) FROM pg_inherits AS h WHERE h.inhparent = c.oid)
        ELSE 0 END,
-       pg_relation_size(c.oid),
-       pg_relation_size(t.oid) / current_setting('block_size')::integer,
+       -- none of one that is dropped meanwhile
+       coalesce(pg_relation_size(c.oid), 0),
+       coalesce(pg_relation_size(t.oid), 0) / current_setting('block_size')::integer,
        coalesce((SELECT o.option_value FROM pg_options_to_table(c.reloptions) AS o
                  WHERE o.option_name = 'fillfactor')::integer, 90),
        -- as many more as the table has grown by since they were counted
        greatest(c.reltuples, 0) * CASE WHEN t.relpages > 0
-           THEN pg_relation_size(t.oid)::float8 / current_setting('block_size')::float8 / t.relpages
+           THEN coalesce(pg_relation_size(t.oid), 0)::float8 / current_setting('block_size')::float8 / t.relpages
            ELSE 1 END,
        k.width, k.nulls,
        CASE WHEN am.amname = 'btree' AND NOT i.indisunique AND i.indnkeyatts = i.indnatts

@@ -7,8 +7,9 @@
 --   rows changed since an analyze and the limit, live rows, last vacuum, last analyze, whether the
 --   role may vacuum it and read it.
 SELECT c.oid, c.relname, p.relname, c.relkind = 'p', pg_get_expr(c.relpartbound, c.oid),
-       pg_total_relation_size(c.oid),
-       pg_relation_size(c.oid) / current_setting('block_size')::integer,
+       -- none of one that is dropped meanwhile
+       coalesce(pg_total_relation_size(c.oid), 0),
+       coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::integer,
        greatest(c.reltuples, 0)::float8, c.relallvisible,
        (to_jsonb(c) ->> 'relallfrozen')::integer,
        CASE WHEN c.relkind = 'r' THEN greatest(age(c.relfrozenxid), age(t.relfrozenxid)) ELSE 0 END,

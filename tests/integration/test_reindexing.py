@@ -59,6 +59,8 @@ def test_a_key_that_is_half_empty_is_made_anew_once(
         with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
             admin.execute("CREATE EXTENSION pgstattuple SCHEMA public")
             admin.execute("GRANT EXECUTE ON FUNCTION public.pgstatindex(regclass) TO toolkit")
+            taken = f"REVOKE TEMPORARY ON DATABASE {database.name} FROM PUBLIC, toolkit"
+            admin.execute(taken.encode())  # so that it is not by a sample
     before = size(sql, KEY)
     looking = make_conninfo(database.dsn, options="-c default_transaction_read_only=on")
     with toolkit.connect(looking) as store:
@@ -208,6 +210,8 @@ def test_invalid_indexes_of_others_are_said_and_left(
     assert f"index broken of {PAST}: is invalid" in said
     assert report.status == "done"
     assert {"by_volume", "broken"} == set(invalid(sql))
+    assert run_job(sparse, "reindex", ["broken"], is_forced=True).done == ("reindex broken",)
+    assert invalid(sql) == ["by_volume"]
 
 
 def test_who_may_not_is_told(
@@ -224,8 +228,8 @@ def test_who_may_not_is_told(
         assert (report.status, report.done) == ("skipped", ())
         assert str(report.skipped[0]).startswith(f"reindex candles: the role {role} may not")
         # the owner may, but cannot measure
-        admin.execute(f"REVOKE TEMPORARY ON DATABASE {database.name} FROM PUBLIC".encode())
-        admin.execute(f"REVOKE TEMPORARY ON DATABASE {database.name} FROM toolkit".encode())
+        taken = f"REVOKE TEMPORARY ON DATABASE {database.name} FROM PUBLIC, toolkit"
+        admin.execute(taken.encode())
         report = run_job(sparse, "reindex")
         assert (report.status, report.done) == ("skipped", ())
         assert "the extension pgstattuple, or the right to make temporary" in report.skipped[0].why
