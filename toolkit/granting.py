@@ -20,13 +20,13 @@ _NO_RIGHT = "42501"
 class Standing:
     """What one role lacks to be a reader, a writer, a maintainer; ``seems`` is what it is most.
 
-    ``advised`` is what it may do without, and would see more with.
+    ``advised`` is what it could do without, and less well.
     """
 
     name: str
     seems: str
     lacks: Mapping[str, tuple[Right, ...]]
-    advised: tuple[Right, ...] = ()
+    advised: Mapping[str, tuple[Right, ...]]
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -71,11 +71,11 @@ def apply(direct: Direct, ground: Ground, given: Mapping[str, str]) -> list[str]
     What is there already is not given again. DatabaseError, and nothing is changed, where who
     asks may not give it.
     """
-    statements = [
-        statement
-        for found in standings(direct, ground, list(given))
-        for statement in grants_of(found.lacks[given[found.name]], ground, found.name)
-    ]
+    statements = []
+    for found in standings(direct, ground, list(given)):
+        role = given[found.name]
+        advised = [r for r in found.advised[role] if r.rule.kind != MEMBER]  # others' to give
+        statements += grants_of([*found.lacks[role], *advised], ground, found.name)
     who = f"who may: the owner, {ground.owner}; of a database its owner; of roles an administrator"
     try:
         with direct.transaction():
@@ -115,7 +115,10 @@ def _standing(
         role: tuple(compress(needed, (not has[r] and not r.rule.advised for r in needed)))
         for role, needed in wanted.items()
     }
-    advised = tuple(r for r in wanted[MAINTAINER] if r.rule.advised and not has[r])
+    advised = {
+        role: tuple(r for r in needed if r.rule.advised and not has[r])
+        for role, needed in wanted.items()
+    }
     # what PUBLIC may tells nothing of a role
     own = [r for r in wanted[WRITER] if r.rule.role == WRITER and r.rule.kind == TABLE]
     if any(has[r] for r in wanted[MAINTAINER] if r.rule.kind == MEMBER and not r.rule.advised):

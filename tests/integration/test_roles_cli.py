@@ -51,6 +51,8 @@ def test_each_role_is_told_what_it_is_and_what_it_lacks_to_be_more(cast: Cast, r
         assert (found["role"], found["as"]) == (cast.names[role], role)
         assert found["is"] == ["reader", "writer", "maintainer"][: number + 1]
         assert found["grants"] == []
+        advised = [f'GRANT "pg_read_all_stats" TO "{cast.names[role]}"']
+        assert found["advised"] == (advised if role == "maintainer" else [])
     found = checked(run, cast, "reader", "--as", "writer", code=1)
     assert "INSERT on table candles" in found["lacks"]["writer"]
     assert "writing points" in found["purposes"]

@@ -16,7 +16,7 @@ from toolkit import granting, moves
 from toolkit.drivers.direct import Direct
 from toolkit.errors import AccessDenied, Busy, DatabaseError
 from toolkit.roles import MEMBER, ROLES, RULES, STATISTICS, Rule, grants, rights
-from toolkit_maintenance import records, refresh
+from toolkit_maintenance import records
 from toolkit_maintenance.registry import JOBS
 
 _ROW = re.compile(r"^\| (reader|writer|maintainer) \| `([^`]+)` \| ([^|]+) \|$", re.MULTILINE)
@@ -106,7 +106,7 @@ class Deeds:
         assert store.backfill("metrics", bars(str(day), 100), series="A").blocks
 
     def refresh(self, store: Any) -> None:
-        assert not refresh.run(store, ["metrics"]).failed
+        assert store.refresh("metrics")
 
 
 BY_STORE: dict[str, Callable[[Deeds, Any], Any]] = {

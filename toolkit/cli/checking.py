@@ -56,7 +56,7 @@ def _grants(choice: Choice, as_: str | None, role: str | None, as_json: bool) ->
     wanted = as_ or found.seems
     lacks = found.lacks[wanted]
     statements = grants(lacks, ground, found.name)
-    advised = grants(found.advised, ground, found.name) if wanted == "maintainer" else []
+    advised = grants(found.advised[wanted], ground, found.name)
     if as_json:
         echo_json(
             {
