@@ -319,7 +319,7 @@ def _fill(folder: Path, programs: Mapping[str, Sequence[object]], roots: str) ->
 def stage(
     run_folder: Path, programs_folder: Path, pgbouncer_programs: Programs, server_version: str
 ) -> Iterator[Stage]:
-    """The services: those of the database and the cache run, and `migrate` has."""
+    """The services: all but `maintain` and Grafana run, and `migrate` has run to its end."""
     home, store = run_folder / "deploy", (run_folder / ".bin").resolve()
     home.mkdir(mode=0o755)
     account = choose_account(home / "none")
@@ -342,6 +342,9 @@ def stage(
     stage = Stage(home, account, (home / "bin", system))
     try:
         stage.prepare()
+        for service, number in (("node-exporter", 9100), ("prometheus", 9090)):
+            address = f"--web.listen-address=127.0.0.1:{stage.port(service, number)}"
+            stage.launch(service, [*stage.command(service), address])
         stage.make_primary()
         stage.start("primary")
         for replica in ("replica1", "replica2"):  # each waits for the primary only

@@ -226,9 +226,7 @@ def test_prometheus_loads_its_rules_and_finds_the_metrics(stage: Stage) -> None:
     config = stage.local("prometheus", "/etc/prometheus/prometheus.yml")
     checked = stage.run("prometheus", ["promtool", "check", "config", config])
     assert "rules found" in checked.stdout
-    exporter = f"--web.listen-address=127.0.0.1:{stage.port('node-exporter', 9100)}"
-    stage.launch("node-exporter", [*stage.command("node-exporter"), exporter])
-    stage.start("prometheus", f"--web.listen-address=127.0.0.1:{stage.port('prometheus', 9090)}")
+    stage.wait("prometheus", lambda: stage.is_healthy("prometheus"))
 
     def ask(path: str, **params: str) -> Any:
         url = f"http://127.0.0.1:{stage.port('prometheus', 9090)}/api/v1/{path}"
