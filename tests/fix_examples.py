@@ -13,8 +13,6 @@ from typing import Any
 import yaml
 from fix_servers import PROJECT
 
-from toolkit.cli import COMMANDS
-
 DEPLOY = PROJECT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -56,6 +56,7 @@ RULES = (
     _rule(READER, "SELECT on table <dataset>_blocks", "reading compressed points"),
     _rule(READER, "SELECT on table <dataset>_log", "reading bars from a rollup"),
     _rule(READER, "SELECT on table <dataset>_<step>", "reading bars from a rollup"),
+    _rule(READER, "SELECT on table rollup_head", "reading bars from a rollup"),
     _rule(READER, "EXECUTE on function run_if_changed_v1", "reading bars from a rollup"),
     _rule(READER, "SELECT on table job_run", "seeing how jobs went"),
     _rule(READER, "SELECT on table performance_summary", "seeing how datasets do"),
@@ -63,6 +64,10 @@ RULES = (
     _rule(READER, "EXECUTE on function slow_queries_v1", "seeing its slow statements"),
     _rule(READER, "SELECT on table slow_queries_state", "seeing its slow statements"),
     _rule(READER, "EXECUTE on function slow_queries_state_v1", "seeing its slow statements"),
+    *(
+        Rule(READER, right, TABLE, "popularity", "counting what is read often", advised=True)
+        for right in ("SELECT", "INSERT", "UPDATE")
+    ),
     _rule(WRITER, "INSERT on table <dataset>", "writing points"),
     _rule(WRITER, "UPDATE on table <dataset>", "changing points"),
     _rule(WRITER, "DELETE on table <dataset>", "deleting points"),

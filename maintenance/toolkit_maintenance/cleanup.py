@@ -10,6 +10,7 @@ from psycopg.sql import Literal
 from toolkit.ddl import blocks_table
 from toolkit.statements import Part, compose
 from toolkit.timegrid import Step
+from toolkit_maintenance.doctor.snapshots import snapshots
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 from toolkit_maintenance.refresh import prune
@@ -21,6 +22,7 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
     """Yield the removal of old records, followed change log and empty tables left behind."""
     if not ground.targets:
         yield from _removals(ground)
+        yield from snapshots(ground)
         yield from _slots(ground)
     for dataset in ground.datasets():
         yield from prune(ground, dataset)

@@ -17,7 +17,7 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
     cache = ground.store.settings.cache
     if not (cache.redis and cache.memory):
         why = "nothing is shared with other processes: cache.redis is not set"
-        yield Skip("warm", f"{why}; a service fills its own memory by store.warm()")
+        yield Skip("warm", f"{why}; a service fills its own memory by store.warm()", True)
         return
     wanted = set(ground.targets)
     for popular in ground.store.popular(most=_MOST):

@@ -10,17 +10,16 @@ from fix_contract import answers, kill_at, statements_of
 from fix_servers import Database, Fleet, chosen_versions
 
 import toolkit
-from toolkit_maintenance.job import BUSY, DONE, NOTHING, SKIPPED, Report
+from toolkit_maintenance.job import BUSY, DONE, NOTHING, Report
 from toolkit_maintenance.registry import JOBS
 from toolkit_maintenance.runner import _session, maintain, run
 
 EVERY = pytest.mark.parametrize("job", JOBS)
-WITHOUT_REDIS = "warm"  # which is skipped: there is nothing shared to be filled
 LOOKS_AGAIN = "audit"  # by hand, whenever it was last
 
 
 def is_well(report: Report) -> bool:
-    return report.status in ((SKIPPED,) if report.job == WITHOUT_REDIS else (DONE, NOTHING))
+    return report.status in (DONE, NOTHING)
 
 
 def is_at_rest(report: Report) -> bool:

@@ -137,7 +137,7 @@ def test_show_lists_who_is_what(cast: Cast, run: Run, nobody: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["check"], 2, "say what to check: --grants"),
+        (["check"], 2, "say what to check: --alerts or --grants"),
         (["check", "--grants", "--as", "king"], 2, "'king' is not one of"),
         (["check", "--grants", "--role", "no such"], 2, "no role 'no such' on this server"),
         (["roles", "apply"], 2, "name a role"),

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
 
 from toolkit.cli.choice import Choice
-from toolkit.cli.failing import BUSY, FAILED
+from toolkit.cli.running import exit_code, interrupting, seconds_of, show_done, show_planned
 
 if TYPE_CHECKING:
     from toolkit.options import MaintenanceOptions
-    from toolkit_maintenance.job import Report
     from toolkit_maintenance.records import JobState
     from toolkit_maintenance.timetable import Timetable
 
 _UNITS_RUNTIME_S = 3600.0
 
 
-def _seconds(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
-    from toolkit.errors import QueryError
-    from toolkit.timegrid import Step
-
-    try:
-        return None if text is None else Step.parse(text).approximate_us / 1e6
-    except QueryError:
-        raise click.BadParameter(f"{text!r} is no time: write 90s, 10m or 1h") from None
-
-
 @click.command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]...")
 @click.option("--dry-run", is_flag=True, help="Print the SQL, what it locks and how much it is.")
 @click.option(
-    "--max-runtime", callback=_seconds, metavar="TIME", help="End after so long: 90s, 10m, 1h."
+    "--max-runtime", callback=seconds_of, metavar="TIME", help="End after so long: 90s, 10m, 1h."
 )
 @click.option("--print-cron", is_flag=True, help="Print a line for a crontab, and do nothing else.")
 @click.option("--print-systemd", is_flag=True, help="Print a service and its timer for systemd.")
@@ -55,7 +42,7 @@ def maintain(
 
     Or those named, due or not. This is what cron calls: a job that runs already is passed over,
     one that was cut or killed goes on, and however many turns were missed it runs once. Exits 1
-    if one failed, 4 if one that was named runs already.
+    if one failed; of those named, 4 if one runs already, 1 if one could not do or judge all.
     """
     choice: Choice = context.obj
     if print_cron or print_systemd:
@@ -64,16 +51,19 @@ def maintain(
     from toolkit.cli.render import echo_json, working
     from toolkit_maintenance.runner import maintain
 
-    with choice.store() as store, working("maintaining") as say, _interrupting():
+    with choice.store() as store, working("maintaining") as say, interrupting():
         reports = maintain(
             store, jobs or None, always=bool(jobs), is_dry=dry_run, max_runtime=max_runtime, say=say
         )
     if as_json:
         echo_json({"dry_run": dry_run, "reports": [r.to_mapping() for r in reports]})
+    elif not reports:
+        comment = "-- " if dry_run else ""
+        click.echo(f"{comment}nothing is due; toolkit jobs says when something will be")
     elif dry_run:
-        _show_planned(reports)
+        show_planned(reports)
     else:
-        _show_done(reports)
+        show_done(reports)
     context.exit(exit_code(reports, is_by_hand=bool(jobs)))
 
 
@@ -91,67 +81,6 @@ def jobs(choice: Choice, as_json: bool) -> None:
         echo_json(states)
     else:
         _show_states(states)
-
-
-def exit_code(reports: Sequence[Report], *, is_by_hand: bool) -> int:
-    """Return what to exit with after runs; cron does not mind a job that somebody else runs."""
-    from toolkit_maintenance import job
-
-    statuses = {r.status for r in reports}
-    if job.FAILED in statuses:
-        return FAILED
-    return BUSY if is_by_hand and job.BUSY in statuses else 0
-
-
-@contextmanager
-def _interrupting() -> Iterator[None]:
-    """Have SIGTERM, which systemd and Kubernetes send, end a run as Ctrl-C does: it is recorded."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _show_done(reports: Sequence[Report]) -> None:
-    from toolkit.cli.render import echo_line, echo_table, note, shown
-
-    if not reports:
-        click.echo("nothing is due; toolkit jobs says when something will be")
-        return
-    rows = [(r.job, r.status, f"{r.seconds:.1f} s", r.counts) for r in reports]
-    echo_table(("job", "status", "took", "did"), rows, numbers=["took"], cell=200)
-    for report in reports:
-        for skip in report.skipped:
-            echo_line(f"{report.job}: {skip}")
-        for said in report.failed:
-            note(shown(f"{report.job}: {said}", 1_000))
-
-
-def _show_planned(reports: Sequence[Report]) -> None:
-    """Print what would be done as SQL, the rest as its comments."""
-    from toolkit.cli.render import echo_line, note, shown, sized
-
-    for report in reports:
-        if not report.planned and not report.skipped and not report.failed:
-            echo_line(f"-- {report.job}: nothing to do")
-        for act in report.planned:
-            echo_line(f"-- {report.job}: {act.what}")
-            if act.why:
-                echo_line(f"--   ({act.why})")
-            size = f"; {sized(act.bytes)}" if act.bytes else ""
-            echo_line(f"-- lock: {act.lock}{size}")
-            for statement in act.sql:
-                echo_line(f"{statement.rstrip().rstrip(';')};")
-            click.echo()
-        for skip in report.skipped:
-            echo_line(f"-- {report.job}: {'note' if skip.is_warning else 'skipped'}: {skip}")
-        for said in report.failed:
-            note(shown(f"{report.job}: {said}", 1_000))
-    if not reports:
-        click.echo("-- nothing is due; toolkit jobs says when something will be")
-    elif any(r.planned for r in reports):
-        click.echo("-- nothing was changed")
 
 
 def _show_states(states: Sequence[JobState]) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli.choice import Choice, dataset_of
-from toolkit.cli.failing import BUSY, INTERRUPTED, Failure
+from toolkit.cli.failing import INTERRUPTED, Failure
+from toolkit.cli.running import run_by_hand, seconds_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from toolkit.cli.loading.pieces import File
     from toolkit.intake import WriteReport
     from toolkit.store import Store
-    from toolkit_maintenance.job import Report
 
 
 @click.command()
@@ -338,15 +338,20 @@ def delete(
     "and repair them. What was looked at within the last day is passed over.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and by which statements.")
-@click.option("--max-runtime", metavar="TIME", help="Stop after so long, for instance 10m.")
+@click.option(
+    "--max-runtime",
+    callback=seconds_of,
+    metavar="TIME",
+    help="Stop after so long, for instance 10m.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_obj
+@click.pass_context
 def refresh(
-    choice: Choice,
+    context: click.Context,
     datasets: tuple[str, ...],
     audit: bool,
     dry_run: bool,
-    max_runtime: str | None,
+    max_runtime: float | None,
     as_json: bool,
 ) -> None:
     """Bring the rollups up to now.
@@ -354,39 +359,11 @@ def refresh(
     Of all datasets, or of those named; one that fails does not keep the others from it. Answers
     are right without it, only slower. What it has no time for is left to the next run.
     """
-    from toolkit.cli.render import echo_json, working
-    from toolkit.timegrid import Step
-    from toolkit_maintenance import runner
-
-    name = "audit" if audit else "refresh"
-    seconds = Step.parse(max_runtime).approximate_us / 1e6 if max_runtime else None
-    with choice.store() as store, working(f"running {name}") as say:
-        store.datasets()  # what is wrong with the schema is said here
-        report = runner.run(store, name, datasets, is_dry=dry_run, max_runtime=seconds, say=say)
-    if as_json:
-        echo_json(report.to_mapping())
-    else:
-        _show_run(report)
-    if report.status == "busy":
-        raise Failure(str(report.skipped[0]), BUSY)
-    if report.failed:
-        raise Failure(report.failed[0] if len(report.failed) == 1 else _failures(report))
-
-
-def _failures(report: Report) -> str:
-    return f"{len(report.failed)} of {len(report.failed) + len(report.done)} datasets failed"
-
-
-def _show_run(report: Report) -> None:
-    from toolkit.cli.render import note
-
-    for act in report.planned:
-        click.echo(f"{act.what}: {act.why}\n  lock: {act.lock}")
-        for statement in act.sql:
-            click.echo("\n".join(f"  {line}" for line in statement.splitlines()))
-    counts = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in report.counts.items())
-    click.echo(f"{report.job}: {report.status}{', ' + counts if counts else ''}")
-    for said in report.failed if len(report.failed) > 1 else ():
-        note(said)
-    for skipped in report.skipped:
-        note(str(skipped))
+    run_by_hand(
+        context,
+        "audit" if audit else "refresh",
+        datasets,
+        is_dry=dry_run,
+        max_runtime=max_runtime,
+        as_json=as_json,
+    )

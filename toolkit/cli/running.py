@@ -1,0 +1,157 @@
+"""Runs of maintenance jobs as the command line shows them: what they did, or would do."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from toolkit.cli.choice import Choice
+from toolkit.cli.failing import BUSY, FAILED
+
+if TYPE_CHECKING:
+    from toolkit_maintenance.job import Report
+
+_PARTITION = re.compile(r"_p[0-9]{8}")
+
+
+def seconds_of(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> float | None:
+    """Return a length of time that was typed, in seconds."""
+    from toolkit.errors import QueryError
+    from toolkit.timegrid import Step
+
+    try:
+        return None if text is None else Step.parse(text).approximate_us / 1e6
+    except QueryError:
+        raise click.BadParameter(f"{text!r} is no time: write 90s, 10m or 1h") from None
+
+
+def run_by_hand(
+    context: click.Context,
+    job: str,
+    targets: Sequence[str],
+    *,
+    is_dry: bool,
+    max_runtime: float | None,
+    as_json: bool,
+    is_forced: bool = False,
+) -> None:
+    """Run one job for what was named, show what it did, and exit as :func:`exit_code` says."""
+    from toolkit.cli.render import echo_json, working
+    from toolkit_maintenance.runner import run
+
+    choice: Choice = context.obj
+    with choice.store() as store, working(job) as say, interrupting():
+        store.datasets()  # what is wrong with the schema is said here
+        report = run(
+            store,
+            job,
+            targets,
+            is_dry=is_dry,
+            is_forced=is_forced,
+            max_runtime=max_runtime,
+            say=say,
+        )
+    if as_json:
+        echo_json(report.to_mapping())
+    elif is_dry:
+        show_planned([report])
+    else:
+        _show_one(report)
+    context.exit(exit_code([report], is_by_hand=True))
+
+
+def exit_code(reports: Sequence[Report], *, is_by_hand: bool) -> int:
+    """Return what to exit with after runs.
+
+    Cron does not mind a job that somebody else runs, nor what cannot be done on this server; who
+    asks for a job does: busy is 4, and what was not done or judged 1, as a failure is.
+    """
+    from toolkit_maintenance import job
+
+    statuses = {r.status for r in reports}
+    if job.FAILED in statuses:
+        return FAILED
+    if not is_by_hand:
+        return 0
+    skips = [s for r in reports for s in r.skipped if not s.is_warning]
+    is_all_busy = bool(skips) and all(s.is_busy for s in skips)
+    if job.BUSY in statuses or (is_all_busy and not any(r.done for r in reports)):
+        return BUSY
+    return FAILED if skips and not is_all_busy else 0
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """Have SIGTERM, which systemd and Kubernetes send, end a run as Ctrl-C does: it is recorded."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def show_done(reports: Sequence[Report]) -> None:
+    """Print what runs have done, a line a job."""
+    from toolkit.cli.render import echo_line, echo_table
+
+    rows = [(r.job, r.status, f"{r.seconds:.1f} s", r.counts) for r in reports]
+    echo_table(("job", "status", "took", "did"), rows, numbers=["took"], cell=200)
+    for report in reports:
+        for skip in report.skipped:
+            echo_line(f"{report.job}: {skip}")
+        _show_failed(report)
+
+
+def _show_one(report: Report) -> None:
+    """Print what a run has done, partitions of a table in one line."""
+    from toolkit.cli.render import echo_table, note
+
+    done = Counter(_PARTITION.sub("_p*", d) for d in report.done)
+    if done:
+        rows: list[Sequence[object]] = [(what, count) for what, count in done.items()]
+        echo_table((report.job, "times"), rows, numbers=["times"])
+    counts = "".join(f", {n:,} {w.replace('_', ' ')}" for w, n in report.counts.items())
+    click.echo(f"{report.job}: {report.status} in {report.seconds:.1f} s{counts}")
+    if report.status == "cut":
+        note("its time was over; the next run goes on")
+    for skip in report.skipped:
+        note(str(skip))
+    _show_failed(report)
+
+
+def show_planned(reports: Sequence[Report]) -> None:
+    """Print what would be done as SQL, the rest as its comments."""
+    from toolkit.cli.render import echo_line, sized
+
+    for report in reports:
+        if not report.planned and not report.skipped and not report.failed:
+            echo_line(f"-- {report.job}: nothing to do")
+        for act in report.planned:
+            echo_line(f"-- {report.job}: {act.what}")
+            if act.why:
+                echo_line(f"--   ({act.why})")
+            size = f"; {sized(act.bytes)}" if act.bytes else ""
+            echo_line(f"-- lock: {act.lock}{size}")
+            for statement in act.sql:
+                echo_line(f"{statement.rstrip().rstrip(';')};")
+            click.echo()
+        for skip in report.skipped:
+            echo_line(f"-- {report.job}: {'note' if skip.is_warning else 'skipped'}: {skip}")
+        _show_failed(report)
+    if any(r.planned for r in reports):
+        click.echo("-- nothing was changed")
+
+
+def _show_failed(report: Report) -> None:
+    from toolkit.cli.render import note, shown
+
+    for said in report.failed:
+        note(shown(f"{report.job}: {said}", 1_000))
