@@ -22,7 +22,7 @@ from toolkit.drivers import BULK_TIMEOUT, Driver, Transaction
 from toolkit.drivers.inside import InsideDriver
 from toolkit.errors import CorruptBlock
 from toolkit.merging import Run, run_here
-from toolkit.partitions import NativePartitioning
+from toolkit.partitions import NativePartitioning, Partition
 from toolkit.recount import arrays_of, counted, cuts, stored_params
 from toolkit.reduce import Table, bucket_points
 from toolkit.refresher import Refresher
@@ -140,7 +140,10 @@ class Auditor:
         if not entry.rollups or span.is_empty:
             return []
         grid = entry.rollups[-1].grid
-        there = [p.span for p in await self._partitioning.described(entry)]
+        blocks = name(entry.schema, blocks_table(entry.dataset.name)).as_string(None)
+        rows = await self._driver.fetch(compose("partition/list_partitions"), {"parent": blocks})
+        there = [Partition.from_row((r[0], r[1], r[2], r[3])).span for r in rows]
+        there += [p.span for p in await self._partitioning.ranges(entry)]
         low, high = grid.floor_one(span.start), grid.ceil_one(span.end)
         edges = {low, high} | {grid.floor_one(e) for s in there for e in (s.start, s.end)}
         inside = np.array(sorted(e for e in edges if low <= e <= high), np.int64)

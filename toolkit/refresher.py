@@ -30,6 +30,8 @@ SLICE = timedelta(days=400)
 """The time ranges one transaction recomputes, added up over series."""
 HEAD = timedelta(days=7)
 """The newest changes, which come first where there is much to follow."""
+LOOKED_AT = 100_000
+"""Change-log rows that are looked at to say what there is to do: more is "at least"."""
 _LONG = 3  # slices that are much
 
 # the state of a level's passes: over all changes, and over the newest, which goes before
@@ -50,7 +52,8 @@ class LevelReport:
 class LevelWork:
     """What of one rollup has to be refreshed: changed ranges of how many series and buckets.
 
-    ``log_rows`` of the change log say so; ``statement`` recomputes a slice of it.
+    ``log_rows`` of the change log say so, of which the first 100,000 are looked at;
+    ``statement`` recomputes a slice of it.
     """
 
     step: str
@@ -146,7 +149,7 @@ class Refresher:
         found = []
         finer: Rollup | None = None
         for rollup in entry.rollups:
-            params = {"rollup": rollup.id, **_widths(rollup)}
+            params = {"rollup": rollup.id, **_widths(rollup), "most": LOOKED_AT}
             row = (await self._driver.fetch(self._text(entry, "count_changed"), params))[0]
             statement = self._recompute(entry, rollup, finer, False).decode()
             rows, series, ranges, buckets, is_under_way = row

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from toolkit.dataset import Dataset
 from toolkit.errors import DatabaseError
-from toolkit.refresher import LevelWork
+from toolkit.refresher import LOOKED_AT, LevelWork
 from toolkit.statements import compose
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
@@ -81,7 +81,8 @@ def _act(ground: Ground, dataset: Dataset, levels: tuple[LevelWork, ...], done: 
         }
 
     why = "; ".join(
-        f"{level.step}: {level.buckets:,} buckets (ranges: {level.ranges:,}, "
+        f"{level.step}: {'at least ' if level.log_rows >= LOOKED_AT else ''}"
+        f"{level.buckets:,} buckets (ranges: {level.ranges:,}, "
         f"series: {level.series:,})"
         for level in levels
         if level.log_rows or level.is_under_way

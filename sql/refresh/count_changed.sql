@@ -1,14 +1,19 @@
--- What: what of one rollup has to be refreshed, as whole buckets.
--- Params: rollup, width, origin.
+-- What: what of one rollup has to be refreshed, as whole buckets; looks at the first changes only,
+--   so that who has much to follow begins soon.
+-- Params: rollup, width, origin; most, how many log rows are looked at.
 -- Columns: change-log rows, series, ranges, buckets; whether a pass is under way.
 WITH changed AS (
     SELECT l.series_id, count(*) AS n, range_agg(tstzrange(
         date_bin(%(width)s, l.lo, %(origin)s),
         date_bin(%(width)s, l.hi + %(width)s - interval '1 microsecond', %(origin)s))) AS ranges
-    FROM {log} AS l, {rollup} AS r
-    WHERE r.id = %(rollup)s
-      AND l.xid >= pg_snapshot_xmin(r.cursor)
-      AND NOT pg_visible_in_snapshot(l.xid, r.cursor)
+    FROM (
+        SELECT c.series_id, c.lo, c.hi
+        FROM {log} AS c, {rollup} AS r
+        WHERE r.id = %(rollup)s
+          AND c.xid >= pg_snapshot_xmin(r.cursor)
+          AND NOT pg_visible_in_snapshot(c.xid, r.cursor)
+        LIMIT %(most)s
+    ) AS l
     GROUP BY l.series_id
 )
 SELECT coalesce(sum(c.n), 0)::bigint, count(*), coalesce(sum(b.ranges), 0)::bigint,
