@@ -208,6 +208,12 @@ def _upkeep_tables(metadata: MetaData) -> None:
         "rollup_head",
         metadata,
         key("rollup", "id"),
+        Column(
+            "dataset_id",
+            Integer,
+            ForeignKey(catalog["dataset"], ondelete="CASCADE"),
+            nullable=False,
+        ),
         Column("since", stamp, nullable=False),
         Column("cursor", PgSnapshot, nullable=False),
         Column("pass_to", PgSnapshot),

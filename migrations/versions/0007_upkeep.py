@@ -42,6 +42,8 @@ COMMENT ON TABLE "{schema}".popularity IS
 CREATE TABLE "{schema}".rollup_head (
     id integer NOT NULL CONSTRAINT rollup_head_pkey PRIMARY KEY
         CONSTRAINT rollup_head_id_fkey REFERENCES "{schema}".rollup (id) ON DELETE CASCADE,
+    dataset_id integer NOT NULL CONSTRAINT rollup_head_dataset_id_fkey
+        REFERENCES "{schema}".dataset (id) ON DELETE CASCADE,
     since timestamptz NOT NULL,
     cursor pg_snapshot NOT NULL,
     pass_to pg_snapshot,

@@ -1425,6 +1425,8 @@ COMMENT ON TABLE "toolkit".popularity IS
 CREATE TABLE "toolkit".rollup_head (
     id integer NOT NULL CONSTRAINT rollup_head_pkey PRIMARY KEY
         CONSTRAINT rollup_head_id_fkey REFERENCES "toolkit".rollup (id) ON DELETE CASCADE,
+    dataset_id integer NOT NULL CONSTRAINT rollup_head_dataset_id_fkey
+        REFERENCES "toolkit".dataset (id) ON DELETE CASCADE,
     since timestamptz NOT NULL,
     cursor pg_snapshot NOT NULL,
     pass_to pg_snapshot,
