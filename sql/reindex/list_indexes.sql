@@ -19,7 +19,8 @@ SELECT c.oid, c.relname, pc.relname, t.oid, t.relname, pt.relname,
                  WHERE o.option_name = 'fillfactor')::integer, 90),
        -- as many more as the table has grown by since they were counted
        greatest(c.reltuples, 0) * CASE WHEN t.relpages > 0
-           THEN coalesce(pg_relation_size(t.oid), 0)::float8 / current_setting('block_size')::float8 / t.relpages
+           THEN coalesce(pg_relation_size(t.oid), 0)::float8
+                / current_setting('block_size')::float8 / t.relpages
            ELSE 1 END,
        k.width, k.nulls,
        CASE WHEN am.amname = 'btree' AND NOT i.indisunique AND i.indnkeyatts = i.indnatts
