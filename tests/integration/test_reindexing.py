@@ -107,12 +107,12 @@ def waiting(
     """Have something be built that waits for what the holder does, and goes on after."""
     who = (
         "SELECT coalesce(max(pid), 0) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND wait_event = 'virtualxid'"
+        "WHERE datname = current_database() AND %s = ANY (pg_blocking_pids(pid))"
     )
     with ThreadPoolExecutor(1) as other, psycopg.connect(database.admin_dsn, autocommit=True) as up:
         done = other.submit(build)
         deadline = time.monotonic() + 20
-        while not (pid := value(up, who)):
+        while not (pid := value(up, who, holder.info.backend_pid)):
             assert time.monotonic() < deadline
             assert not done.done(), done.result()
         try:
