@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 import psycopg
 import pytest
+from fix_replicas import MakeCluster, until
 from fix_servers import Database
 from fix_stores import cached, create
+from fix_topologies import over
 
 import toolkit
 from toolkit import Retention
@@ -358,7 +360,7 @@ def test_rows_and_blocks_go_by_their_own_ages(
 
 
 def test_points_are_exported_before_they_go(
-    database: Database, sql: psycopg.Connection, tmp_path: Path
+    database: Database, sql: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = load_settings(database.dsn)
     to = replace(settings.maintenance, retain_export=str(tmp_path / "archive"))
@@ -379,7 +381,11 @@ def test_points_are_exported_before_they_go(
         assert "no export of ours" in report.failed[0]
         assert first.name in {p.name for p in store.partitions("metrics")}
         kept.unlink()
+        with killed_at(b"COMMENT", monkeypatch), pytest.raises((_Killed, RuntimeError)):
+            runner.run(store, "retention")
+        whole = kept.stat()
         done = runner.run(store, "retention")
+        assert kept.stat().st_mtime_ns == whole.st_mtime_ns
         assert done.status == "done"
         assert done.counts["points_exported"] == 2 * int(
             (first.span.end - to_us(START)) / 1_200_000_000
@@ -391,6 +397,25 @@ def test_points_are_exported_before_they_go(
         back = store.read("twins", ["A", "B"], START, END).to_pandas()
         old = native[native.ts < mark.replace(tzinfo=native.ts.dt.tz)]
         assert back.reset_index(drop=True).equals(old.reset_index(drop=True))
+
+
+def test_replicas_answer_as_before(cluster: MakeCluster) -> None:
+    servers = cluster(replicas=1)
+    with over("blocking", servers) as store:
+        filled(store)
+        servers.wait_replayed()
+        before = answers(store)
+        until(lambda: store.read("metrics", "A", START, END).plan.node == "pg2", "it is read from")
+        servers.pause_replay("pg2")  # it knows of no mark, and has the points
+        assert retained(store, rows="30d").status == "done"
+        assert same(before, answers(store))
+        old = store.read("metrics", "A", START, END, step="1d", freshness=toolkit.bounded(600))
+        assert len(old) == 70
+        servers.resume_replay("pg2")
+        servers.wait_replayed()
+        until(lambda: store.read("metrics", "A", START, END).plan.node == "pg2", "it is back")
+        assert same(before, answers(store))
+        assert len(store.read("metrics", "A", START, END)) < len(TIMES) - 30 * 72
 
 
 def test_rollups_go_after_their_points(blocking: toolkit.Store, sql: psycopg.Connection) -> None:
