@@ -1,0 +1,271 @@
+"""The retention job: what it waits for, how it is cut and goes on, and who is beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psycopg
+import pytest
+from fix_retention import (
+    DAY,
+    END,
+    NOW,
+    START,
+    TWIN,
+    answers,
+    filled,
+    mark_of,
+    retained,
+    same,
+    tables,
+)
+from fix_servers import Database
+from fix_stores import cached, create
+
+import toolkit
+from toolkit import Retention
+from toolkit.config import load_settings
+from toolkit.drivers.direct import Direct
+from toolkit.errors import (
+    QueryError,
+    SchemaError,
+)
+from toolkit.timegrid import to_us
+from toolkit_maintenance import runner
+
+
+def test_what_is_not_refreshed_is_not_dropped(
+    blocking: toolkit.Store, sql: psycopg.Connection
+) -> None:
+    filled(blocking)
+    blocking.write("metrics", {"ts": [START], "value": [9.0]}, series="A")
+    count = tables(sql)
+    report = retained(blocking, rows="30d")
+    assert (report.status, tables(sql)) == ("skipped", count)
+    assert "1 changes of before are not in the rollups yet" in report.skipped[0].why
+    assert "toolkit refresh metrics" in report.skipped[0].why
+    blocking.refresh("metrics")
+    before = answers(blocking)
+    dry = runner.run(blocking, "retention", is_dry=True)
+    assert tables(sql) == count
+    assert same(before, answers(blocking))
+    assert any("DETACH PARTITION" in s and "CONCURRENTLY" in s for s in dry.planned[1].sql)
+    assert dry.planned[1].bytes > 8192
+    assert "SHARE UPDATE EXCLUSIVE" in dry.planned[1].lock
+    done = runner.run(blocking, "retention")
+    assert [a.what for a in dry.planned] == list(done.done)
+    assert tables(sql) == count - len(done.done) + 1
+    assert same(before, answers(blocking))
+
+
+class _Killed(BaseException):
+    pass
+
+
+@contextmanager
+def killed_at(kind: bytes, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the job's session end before its first statement of a kind."""
+    execute = Direct.execute
+
+    def stop(self: Direct, statement: bytes, *args: Any, **options: Any) -> int:
+        if statement.startswith(kind) and b"job_run" not in statement:
+            self.close()
+            raise _Killed
+        return execute(self, statement, *args, **options)
+
+    with patch.context() as patched:
+        patched.setattr(Direct, "execute", stop)
+        yield
+
+
+def test_killed_at_any_statement_the_next_run_finishes(
+    blocking: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(blocking)
+    before = answers(blocking)
+    blocking.set_retention("metrics", Retention("30d"))
+    sql.execute("CREATE TABLE metrics_p20010101 (LIKE metrics)")  # somebody else's
+    for kind in (b"LOCK", b"UPDATE", b"COMMENT", b"ALTER", b"INSERT", b"DROP", b"INSERT", b"DROP"):
+        with killed_at(kind, monkeypatch), pytest.raises((_Killed, RuntimeError)):
+            runner.run(blocking, "retention")
+        assert same(before, answers(blocking))
+    orphans = "SELECT relname FROM pg_class WHERE relname ~ '_p[0-9]{8}$' AND NOT relispartition"
+    orphans += " AND relkind = 'r' ORDER BY 1"
+    assert len(sql.execute(orphans).fetchall()) == 2
+    assert runner.run(blocking, "retention").status == "done"
+    assert runner.run(blocking, "retention").status == "nothing"
+    assert sql.execute(orphans).fetchall() == [("metrics_p20010101",)]
+    assert same(before, answers(blocking))
+
+
+def test_beside_it_nobody_waits_and_no_answer_changes(
+    database: Database, sql: psycopg.Connection
+) -> None:
+    with toolkit.connect(database.dsn) as store:
+        filled(store)
+        before, is_over, slowest, wrong = answers(store), Event(), [0.0], list[Exception]()
+
+        def work(settings: Any, number: int) -> None:
+            with toolkit.connect(settings) as mine:
+                while not is_over.is_set():
+                    began = time.monotonic()
+                    try:
+                        if number:
+                            mine.write("metrics", {"ts": [NOW + DAY], "value": [began]}, series="A")
+                        else:
+                            step = ("1h", "1d")[int(began * 100) % 2]
+                            found = mine.read("metrics", ["A", "B"], START, END, step=step)
+                            same([found.to_pandas()], [before[2 if step == "1h" else 6]])
+                    except Exception as error:
+                        wrong.append(error)
+                    slowest[0] = max(slowest[0], time.monotonic() - began)
+
+        kinds = (load_settings(database.dsn), cached(database.dsn), cached(database.dsn))
+        threads = [Thread(target=work, args=(k, n)) for n, k in enumerate(kinds[:2])]
+        threads += [Thread(target=work, args=(kinds[2], 0))]
+        for thread in threads:
+            thread.start()
+        try:
+            report = retained(store, rows="15d")
+        finally:
+            is_over.set()
+            for thread in threads:
+                thread.join()
+        # a writer may be on its way: then the freezing says so, and the next run does it
+        assert report.status in ("done", "skipped"), report
+        store.refresh("metrics")
+        assert runner.run(store, "retention").status in ("done", "nothing")
+        assert not wrong, wrong[0]
+        assert slowest[0] < store.settings.maintenance.lock_timeout
+
+
+def test_a_long_transaction_is_named_and_nobody_waits_for_it(
+    database: Database, sql: psycopg.Connection
+) -> None:
+    settings = load_settings(database.dsn)
+    brief = replace(settings.maintenance, lock_timeout=0.2, tries=1)
+    with (
+        toolkit.connect(replace(settings, maintenance=brief)) as store,
+        psycopg.connect(database.dsn) as reader,
+    ):
+        filled(store)
+        before = answers(store)
+        reader.execute("SELECT count(*) FROM toolkit.metrics")
+        report = retained(store, rows="30d")
+        assert report.status == "failed"
+        assert f"server process {reader.info.backend_pid}" in report.failed[0]
+        # the first waits half detached: for who reads and writes it is gone, and nobody waits
+        sql.execute("SET lock_timeout = '100ms'")
+        store.write("metrics", {"ts": [END], "value": [1.0]}, series="A")
+        store.delete("metrics", "A", END, END + DAY)
+        assert same(before, answers(store))
+        reader.rollback()
+        assert runner.run(store, "retention").status == "done"
+        assert runner.run(store, "retention").status == "nothing"
+        assert same(before, answers(store))
+        assert sql.execute("SELECT min(ts) FROM metrics").fetchone()[0] == mark_of(sql)
+
+
+def test_rows_and_blocks_go_by_their_own_ages(
+    blocking: toolkit.Store, sql: psycopg.Connection
+) -> None:
+    filled(blocking)
+    before = answers(blocking)
+    blocking.set_compress_after("metrics", "10d")
+    with pytest.raises(SchemaError, match="compressed only after 10d"):
+        blocking.set_retention("metrics", Retention(rows="7d"))
+    report = retained(blocking, rows="20d", blocks="40d")
+    assert report.status == "skipped"
+    assert "not in blocks yet; run: toolkit compress" in report.skipped[0].why
+    assert (
+        sql.execute("SELECT frozen_before FROM dataset WHERE name = 'metrics'").fetchone()[0]
+        is None
+    )
+    blocking.compress("metrics")
+    report = runner.run(blocking, "retention")
+    assert report.status == "done"
+    assert same(before, answers(blocking))
+    mark = mark_of(sql)
+    assert NOW - 48 * DAY < mark <= NOW - 40 * DAY
+    assert blocking.read("metrics", "A", START, END).ts[0] == np.datetime64(
+        mark.replace(tzinfo=None)
+    )
+    # late points of blocks that stay are no rows that are past
+    late = {"ts": [mark + DAY + timedelta(minutes=1)], "value": [1e6]}
+    blocking.write("metrics", late, series="A")
+    assert runner.run(blocking, "retention").status == "nothing"
+    blocking.compress("metrics")
+    assert not blocking.verify("metrics").damaged
+    assert blocking.read("metrics", "A", START, END, step="1d")["value_max"].max() == 1e6
+
+
+def test_points_are_exported_before_they_go(
+    database: Database, sql: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(database.dsn)
+    to = replace(settings.maintenance, retain_export=str(tmp_path / "archive"))
+    with toolkit.connect(replace(settings, maintenance=to)) as store:
+        filled(store)
+        native = store.read("metrics", ["A", "B"], START, END).to_pandas()
+        count = tables(sql)
+        report = retained(store, rows="30d")
+        assert report.status == "failed"
+        assert tables(sql) == count
+        assert "there is no folder" in report.failed[0]
+        (tmp_path / "archive").mkdir()
+        first = store.partitions("metrics")[0]
+        kept = tmp_path / "archive" / f"{first.name}.parquet"
+        kept.write_bytes(b"not ours")
+        report = runner.run(store, "retention")
+        assert report.status == "failed"
+        assert "no export of ours" in report.failed[0]
+        assert first.name in {p.name for p in store.partitions("metrics")}
+        kept.unlink()
+        with killed_at(b"COMMENT", monkeypatch), pytest.raises((_Killed, RuntimeError)):
+            runner.run(store, "retention")
+        whole = kept.stat()
+        done = runner.run(store, "retention")
+        assert kept.stat().st_mtime_ns == whole.st_mtime_ns
+        assert done.status == "done"
+        assert done.counts["points_exported"] == 2 * int(
+            (first.span.end - to_us(START)) / 1_200_000_000
+        )
+        create(database, TWIN)
+        for file in sorted((tmp_path / "archive").iterdir()):
+            store.write("twins", pd.read_parquet(file))
+        mark = mark_of(sql)
+        back = store.read("twins", ["A", "B"], START, END).to_pandas()
+        old = native[native.ts < mark.replace(tzinfo=native.ts.dt.tz)]
+        assert back.reset_index(drop=True).equals(old.reset_index(drop=True))
+
+
+def test_rollups_go_after_their_points(blocking: toolkit.Store, sql: psycopg.Connection) -> None:
+    start = datetime(NOW.year - 3, 12, 1, tzinfo=UTC)
+    ts = [start + timedelta(hours=h) for h in range(60 * 24)]
+    blocking.write("metrics", {"ts": ts, "value": np.arange(len(ts)) * 1.0}, series="A")
+    blocking.refresh("metrics")
+    with pytest.raises(SchemaError, match="before its points do"):
+        blocking.set_retention("metrics", Retention(rollups={"5m": "1y"}))
+    edge = datetime(NOW.year - 2, 1, 1, tzinfo=UTC)
+    days = blocking.read("metrics", "A", start, NOW, step="1d").to_pandas()
+    report = retained(blocking, rows="30d", rollups={"5m": "40d", "1h": "40d"})
+    assert report.status == "done", report
+    assert runner.run(blocking, "retention").status == "nothing"
+    assert tables(sql, "metrics_1d_p") == 2
+    assert tables(sql, "metrics_5m_p") == 1
+    assert blocking.read("metrics", "A", start, NOW, step="1d").to_pandas().equals(days)
+    hours = blocking.read("metrics", "A", start, NOW, step="1h")
+    assert hours.ts[0] == np.datetime64(edge.replace(tzinfo=None))
+    with pytest.raises(QueryError, match="are gone, too"):  # a day there is of some hours only
+        blocking.read("metrics", "A", start, NOW, step="1d", tz="Asia/Kolkata")
+    blocking.refresh("metrics")
+    assert tables(sql, "metrics_5m_p") == 1
