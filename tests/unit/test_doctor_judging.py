@@ -131,6 +131,7 @@ def test_a_snapshot_of_before_a_reset_is_not_compared_with() -> None:
         (Setting("b", "4096", "kB", "user", False, None), 1536 << 10, "1536kB", "1536"),
         (Setting("c", "300", "s", "sighup", False, None), 900.0, "15min", "900"),
         (Setting("d", "-1", "ms", "superuser", False, None), 0.25, "250ms", "250"),
+        (Setting("d", "64", "8kB", "postmaster", False, None), -1, "-1", "-1"),
         (Setting("e", "4", "", "user", False, None), 1.1, "1.1", "1.1"),
     ],
 )

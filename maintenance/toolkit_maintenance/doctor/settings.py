@@ -55,6 +55,8 @@ class Setting:
 
     def shown(self, value: float) -> str:
         """Return a value as the configuration file takes it, with a unit a person can read."""
+        if value < 0:
+            return "-1"
         if self.is_size and value > 0:
             whole = int(value)
             unit = next(u for u in ("GB", "MB", "kB", "B") if whole % _SIZES[u] == 0)
@@ -68,11 +70,8 @@ class Setting:
 
     def counted(self, value: float) -> str:
         """Return a value in the setting's own unit, as parameter groups of providers take it."""
-        return (
-            f"{value / self.scale:g}"
-            if abs(value / self.scale) < 1e6
-            else str(int(value / self.scale))
-        )
+        count = -1.0 if value < 0 else value / self.scale
+        return str(round(count)) if count == round(count) else f"{count:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +154,10 @@ def maintenance_work_mem(on: Server) -> Wanted:
 
 
 def wal_buffers(on: Server) -> Wanted:
-    """A thirty-second of shared_buffers, at most a segment of 16 MB: what -1 makes of it (docs)."""
+    """-1: a thirty-second of shared_buffers, at most a segment of 16 MB (docs)."""
     value = max(64 * _KB, min(16 * _MB, on.now["shared_buffers"].value // 32 // 8192 * 8192))
-    return _least(value, "what -1 makes of shared_buffers: a thirty-second, up to 16 MB")
+    low = value * (1 - TOLERANCE)
+    return Wanted(-1, low, float("inf"), "a thirty-second of shared_buffers, up to 16 MB")
 
 
 def random_page_cost(on: Server) -> Wanted:
