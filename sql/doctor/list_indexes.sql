@@ -10,7 +10,7 @@ WITH every AS (
     SELECT i.indexrelid, i.indrelid, c.relname, coalesce(pg_partition_root(i.indexrelid), i.indexrelid)
                AS top,
            i.indisvalid AND i.indisready AND i.indislive AS is_valid, c.relkind,
-           CASE WHEN c.relkind = 'i' THEN pg_relation_size(c.oid) ELSE 0 END AS bytes,
+           CASE WHEN c.relkind = 'i' THEN coalesce(pg_relation_size(c.oid), 0) ELSE 0 END AS bytes,
            pg_stat_get_numscans(c.oid) AS scans, {last_scan} AS scanned_at
     FROM pg_index AS i
     JOIN pg_class AS c ON c.oid = i.indexrelid

@@ -1,5 +1,5 @@
--- What: the tables of a schema that hold rows, with what the server has counted of each; NULL where
---   it has not been counted.
+-- What: the tables of a schema that hold rows, with what the server has counted of each. One that is
+--   dropped meanwhile has no size.
 -- Params: schema.
 -- Columns: topmost table, table, is it a partition, bound of a partition, bytes of its rows, pages,
 --   pages all visible, live rows, dead rows, scans from end to end, rows they read, rows found by
@@ -17,7 +17,7 @@ SELECT r.relname, c.relname, c.relispartition,
        x.hit, x.read, coalesce(c.reloptions, '{{}}'), c.reltuples::float8
 FROM pg_class AS c
 JOIN pg_class AS r ON r.oid = coalesce(pg_partition_root(c.oid), c.oid)
-CROSS JOIN LATERAL (SELECT pg_relation_size(c.oid) AS bytes) AS s
+CROSS JOIN LATERAL (SELECT coalesce(pg_relation_size(c.oid), 0) AS bytes) AS s
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(pg_stat_get_tuples_returned(i.indexrelid)), 0)::bigint AS fetched,
            coalesce(sum(pg_stat_get_blocks_hit(i.indexrelid)), 0)::bigint AS hit,
