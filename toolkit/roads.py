@@ -94,10 +94,9 @@ class Roads:
         self.reader = self.readings.home.reader
         self.writer = Writer(driver, directory, partitioning, plausible, run)
         self.backfiller = Backfiller(driver, directory, partitioning, plausible, parallel, run)
-        self.eraser = Eraser(driver, directory, run)
+        self.eraser, self.verifier = Eraser(driver, directory, run), Verifier(driver, directory)
         self.refresher = Refresher(driver, directory, settings.cache.keep_log, run)
         self.packer = Packer(driver, directory, partitioning, parallel, run)
-        self.verifier = Verifier(driver, directory)
 
     async def read(self, query: Query, counts: bool = True) -> Columns:
         columns, size = self.reader.held(query), 0
