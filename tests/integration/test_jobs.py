@@ -361,7 +361,7 @@ def test_a_pooler_is_gone_around(
 def test_every_job_has_a_setting_and_a_section() -> None:
     page = (PROJECT / "docs" / "maintenance.md").read_text("utf-8")
     for name in JOBS:
-        assert MaintenanceOptions().every(name) is not None
+        assert hasattr(MaintenanceOptions(), name)
         assert f"\n## {name}\n" in page
 
 
