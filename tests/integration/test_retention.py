@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from fix_stores import cached, create
 from fix_topologies import over
 
 import toolkit
-from toolkit import Retention, migrate
+from toolkit import Retention, migrate, refresher
 from toolkit.dataset import METRICS
 from toolkit.errors import (
     DatabaseError,
@@ -162,16 +162,17 @@ def test_replicas_answer_as_before(cluster: MakeCluster) -> None:
     "seed", [0, *[pytest.param(n, marks=pytest.mark.soak) for n in range(1, 20)]]
 )
 def test_any_history_leaves_the_bars_of_a_twin_that_keeps_all(
-    database: Database, seed: int
+    database: Database, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = np.random.default_rng(seed)
+    monkeypatch.setattr(refresher, "SLICE", timedelta(hours=30))  # so that the newest go before
     create(database, TWIN)
     with toolkit.connect(cached(database.dsn, max_age=0.0)) as store:
         filled(store, "metrics", "twins")
         ages, oldest = (60, 50, 30, 15) if seed else (50, 20), START
         for age in ages:
             for _ in range(6 if seed else 4):
-                move = random.integers(5)
+                move = random.integers(6)
                 at = oldest + (END - oldest) * random.random()
                 for dataset in ("metrics", "twins"):
                     if move <= 1:
@@ -180,10 +181,14 @@ def test_any_history_leaves_the_bars_of_a_twin_that_keeps_all(
                     elif move == 2:
                         store.delete(dataset, "B", at, at + timedelta(hours=30))
                     elif move == 3:
-                        store.refresh(dataset)
+                        monkeypatch.setattr(refresher, "HEAD", datetime.now(UTC) - at)
+                        store.refresh(dataset, max_runtime=1e-9 if random.random() < 0.5 else None)
+                    elif move == 4:
+                        assert store.audit(dataset).wrong == 0
                     elif dataset == "metrics":
                         store.compress(dataset, None, oldest, at)
             store.refresh("metrics")
+            assert store.audit("metrics").wrong == 0
             ages_of = {"rows": f"{age}d", "blocks": f"{age}d"}
             assert retained(store, **ages_of).status in ("done", "nothing")
             with psycopg.connect(database.dsn, options="-c search_path=toolkit") as sql:
