@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 from toolkit.dataset import Dataset
+from toolkit.errors import CorruptBlock
 from toolkit.partitions import Partition
 from toolkit.reclaiming import WORTH
 from toolkit.statements import compose
@@ -49,13 +50,18 @@ def moves(
             continue
         start = to_datetime(partition.span.start)
         end = to_datetime(min(partition.span.end, before, LATEST))
-        found = _report(ground, dataset, start, end, only_late=only_late, is_dry=True)
+        found, damage = PackReport(dataset.name), ""
+        try:
+            found = _report(ground, dataset, start, end, only_late=only_late, is_dry=True)
+        except CorruptBlock as error:  # the act passes it over, does the others, and names it
+            damage = str(error)
         # a run that was cut may have moved the last row, and not given back the space
         is_large = partition.bytes >= WORTH and partition.span.end <= before
         is_emptied = is_large and not found.points and not _holds_rows(ground, partition)
-        done = [not found.points and not is_emptied]
+        done = [not (found.points or is_emptied or damage)]
+        why = damage or f"{found.points:,} points, about {found.block_bytes:,} bytes as blocks"
         while not done[0]:
-            yield _act(ground, dataset, partition, (start, end, only_late), found, done)
+            yield _act(ground, dataset, partition, (start, end, only_late), found, why, done)
             if ground.is_dry:
                 break
 
@@ -71,12 +77,14 @@ def _act(
     partition: Partition,
     what: tuple[datetime, datetime, bool],
     found: PackReport,
+    why: str,
     done: list[bool],
 ) -> Act:
     start, end, only_late = what
     verb = "recompress" if only_late else "compress"
 
     def do() -> Counts:
+        done[0] = True  # also where it fails: it is not tried for ever
         so_far = [PackReport(dataset.name)]
 
         def on_progress(report: PackReport, total: int) -> None:
@@ -89,8 +97,8 @@ def _act(
             report = _report(
                 ground, dataset, start, end, only_late=only_late, on_progress=on_progress
             )
-            done[0] = True
         except _OutOfTime:  # each span is a transaction
+            done[0] = False
             report = so_far[0]
         return {
             "points_moved": report.points,
@@ -110,7 +118,7 @@ def _act(
         f"ROW EXCLUSIVE on {partition.name}; ACCESS EXCLUSIVE for a moment once it is empty",
         do,
         partition.bytes,
-        f"{found.points:,} points, about {found.block_bytes:,} bytes as blocks",
+        why,
     )
 
 

@@ -60,6 +60,7 @@ def prune(ground: Ground, dataset: Dataset) -> Iterator[Act]:
 
 def _act(ground: Ground, dataset: Dataset, levels: tuple[LevelWork, ...], done: Done) -> Act:
     def do() -> Counts:
+        done.is_all = True  # also where it fails: it is not tried for ever
         report = ground.store.refresh(
             dataset.name,
             lambda step, n: ground.say(f"refresh {dataset.name} {step}: {n:,} buckets"),

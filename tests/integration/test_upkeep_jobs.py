@@ -88,6 +88,9 @@ def test_late_points_are_folded_in_and_blocks_are_read_once_a_period(
     assert "damaged block" in report.failed[0]
     assert "'a'" in report.failed[0]
     assert runner.run(old, "verify").status == FAILED  # until it is repaired
+    old.write("metrics", {**late, "value": late["value"] + 9}, series="a")
+    for job in ("refresh", "recompress"):  # these fail, too, and end
+        assert runner.run(old, job).status == FAILED
 
 
 def test_the_audit_job_repairs_and_looks_once_a_day(
