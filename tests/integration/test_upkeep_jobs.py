@@ -82,13 +82,13 @@ def test_late_points_are_folded_in_and_blocks_are_read_once_a_period(
     assert runner.run(old, "verify").status == NOTHING
 
     sql.execute("UPDATE looked_at SET at = now() - interval '31 days'")
+    old.write("metrics", {**late, "value": late["value"] + 9}, series="a")
     sql.execute("UPDATE metrics_blocks SET value = '\\x00' WHERE series_id = 1")
     report = runner.run(old, "verify")
     assert (report.status, report.counts["points_decoded"]) == (FAILED, 60 * 72)
     assert "damaged block" in report.failed[0]
     assert "'a'" in report.failed[0]
     assert runner.run(old, "verify").status == FAILED  # until it is repaired
-    old.write("metrics", {**late, "value": late["value"] + 9}, series="a")
     for job in ("refresh", "recompress"):  # these fail, too, and end
         assert runner.run(old, job).status == FAILED
 
