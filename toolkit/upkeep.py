@@ -208,8 +208,8 @@ class Upkeep:
     def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
         """Drop the partitions that lie wholly inside ``[start, end)`` with all their points.
 
-        The change log hears of it: rollups lose those points at the next refresh. Takes the
-        strongest lock on the dataset for a moment.
+        The change log hears of it: rollups lose those points at the next refresh, but for what
+        retention has frozen. Takes the strongest lock on the dataset for a moment.
         """
         return drive(self._roads.drop_partitions(dataset, start, end))
 
