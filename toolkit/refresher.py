@@ -330,7 +330,6 @@ class Refresher:
         def make() -> bytes:
             tables = {
                 "rollup": name(entry.schema, state),
-                "level": name(entry.schema, _ALL),
                 "head": name(entry.schema, _NEWEST),
                 "log": name(entry.schema, f"{entry.dataset.name}_log"),
                 "dataset": name(entry.schema, "dataset"),
@@ -389,12 +388,7 @@ def _widths(rollup: Rollup) -> dict[str, Any]:
 
 
 def _changed(entry: Entry, state: str) -> Composed:
-    tables = {
-        "log": f"{entry.dataset.name}_log",
-        "state": state,
-        "rollup": "rollup",
-        "dataset": "dataset",
-    }
+    tables = {"log": f"{entry.dataset.name}_log", "rollup": state, "dataset": "dataset"}
     return part("refresh/list_changed", **{k: name(entry.schema, v) for k, v in tables.items()})
 
 

@@ -5,9 +5,7 @@
 SELECT l.series_id, range_agg(tstzrange(
     greatest(date_bin(%(width)s, l.lo, %(origin)s), d.frozen_before),
     date_bin(%(width)s, l.hi + %(width)s - interval '1 microsecond', %(origin)s))) AS ranges
-FROM {log} AS l, {state} AS r
-JOIN {rollup} AS u ON u.id = r.id
-JOIN {dataset} AS d ON d.id = u.dataset_id
+FROM {log} AS l, {rollup} AS r JOIN {dataset} AS d ON d.id = r.dataset_id
 WHERE r.id = %(rollup)s
   AND l.hi > coalesce(d.frozen_before, '-infinity')
   AND (l.series_id, l.lo) > (%(after_series)s, %(after_lo)s)

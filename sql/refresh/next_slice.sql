@@ -42,8 +42,7 @@ CROSS JOIN LATERAL (
     SELECT min(b.low) AS low, max(b.high) AS high, array_agg(DISTINCT y.year) AS years
     FROM {log} AS l
     CROSS JOIN {rollup} AS r
-    JOIN {level} AS u ON u.id = r.id
-    JOIN {dataset} AS d ON d.id = u.dataset_id
+    JOIN {dataset} AS d ON d.id = r.dataset_id
     CROSS JOIN LATERAL (
         SELECT greatest(date_bin(%(width)s, l.lo, %(origin)s), d.frozen_before) AS low,
                date_bin(%(width)s, l.hi + %(width)s - interval '1 microsecond', %(origin)s) AS high
