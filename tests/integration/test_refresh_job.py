@@ -203,7 +203,7 @@ def test_the_command_plans_runs_audits_and_is_alone(
         said = run()
         assert (said.exit_code, "runs already" in said.stderr) == (4, True)
     said = run("--max-runtime", "10m")
-    assert (said.exit_code, said.stdout[:13]) == (0, "refresh: done")
+    assert (said.exit_code, "refresh: done" in said.stdout) == (0, True)
     found = json.loads(run("metrics", "--audit", "--json").stdout)
     assert (found["job"], found["counts"]["buckets_counted"]) == ("audit", 12 + 1 + 1)
     said = run("--max-runtime", "soon")
