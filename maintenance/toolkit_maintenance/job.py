@@ -58,7 +58,8 @@ class Job:
     """A kind of maintenance: ``plan`` yields what is to be done now, lazily.
 
     A plan looks at the server anew where an earlier act may have changed it; after all acts were
-    done a second plan yields none. A run ends where one that has just failed is yielded again.
+    done a second plan yields none. One that failed is passed over where it is yielded again in
+    the same run, and the run ends where nothing else comes.
     How often it is due say the settings, ``[maintenance]``.
     """
 

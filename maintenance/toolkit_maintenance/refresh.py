@@ -66,7 +66,6 @@ def _act(ground: Ground, dataset: Dataset, levels: tuple[LevelWork, ...], done: 
             lambda step, n: ground.say(f"refresh {dataset.name} {step}: {n:,} buckets"),
             max_runtime=ground.left,
         )
-        done.is_all = not report.is_cut
         if report.damaged:  # all others are done; these are told until they are repaired
             count = len(report.damaged)
             blocks = "1 block is" if count == 1 else f"{count:,} blocks are"
@@ -74,6 +73,7 @@ def _act(ground: Ground, dataset: Dataset, levels: tuple[LevelWork, ...], done: 
                 f"{blocks} damaged: what changed over it waits for its repair; "
                 + "; ".join(map(str, report.damaged[:10]))
             )
+        done.is_all = not report.is_cut
         return {
             "buckets_computed": sum(level.computed for level in report.levels),
             "buckets_written": sum(level.written for level in report.levels),

@@ -222,9 +222,10 @@ class _Run:
     def act(self, *, is_dry: bool = False) -> None:
         """Do the acts of the plan until it ends, or its time does; one that fails stops no other.
 
-        What was asked for wrongly, and a server that is gone, end it.
+        What was asked for wrongly, and a server that is gone, end it; so does a plan that looks
+        anew, and has come round with nothing but what failed: it would offer that for ever.
         """
-        plan = self.job.plan(self.ground)
+        plan, again = self.job.plan(self.ground), set[str]()
         while not self.is_cut:
             found: Act | Skip | None = None
             try:
@@ -238,8 +239,11 @@ class _Run:
                 elif self._is_over():
                     self.is_cut = True
                 elif found.what in self.refused:
-                    return  # a plan that looks anew finds it undone, and would for ever
+                    if found.what in again:
+                        return
+                    again.add(found.what)
                 else:
+                    again.clear()
                     self.ground.say(found.what)
                     came = found.do()
                     if isinstance(came, Skip):

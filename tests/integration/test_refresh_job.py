@@ -76,6 +76,26 @@ def test_a_refresh_of_one_dataset_leaves_the_others(blocking: toolkit.Store) -> 
         runner.run(blocking, "refresh", ["nosuch"])
 
 
+def test_a_dataset_whose_refresh_fails_keeps_no_other_back(
+    blocking: toolkit.Store, sql: psycopg.Connection
+) -> None:
+    store_bars(blocking, 10)  # has less to do, and is first
+    blocking.write("metrics", minutes(1_000), series="a")
+    sql.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE 'not in here' USING ERRCODE = TG_ARGV[0]; END $$"
+    )
+    for code, status in (("P0001", "failed"), ("42501", "skipped")):
+        sql.execute(
+            "CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON candles_5m "
+            f"FOR EACH ROW EXECUTE FUNCTION refuse('{code}')"
+        )
+        blocking.write("metrics", minutes(1_000), series=code)
+        report = runner.run(blocking, "refresh")
+        assert (report.status, report.done) == (status, ("refresh metrics",))
+        assert (unfollowed(blocking), unfollowed(blocking, "candles") > 0) == (0, True)
+
+
 @pytest.fixture
 def corrupt(store: Any, sql: psycopg.Connection) -> Any:
     """A refreshed dataset, half of it blocks, of which three rollup rows were changed by hand."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -49,6 +50,25 @@ def test_compress_is_cut_and_gone_on_with_and_ends(
     assert (status in (DONE, NOTHING), moved) == (True, 180)
     assert runner.run(old, "compress").status == NOTHING
     assert runner.run(old, "compress", ["candles"]).status == SKIPPED  # it has no policy
+
+
+def test_a_partition_that_cannot_be_compressed_keeps_no_other_back(
+    old: toolkit.Store, sql: psycopg.Connection
+) -> None:
+    for month in (2, 3):
+        old.write("metrics", minutes(10, datetime(2024, month, 1, tzinfo=UTC)), series="a")
+    first = old.partitions("metrics")[0].name
+    sql.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE 'not in here'; END $$"
+    )
+    sql.execute(
+        f"CREATE TRIGGER refuse BEFORE DELETE ON {first} FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    report = runner.run(old, "compress")
+    assert (report.status, len(report.failed), len(report.done)) == (FAILED, 1, 2)
+    assert f"compress {first}: " in report.failed[0]
+    assert report.counts["points_moved"] == 20
 
 
 def test_late_points_are_folded_in_and_blocks_are_read_once_a_period(
