@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -84,7 +84,8 @@ def maintain(
     ``jobs`` are those that may be, by default all; ``always`` takes them due or not. A job that
     runs already is passed over (``busy``), and one that fails, or whose session is ended, does
     not keep the others from their turn. ``max_runtime`` seconds are for all of them together:
-    what is left is due at once the next time.
+    what is left is due at once the next time. Where the server is lost between two jobs it ends
+    with the reports that there are, and one of the job whose turn it was.
     """
     wanted = [_job(j) for j in jobs] if jobs is not None else list(JOBS.values())
     until = None if max_runtime is None else time.monotonic() + max_runtime
@@ -97,7 +98,14 @@ def maintain(
         if left is not None and left <= 0:
             reports.append(Report(job.name, CUT))
             continue
-        with _session(store) as direct:
+        with ExitStack() as stack:
+            try:
+                direct = stack.enter_context(_session(store))
+            except ToolkitError as error:
+                if not reports:
+                    raise
+                reports.append(Report(job.name, FAILED, failed=(_why(error),)))
+                break  # the others would find no server, either
             try:
                 report = _run(store, direct, job, (), is_dry, left, say, always)
                 reports += [report] if report is not None else []

@@ -26,7 +26,7 @@ from fix_servers import ON_ONE_VERSION, PROJECT, Database
 import toolkit
 import toolkit_maintenance
 from toolkit.config import Settings, load_settings
-from toolkit.errors import ConfigError, UnknownName
+from toolkit.errors import ConfigError, ToolkitError, UnknownName
 from toolkit.options import MaintenanceOptions
 from toolkit_maintenance import jobs, maintain, partitions, run
 from toolkit_maintenance.ground import Ground
@@ -190,6 +190,38 @@ def test_what_fails_stops_neither_another_act_nor_another_job(
         assert [r.job for r in maintain(store, is_dry=True)] == ["vacuum"]
         rows(database.dsn, AGO, "61 seconds")
         assert "reindex" in [r.job for r in maintain(store, is_dry=True)]
+
+
+def test_where_no_session_is_to_be_had_what_was_done_is_told(
+    database: Database, register: Register
+) -> None:
+    connections = "ALTER DATABASE {} ALLOW_CONNECTIONS {}"
+    name = value(database.dsn, "SELECT current_database()")
+
+    def shut(is_open: bool) -> None:
+        with psycopg.connect(database.admin_dsn, dbname="postgres", autocommit=True) as server:
+            server.execute(connections.format(name, is_open))
+
+    register(
+        job("partitions", "SELECT 1"),
+        job("refresh", lambda ground: shut(False)),
+        job("vacuum", "SELECT 1"),
+        job("cleanup", "SELECT 1"),
+    )
+    with toolkit.connect(database.dsn) as store:
+        try:
+            reports = maintain(store)
+            with pytest.raises(ToolkitError):  # nothing was done that could be told
+                maintain(store, ["vacuum"], always=True)
+        finally:
+            shut(True)
+        assert [(r.job, r.status) for r in reports] == [
+            ("partitions", "done"),
+            ("refresh", "done"),
+            ("vacuum", "failed"),
+        ]
+        assert "not currently accepting connections" in reports[2].failed[0]
+        assert [r.job for r in maintain(store)] == ["vacuum", "cleanup"]
 
 
 def test_what_failed_is_not_tried_again_in_the_same_run(
