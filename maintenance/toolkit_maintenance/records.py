@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import inf
 from typing import Protocol
 
 from toolkit.drivers import Params, Rows
@@ -73,6 +74,18 @@ class JobState:
         if due is None or self.started_at is None:
             return True
         return due - min((due - self.started_at) / 10, _NEARLY) <= now
+
+    def turns(self, every: timedelta, now: datetime) -> float:
+        """Return how many turns have passed since it ended last, at least 1; inf: it never ran.
+
+        >>> ended = datetime(2026, 1, 1, 12)
+        >>> state = JobState("refresh", "cut", ended - timedelta(hours=1), ended)
+        >>> now = ended + timedelta(minutes=10)
+        >>> state.turns(timedelta(minutes=1), now), state.turns(timedelta(days=1), now)
+        (10, 1)
+        """
+        last = self.ended_at or self.started_at
+        return inf if last is None else max(1, (now - last) // every)
 
 
 def read_states(

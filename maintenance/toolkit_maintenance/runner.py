@@ -23,7 +23,7 @@ from toolkit.errors import (
 from toolkit.opening import primary_of
 from toolkit.statements import compose
 from toolkit.store import Store
-from toolkit_maintenance import records
+from toolkit_maintenance import partitions, records
 from toolkit_maintenance.ground import Ground, Say
 from toolkit_maintenance.job import (
     BUSY,
@@ -131,13 +131,18 @@ def jobs(store: Store) -> list[JobState]:
 
 
 def _due(store: Store, direct: Direct, wanted: list[Job]) -> list[Job]:
+    """Return those that are due: who has missed the most turns first, so that none starves.
+
+    Among those that have missed none it is their own order; without a partition writes wait.
+    """
     options = store.settings.maintenance
     states, now = records.read_states(direct, store.settings.schema, wanted)
-    return [
-        job
-        for job in wanted
-        if (every := options.every(job.name)) is not None and states[job.name].is_due(every, now)
-    ]
+    found = []
+    for job in wanted:
+        every, state = options.every(job.name), states[job.name]
+        if every is not None and state.is_due(every, now):
+            found.append((job.name != partitions.JOB.name, -state.turns(every, now), job))
+    return [job for *_, job in sorted(found, key=lambda f: f[:2])]
 
 
 def _job(name: str) -> Job:
