@@ -45,6 +45,18 @@ _log = logging.getLogger("toolkit_maintenance")
 _NO_RIGHT = "42501"
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What somebody wants of a run; ``always``: due or not."""
+
+    targets: tuple[str, ...] = ()
+    always: bool = False
+    is_dry: bool = False
+    is_forced: bool = False
+    max_runtime: float | None = None
+    say: Say = lambda text: None
+
+
 def run(
     store: Store,
     job: str,
@@ -62,10 +74,9 @@ def run(
     ``is_forced``: what is named is done, needed or not (vacuum and reindex).
     """
     wanted = _job(job)
+    wish = _Wish(tuple(targets), True, is_dry, is_forced, max_runtime, say)
     with _session(store) as direct:
-        report = _run(
-            store, direct, wanted, tuple(targets), is_dry, max_runtime, say, True, is_forced
-        )
+        report = _run(store, direct, wanted, wish)
     assert report is not None
     return report
 
@@ -88,6 +99,7 @@ def maintain(
     with the reports that there are, and one of the job whose turn it was.
     """
     wanted = [_job(j) for j in jobs] if jobs is not None else list(JOBS.values())
+    wish = _Wish(always=always, is_dry=is_dry, say=say)
     until = None if max_runtime is None else time.monotonic() + max_runtime
     if not always:
         with _session(store) as direct:
@@ -107,7 +119,7 @@ def maintain(
                 reports.append(Report(job.name, FAILED, failed=(_why(error),)))
                 break  # the others would find no server, either
             try:
-                report = _run(store, direct, job, (), is_dry, left, say, always)
+                report = _run(store, direct, job, replace(wish, max_runtime=left))
                 reports += [report] if report is not None else []
             except ToolkitError as error:
                 reports.append(Report(job.name, FAILED, failed=(_why(error),)))
@@ -160,35 +172,33 @@ def _session(store: Store) -> Iterator[Direct]:
         yield direct
 
 
-def _run(
-    store: Store,
-    direct: Direct,
-    job: Job,
-    targets: tuple[str, ...],
-    is_dry: bool,
-    max_runtime: float | None,
-    say: Say,
-    always: bool,
-    is_forced: bool = False,
-) -> Report | None:
+def _run(store: Store, direct: Direct, job: Job, wish: _Wish) -> Report | None:
     """Run a job; None if it is not due any more, for somebody has just done so."""
     started = time.monotonic()
     is_standby, now = direct.fetch(compose("jobs/look_at_server"))[0]
     if is_standby:
         standby = Skip(job.name, f"{direct.node} is a standby: it takes no writes")
         return Report(job.name, SKIPPED, now, skipped=(standby,))
-    until = None if max_runtime is None else started + max_runtime
-    options = store.settings.maintenance
-    ground = Ground(store, direct, now, options, targets, until, is_dry, is_forced, say)
-    if is_dry:  # without the lock: it may be asked while the job runs
+    ground = Ground(
+        store,
+        direct,
+        now,
+        store.settings.maintenance,
+        wish.targets,
+        until=None if wish.max_runtime is None else started + wish.max_runtime,
+        is_dry=wish.is_dry,
+        is_forced=wish.is_forced,
+        say=wish.say,
+    )
+    if wish.is_dry:  # without the lock: it may be asked while the job runs
         direct.execute(b"SET default_transaction_read_only = on")
         return _Run(job, ground, now, started).planned()
     try:
         with direct.alone(f"job {ground.schema} {job.name}"):
-            if not always and not _due(store, direct, [job]):
+            if not wish.always and not _due(store, direct, [job]):
                 return None
             try:
-                number, began = records.begin(direct, ground.schema, job.name, targets)
+                number, began = records.begin(direct, ground.schema, job.name, wish.targets)
             except DatabaseError as error:
                 if error.sqlstate != _NO_RIGHT:
                     raise
