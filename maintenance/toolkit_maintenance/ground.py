@@ -15,7 +15,7 @@ from toolkit.statements import Part, name
 from toolkit.store import Store
 
 Say = Callable[[str], None]
-_LONG_S = 86_400.0
+_SHORT_S, _LONG_S = 1.0, 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,14 @@ class Ground:
         """Seconds that are left of the run's time; None: any number."""
         return None if self.until is None else self.until - time.monotonic()
 
+    @property
+    def timeout(self) -> float:
+        """Seconds for a statement: what is left of the run's time, a second at least, a day at most.
+
+        A run may be over between two statements that belong together.
+        """
+        return _LONG_S if self.left is None else max(_SHORT_S, min(self.left, _LONG_S))
+
     def datasets(self) -> list[Dataset]:
         """Return the datasets that are meant: those named by ``targets``, else all."""
         found = {d.name: d for d in self.store.datasets()}
@@ -74,8 +82,7 @@ class Ground:
         ``together`` in one transaction; not so what is CONCURRENTLY, which takes until the run's
         time is over.
         """
-        left = _LONG_S if self.left is None else min(self.left, _LONG_S)
-        timeout = None if together else max(1.0, left)
+        timeout = None if together else self.timeout
         self.direct.patiently(statements, what, self.patience, together=together, timeout=timeout)
 
 

@@ -164,10 +164,9 @@ def alone_on(
     """
     if (skip := taken(ground, oid, what)) is not None:
         return skip
-    timeout = max(1.0, min(ground.left or 86_400.0, 86_400.0))
     try:
         ground.direct.patiently(
-            statements, what, Patience(waits, tries=1), together=False, timeout=timeout
+            statements, what, Patience(waits, tries=1), together=False, timeout=ground.timeout
         )
     except Busy as error:
         return Skip(what, f"passed over: {error}", is_warning=True, is_busy=True)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import pytest
 from fix_catalog import rows
 from fix_jobs import Register, job
 from fix_servers import Database
 
 import toolkit
 from toolkit.config import load_settings
+from toolkit.errors import QueryTimeout
 from toolkit.options import MaintenanceOptions
-from toolkit_maintenance import maintain
+from toolkit_maintenance import maintain, run
 from toolkit_maintenance.ground import Ground
+from toolkit_maintenance.runner import _session
 
 
 def test_who_has_missed_the_most_turns_is_first_and_none_starves(
@@ -55,3 +58,23 @@ def test_who_has_missed_the_most_turns_is_first_and_none_starves(
         ran("refresh", "1 minute")
         ran("partitions", "1 hour")
         assert due() == ["partitions", "cleanup", "warm", "refresh", "verify"]
+
+
+def test_a_statement_after_the_end_of_the_time_has_a_second(
+    database: Database, register: Register
+) -> None:
+    def late(ground: Ground) -> None:
+        time.sleep(min(max(ground.left or 0, 0), 1))
+        timeouts.append(ground.timeout)
+        ground.direct.execute(b"SELECT pg_sleep(0.01)", timeout=ground.timeout)
+
+    timeouts: list[float] = []
+    register(job("vacuum", late, "SELECT 1"))
+    with toolkit.connect(database.dsn) as store:
+        assert run(store, "vacuum", max_runtime=0.5).status == "cut"
+        assert run(store, "vacuum", max_runtime=1e9).status == "done"
+    assert timeouts == [1.0, 86_400.0]
+    with _session(store) as direct:
+        for left in (0, -1.5, 0.0001):  # 0 would be any time, and less than that an error
+            with pytest.raises(QueryTimeout):
+                direct.fetch(b"SELECT pg_sleep(5)", timeout=left)

@@ -180,8 +180,12 @@ def try_alone(name: str) -> tuple[bytes, Params]:
 
 
 def patience(timeout: float) -> bytes:
-    """Return what lets the next statements of a connection take so many seconds."""
-    return SQL("SET statement_timeout = {}").format(Literal(round(timeout * 1000))).as_bytes(None)
+    """Return what lets the next statements of a connection take so many seconds.
+
+    Where none are left it is a millisecond: 0 would be as long as they like.
+    """
+    milliseconds = max(1, round(timeout * 1000))
+    return SQL("SET statement_timeout = {}").format(Literal(milliseconds)).as_bytes(None)
 
 
 def begin(
