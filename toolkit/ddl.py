@@ -293,18 +293,28 @@ def _log_runs(dataset: Dataset, schema: str, rows: str) -> str:
 
 def _trigger_function(dataset: Dataset, schema: str, *, guards: bool = False) -> str:
     both = "(SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u"
+
+    def logged(rows: str) -> str:
+        runs = _log_runs(dataset, schema, rows)
+        if not guards:
+            return runs
+        return f"""WITH logged AS (
+        {runs}
+        RETURNING lo)
+        SELECT min(lo) INTO low FROM logged"""
+
     return f"""CREATE FUNCTION {ident(schema, changed_function(dataset.name))}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
-{"DECLARE mark timestamptz; " if guards else ""}BEGIN
+{"DECLARE low timestamptz; mark timestamptz; " if guards else ""}BEGIN
     -- points that move between rows and blocks change no answer
     IF current_setting('toolkit.moving', true) = 'on' THEN
         RETURN NULL;
     ELSIF TG_OP = 'INSERT' THEN
-        {_log_runs(dataset, schema, "new_rows")};
+        {logged("new_rows")};
     ELSIF TG_OP = 'DELETE' THEN
-        {_log_runs(dataset, schema, "old_rows")};
+        {logged("old_rows")};
     ELSE
-        {_log_runs(dataset, schema, both)};
+        {logged(both)};
     END IF;{_guard(dataset, schema) if guards else ""}
     RETURN NULL;
 END
@@ -312,13 +322,15 @@ $changed$"""
 
 
 def _guard(dataset: Dataset, schema: str) -> str:
-    # in the statement that has just logged: its snapshot is of after the log was locked for that
+    # a statement of its own: its snapshot is of after the log was locked by the one that logged;
+    # where all statements have the transaction's, a mark that has moved since ends it with 40001
+    catalog, it = ident(schema, "dataset"), literal(dataset.name)
     return f"""
-    SELECT d.frozen_before INTO mark FROM {ident(schema, "dataset")} AS d
-    WHERE d.name = {literal(dataset.name)};
-    IF mark IS NOT NULL AND EXISTS (
-        SELECT FROM {ident(schema, f"{dataset.name}_log")} AS l
-        WHERE l.xid = pg_current_xact_id() AND l.lo < mark) THEN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM FROM {catalog} AS d WHERE d.name = {it} FOR SHARE;
+    END IF;
+    SELECT d.frozen_before INTO mark FROM {catalog} AS d WHERE d.name = {it};
+    IF low < mark THEN
         RAISE EXCEPTION 'points of {dataset.name} before % are frozen: retention may have dropped '
             'some, and rollups stand for them; write and delete from then on', mark
             USING ERRCODE = 'object_not_in_prerequisite_state';

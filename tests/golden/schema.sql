@@ -1080,40 +1080,49 @@ COMMENT ON FUNCTION "toolkit".ensure_partitions(text, timestamptz, timestamptz) 
 
 CREATE OR REPLACE FUNCTION "toolkit"."candles_changed_v1"() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
-DECLARE mark timestamptz; BEGIN
+DECLARE low timestamptz; mark timestamptz; BEGIN
     -- points that move between rows and blocks change no answer
     IF current_setting('toolkit.moving', true) = 'on' THEN
         RETURN NULL;
     ELSIF TG_OP = 'INSERT' THEN
+        WITH logged AS (
         INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '300 seconds'
         FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
                      b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
               FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
                     FROM new_rows) AS touched) AS numbered
-        GROUP BY series_id, cell, run;
+        GROUP BY series_id, cell, run
+        RETURNING lo)
+        SELECT min(lo) INTO low FROM logged;
     ELSIF TG_OP = 'DELETE' THEN
+        WITH logged AS (
         INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '300 seconds'
         FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
                      b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
               FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
                     FROM old_rows) AS touched) AS numbered
-        GROUP BY series_id, cell, run;
+        GROUP BY series_id, cell, run
+        RETURNING lo)
+        SELECT min(lo) INTO low FROM logged;
     ELSE
+        WITH logged AS (
         INSERT INTO "toolkit"."candles_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '300 seconds'
         FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
                      b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
               FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
                     FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
-        GROUP BY series_id, cell, run;
+        GROUP BY series_id, cell, run
+        RETURNING lo)
+        SELECT min(lo) INTO low FROM logged;
     END IF;
-    SELECT d.frozen_before INTO mark FROM "toolkit"."dataset" AS d
-    WHERE d.name = 'candles';
-    IF mark IS NOT NULL AND EXISTS (
-        SELECT FROM "toolkit"."candles_log" AS l
-        WHERE l.xid = pg_current_xact_id() AND l.lo < mark) THEN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM FROM "toolkit"."dataset" AS d WHERE d.name = 'candles' FOR SHARE;
+    END IF;
+    SELECT d.frozen_before INTO mark FROM "toolkit"."dataset" AS d WHERE d.name = 'candles';
+    IF low < mark THEN
         RAISE EXCEPTION 'points of candles before % are frozen: retention may have dropped '
             'some, and rollups stand for them; write and delete from then on', mark
             USING ERRCODE = 'object_not_in_prerequisite_state';
@@ -1125,40 +1134,49 @@ $changed$;
 
 CREATE OR REPLACE FUNCTION "toolkit"."trades_changed_v1"() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
-DECLARE mark timestamptz; BEGIN
+DECLARE low timestamptz; mark timestamptz; BEGIN
     -- points that move between rows and blocks change no answer
     IF current_setting('toolkit.moving', true) = 'on' THEN
         RETURN NULL;
     ELSIF TG_OP = 'INSERT' THEN
+        WITH logged AS (
         INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '60 seconds'
         FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
                      b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
               FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
                     FROM new_rows) AS touched) AS numbered
-        GROUP BY series_id, cell, run;
+        GROUP BY series_id, cell, run
+        RETURNING lo)
+        SELECT min(lo) INTO low FROM logged;
     ELSIF TG_OP = 'DELETE' THEN
+        WITH logged AS (
         INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '60 seconds'
         FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
                      b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
               FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
                     FROM old_rows) AS touched) AS numbered
-        GROUP BY series_id, cell, run;
+        GROUP BY series_id, cell, run
+        RETURNING lo)
+        SELECT min(lo) INTO low FROM logged;
     ELSE
+        WITH logged AS (
         INSERT INTO "toolkit"."trades_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '60 seconds'
         FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
                      b - interval '60 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
               FROM (SELECT DISTINCT series_id, date_bin(interval '60 seconds', ts, timestamptz 'epoch') AS b
                     FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
-        GROUP BY series_id, cell, run;
+        GROUP BY series_id, cell, run
+        RETURNING lo)
+        SELECT min(lo) INTO low FROM logged;
     END IF;
-    SELECT d.frozen_before INTO mark FROM "toolkit"."dataset" AS d
-    WHERE d.name = 'trades';
-    IF mark IS NOT NULL AND EXISTS (
-        SELECT FROM "toolkit"."trades_log" AS l
-        WHERE l.xid = pg_current_xact_id() AND l.lo < mark) THEN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM FROM "toolkit"."dataset" AS d WHERE d.name = 'trades' FOR SHARE;
+    END IF;
+    SELECT d.frozen_before INTO mark FROM "toolkit"."dataset" AS d WHERE d.name = 'trades';
+    IF low < mark THEN
         RAISE EXCEPTION 'points of trades before % are frozen: retention may have dropped '
             'some, and rollups stand for them; write and delete from then on', mark
             USING ERRCODE = 'object_not_in_prerequisite_state';
@@ -1170,40 +1188,49 @@ $changed$;
 
 CREATE OR REPLACE FUNCTION "toolkit"."metrics_changed_v1"() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $changed$
-DECLARE mark timestamptz; BEGIN
+DECLARE low timestamptz; mark timestamptz; BEGIN
     -- points that move between rows and blocks change no answer
     IF current_setting('toolkit.moving', true) = 'on' THEN
         RETURN NULL;
     ELSIF TG_OP = 'INSERT' THEN
+        WITH logged AS (
         INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '300 seconds'
         FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
                      b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
               FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
                     FROM new_rows) AS touched) AS numbered
-        GROUP BY series_id, cell, run;
+        GROUP BY series_id, cell, run
+        RETURNING lo)
+        SELECT min(lo) INTO low FROM logged;
     ELSIF TG_OP = 'DELETE' THEN
+        WITH logged AS (
         INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '300 seconds'
         FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
                      b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
               FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
                     FROM old_rows) AS touched) AS numbered
-        GROUP BY series_id, cell, run;
+        GROUP BY series_id, cell, run
+        RETURNING lo)
+        SELECT min(lo) INTO low FROM logged;
     ELSE
+        WITH logged AS (
         INSERT INTO "toolkit"."metrics_log" (series_id, lo, hi)
         SELECT series_id, min(b), max(b) + interval '300 seconds'
         FROM (SELECT series_id, b, date_bin(interval '7 days', b, timestamptz 'epoch') AS cell,
                      b - interval '300 seconds' * row_number() OVER (PARTITION BY series_id ORDER BY b) AS run
               FROM (SELECT DISTINCT series_id, date_bin(interval '300 seconds', ts, timestamptz 'epoch') AS b
                     FROM (SELECT series_id, ts FROM old_rows UNION ALL SELECT series_id, ts FROM new_rows) AS u) AS touched) AS numbered
-        GROUP BY series_id, cell, run;
+        GROUP BY series_id, cell, run
+        RETURNING lo)
+        SELECT min(lo) INTO low FROM logged;
     END IF;
-    SELECT d.frozen_before INTO mark FROM "toolkit"."dataset" AS d
-    WHERE d.name = 'metrics';
-    IF mark IS NOT NULL AND EXISTS (
-        SELECT FROM "toolkit"."metrics_log" AS l
-        WHERE l.xid = pg_current_xact_id() AND l.lo < mark) THEN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM FROM "toolkit"."dataset" AS d WHERE d.name = 'metrics' FOR SHARE;
+    END IF;
+    SELECT d.frozen_before INTO mark FROM "toolkit"."dataset" AS d WHERE d.name = 'metrics';
+    IF low < mark THEN
         RAISE EXCEPTION 'points of metrics before % are frozen: retention may have dropped '
             'some, and rollups stand for them; write and delete from then on', mark
             USING ERRCODE = 'object_not_in_prerequisite_state';

@@ -139,6 +139,40 @@ def test_nothing_is_written_before_the_mark(
     assert blocking.write("metrics", {"ts": [mark + DAY], "value": [7.0]}, series="A").updated
 
 
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_a_transaction_that_began_before_the_mark_moved_writes_nothing_before_it(
+    blocking: toolkit.Store, database: Database, sql: psycopg.Connection, level: str
+) -> None:
+    late = [START + timedelta(minutes=1)]
+    blocking.write("metrics", {"ts": [START], "value": [1.0]}, series="A")
+    with psycopg.connect(database.dsn) as writer:
+        writer.execute(f"BEGIN ISOLATION LEVEL {level}")
+        writer.execute("SELECT frozen_before FROM toolkit.dataset")
+        sql.execute("UPDATE dataset SET frozen_before = %s", [START + DAY])
+        with pytest.raises(psycopg.Error) as refused:
+            writer.execute("INSERT INTO toolkit.metrics SELECT 1, %s, 5", late)
+        assert refused.value.sqlstate == ("55000" if level == "READ COMMITTED" else "40001")
+        writer.rollback()
+        # tried again, it is told why; and after the mark it may
+        writer.execute(f"BEGIN ISOLATION LEVEL {level}")
+        writer.execute("INSERT INTO toolkit.metrics SELECT 1, %s, 5", [START + DAY])
+        with pytest.raises(psycopg.Error, match="are frozen"):
+            writer.execute("INSERT INTO toolkit.metrics SELECT 1, %s, 5", late)
+
+
+def test_the_mark_costs_a_writer_no_look_at_what_it_has_logged(
+    blocking: toolkit.Store, sql: psycopg.Connection
+) -> None:
+    blocking.write("metrics", {"ts": [START, END], "value": [1.0, 1.0]}, series="A")
+    sql.execute("UPDATE dataset SET frozen_before = %s", [START + DAY])
+    read = "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0), n_tup_ins FROM"
+    with sql.transaction():
+        for n in range(1, 20):
+            sql.execute("INSERT INTO metrics SELECT 1, %s, 5", [END + timedelta(seconds=n)])
+        of_log = f"{read} pg_stat_xact_user_tables WHERE relname = 'metrics_log'"
+        assert sql.execute(of_log).fetchone() == (0, 19)
+
+
 def test_replicas_answer_as_before(cluster: MakeCluster) -> None:
     servers = cluster(replicas=1)
     with over("blocking", servers) as store:
