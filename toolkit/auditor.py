@@ -18,7 +18,7 @@ from toolkit.cutting import together
 from toolkit.dataset import State
 from toolkit.ddl import blocks_table
 from toolkit.directory import Directory
-from toolkit.drivers import BULK_TIMEOUT, Driver, Transaction
+from toolkit.drivers import BULK_TIMEOUT, Driver, Params, Transaction
 from toolkit.drivers.inside import InsideDriver
 from toolkit.errors import CorruptBlock
 from toolkit.merging import Run, run_here
@@ -173,6 +173,13 @@ class Auditor:
                 points = await points_of_one(inside, entry, series, span, self._run)
             except CorruptBlock as error:
                 return replace(report, unread=(*report.unread, error))
+            # asked for after the points: what was dropped meanwhile lies before it
+            mark = (await transaction.fetch(*_mark(entry)))[0][1]
+            if mark is not None:
+                span = span.clip(Span(to_us(mark), LATEST))
+                points = points.take(points.ts >= span.start)
+            if span.is_empty:
+                return report
             wrong: list[WrongBucket] = []
             spans: list[Span] = []
             buckets = 0
@@ -264,6 +271,11 @@ class Auditor:
 
         text: bytes = entry.once(("audit", statement), make)
         return text
+
+
+def _mark(entry: Entry) -> tuple[bytes, Params]:
+    dataset = name(entry.schema, "dataset")
+    return compose("retention/find_mark", dataset=dataset), {"dataset": entry.dataset.name}
 
 
 def auditor_of(roads: Roads) -> Auditor:

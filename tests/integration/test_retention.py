@@ -173,6 +173,24 @@ def test_the_mark_costs_a_writer_no_look_at_what_it_has_logged(
         assert sql.execute(of_log).fetchone() == (0, 19)
 
 
+def test_an_audit_that_points_go_beside_finds_nothing_wrong(
+    blocking: toolkit.Store, database: Database, sql: psycopg.Connection
+) -> None:
+    filled(blocking)
+    reports: list[str] = []
+
+    def drop(found: toolkit.AuditReport) -> None:
+        if not reports:
+            with toolkit.connect(database.dsn) as other:
+                reports.append(retained(other, rows="30d").status)
+                other.refresh("metrics")  # which follows what it told the log of
+
+    audited = blocking.audit("metrics", on_progress=drop)
+    assert reports == ["done"]
+    assert (audited.wrong, audited.named) == (0, ())
+    assert audited.points > 2 * 29 * 72
+
+
 def test_replicas_answer_as_before(cluster: MakeCluster) -> None:
     servers = cluster(replicas=1)
     with over("blocking", servers) as store:
