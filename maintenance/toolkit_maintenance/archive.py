@@ -52,9 +52,7 @@ def _count(ground: Ground, rows: str | None, blocks: str | None) -> tuple[int, i
     for table, how in ((rows, "count_points"), (blocks, "count_block_points")):
         if table is not None:
             statement = compose(f"retention/{how}", table=ground.table(table))
-            counts.append(
-                int(ground.direct.fetch(statement, timeout=ground.left or 86_400.0)[0][0])
-            )
+            counts.append(int(ground.direct.fetch(statement, timeout=ground.timeout)[0][0]))
     return max(counts, default=0), sum(counts)
 
 

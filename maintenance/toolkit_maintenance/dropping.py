@@ -108,7 +108,7 @@ def _drop_detached(ground: Ground, dataset: Dataset, parent: str, table: str) ->
         assert grid.width is not None
         width = timedelta(microseconds=grid.width)
         params: Params = {"width": width, "origin": to_datetime(grid.origin)}
-        ground.direct.execute(log, params, timeout=ground.left or 86_400.0)
+        ground.direct.execute(log, params, timeout=ground.timeout)
     gone = compose("partition/drop_partition", partition=ground.table(table))
     ground.ddl(f"drop {table}", [gone])
 

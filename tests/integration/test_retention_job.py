@@ -39,8 +39,11 @@ from toolkit.errors import (
     QueryError,
     SchemaError,
 )
+from toolkit.opening import primary_of
 from toolkit.timegrid import to_us
-from toolkit_maintenance import runner
+from toolkit_maintenance import retention, runner
+from toolkit_maintenance.ground import Ground
+from toolkit_maintenance.job import Act
 
 
 def test_what_is_not_refreshed_is_not_dropped(
@@ -246,6 +249,25 @@ def test_points_are_exported_before_they_go(
         back = store.read("twins", ["A", "B"], START, END).to_pandas()
         old = native[native.ts < mark.replace(tzinfo=native.ts.dt.tz)]
         assert back.reset_index(drop=True).equals(old.reset_index(drop=True))
+
+
+def test_what_was_begun_is_ended_where_the_time_of_a_run_is_over(
+    database: Database, sql: psycopg.Connection, tmp_path: Path
+) -> None:
+    settings = load_settings(database.dsn)
+    options = replace(settings.maintenance, retain_export=str(tmp_path))
+    with (
+        toolkit.connect(database.dsn) as store,
+        Direct(primary_of(settings), settings.pool) as direct,
+    ):
+        filled(store)
+        store.set_retention("metrics", Retention("30d"))
+        ground = Ground(store, direct, NOW, options, until=time.monotonic() - 2.5)
+        assert ground.timeout == 1.0
+        for act in retention.plan(ground):
+            assert isinstance(act, Act)
+            act.do()
+        assert sql.execute("SELECT min(ts) FROM metrics").fetchone()[0] == mark_of(sql)
 
 
 def test_rollups_go_after_their_points(blocking: toolkit.Store, sql: psycopg.Connection) -> None:
