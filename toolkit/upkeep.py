@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from toolkit.auditor import AuditReport, auditor_of
 from toolkit.auditor import Progress as AuditProgress
+from toolkit.columns import Columns
 from toolkit.drivers import drive
 from toolkit.inspection import DatasetStats
 from toolkit.partitions import Partition
@@ -18,7 +19,7 @@ from toolkit.tally import PackReport
 from toolkit.tally import Progress as PackProgress
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import VerifyReport
-from toolkit.warming import Popular, WarmReport, popular, warm
+from toolkit.warming import Popular, WarmReport, popular, warm, warm_one
 
 
 class Upkeep:
@@ -95,6 +96,10 @@ class Upkeep:
         counted yet, or this store remembers nothing, nothing is read.
         """
         return drive(warm(self._roads, dataset, most, max_runtime))
+
+    def warm_one(self, one: Popular) -> Columns:
+        """Read one of :meth:`popular`, so that the caches hold it; it does not count as asked."""
+        return drive(warm_one(self._roads, one))
 
     def compress(
         self,

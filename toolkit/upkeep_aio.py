@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from toolkit.auditor import AuditReport, auditor_of
 from toolkit.auditor import Progress as AuditProgress
+from toolkit.columns import Columns
 from toolkit.query import build_query, ends_of
 from toolkit.refresher import LevelWork
 from toolkit.roads import Roads
-from toolkit.warming import Popular, WarmReport, popular, warm
+from toolkit.warming import Popular, WarmReport, popular, warm, warm_one
 
 
 class AsyncUpkeep:
@@ -72,3 +73,7 @@ class AsyncUpkeep:
         counted yet, or this store remembers nothing, nothing is read.
         """
         return await warm(self._roads, dataset, most, max_runtime)
+
+    async def warm_one(self, one: Popular) -> Columns:
+        """Read one of :meth:`popular`, so that the caches hold it; it does not count as asked."""
+        return await warm_one(self._roads, one)

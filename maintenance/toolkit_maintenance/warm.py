@@ -55,14 +55,7 @@ def _cold(ground: Ground, popular: Popular) -> str:
 
 def _act(ground: Ground, popular: Popular, sql: str) -> Act:
     def do() -> Counts:
-        columns = ground.store.read(
-            popular.dataset,
-            popular.series,
-            popular.start,
-            popular.end,
-            step=popular.step or None,
-            priority="batch",
-        )
+        columns = ground.store.warm_one(popular)
         return {"reads": 1, "series_warmed": len(popular.series), "rows_read": len(columns)}
 
     what = f"warm {popular.dataset}, {len(popular.series):,} series, {popular.step or 'points'}"

@@ -100,6 +100,7 @@ def test_the_warm_job_fills_what_is_shared_and_then_has_nothing_to_do(
         assert (report.status, report.counts["series_warmed"]) == (DONE, 2)
         assert runner.run(store, "warm").status == NOTHING
         assert runner.run(store, "warm", ["candles"]).status == NOTHING
+        assert not store._roads.popularity._counted  # or it would feed itself
     with sharing("blocking", database, cache_server) as fresh:
         columns = ask(fresh, 1)
         assert columns["value_max"].tolist() == expected["value_max"].tolist()
