@@ -74,6 +74,14 @@ def _own(schema: str, datasets: tuple[Dataset, ...]) -> frozenset[str]:
     return frozenset(str(index.name) for table in tables for index in table.indexes)
 
 
+@lru_cache(maxsize=8)
+def own_tables(schema: str) -> frozenset[str]:
+    """Return the names of the catalog's tables, which stay small."""
+    metadata = MetaData(schema=schema)
+    catalog_tables(metadata)
+    return frozenset(table.name for table in metadata.tables.values())
+
+
 # -- statements -----------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from toolkit_maintenance.doctor.index import (
     drop,
     indexes_of,
     mended,
+    own_tables,
     reordered,
 )
 from toolkit_maintenance.doctor.tables import tables_of
@@ -206,6 +207,8 @@ def judge_missing(answers: Answers) -> Finding:
     """Foreign keys without an index, and large tables that are read from end to end."""
     limits, things, fixes, said = answers.limits, [], [], []
     for table, root, constraint, columns, size, is_partitioned in answers["unindexed_keys"]:
+        if table in own_tables(answers.schema):
+            continue
         things.append(Thing(root, table, size, {"constraint": constraint, "bytes": size}))
         parts: list[Composable] = [name(c) for c in columns]
         how = SQL("" if is_partitioned else "CONCURRENTLY ")
