@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import partial
 
 from toolkit.drivers import Driver
-from toolkit.errors import DatabaseError, ReadOnlyDatabase
+from toolkit.errors import DatabaseError, ReadOnlyDatabase, SchemaError
 from toolkit.query import Asked, Query
 from toolkit.statements import compose, name
 from toolkit.strategy import Plan
@@ -23,7 +23,7 @@ _SERIES = 100  # of a question
 _LOOK = 15  # reads of a question between two looks at the clock
 _TIMEOUT = 2.0
 _LATER = 600.0  # seconds until it is tried again where the server takes no writes
-_NEVER = ("42501", "42P01")  # no right, a schema of before
+_NO_RIGHT = "42501"
 
 
 class _Count:
@@ -78,8 +78,9 @@ class Popularity:
         except ReadOnlyDatabase as error:
             self._due = self._clock() + _LATER
             _log.info("what is asked often was not written down this time: %s", error)
-        except DatabaseError as error:
-            self.is_off = error.sqlstate in _NEVER
+        except (DatabaseError, SchemaError) as error:
+            # the other is a schema of before, without the table
+            self.is_off = not isinstance(error, DatabaseError) or error.sqlstate == _NO_RIGHT
             _log.info("what is asked often was not written down: %s", error)
 
 
@@ -90,7 +91,7 @@ def _params(counted: Mapping[Asked, _Count], now: float) -> dict[str, list[objec
     []
     """
     found: dict[tuple[str, str, str], list[float]] = {}
-    for asked, one in counted.items():
+    for asked, one in list(counted.items()):  # a late thread may still count into it
         step = one.plan.step or ""
         behind = now - one.span.end / SECOND
         for series in (asked.series or ())[:_SERIES]:

@@ -365,3 +365,12 @@ def test_snapshots_stay_few(blocking: toolkit.Store, sql: psycopg.Connection[Any
         "SELECT count(*), min(taken_at) < now() - interval '29 days' FROM doctor_snapshot"
     )
     assert kept.fetchone() in [(n, True) for n in range(50, 56)]
+
+
+def test_a_schema_of_before_is_told_and_ends_no_doctor(
+    blocking: toolkit.Store, sql: psycopg.Connection[Any]
+) -> None:
+    sql.execute("DROP TABLE doctor_snapshot")
+    seen = examine(blocking, ["index-unused", "index-invalid"])
+    assert [f.status for f in seen.findings] == ["unknown", "ok"]
+    assert "toolkit migrate up" in seen["index-unused"].reason

@@ -21,6 +21,7 @@ from fix_topologies import settings_of
 import toolkit
 from toolkit_maintenance.doctor import Examination, Finding, Machine, Thresholds, examine
 from toolkit_maintenance.doctor.machine import machine_of
+from toolkit_maintenance.doctor.questions import Asker
 from toolkit_maintenance.runner import run as run_job
 
 BUT_SETTINGS = (
@@ -134,7 +135,13 @@ def test_faults_of_servers_are_found_on_whichever_node_they_are(cluster: MakeClu
         servers.ask("pg2", lag.fix[0] + "::text")
         assert examine(store, ["lag"])["lag"].status == "ok"
         sql.execute("CREATE INDEX note_t ON note (t)")
-        servers.stop("pg2")
+        with Asker(store.settings, limits) as asker:
+            asker.ask(["sessions"])
+            assert set(asker.rows["sessions"]) == {"pg1", "pg2"}
+            servers.stop("pg2")
+            asker.ask(["connections"])  # lost between two questions
+            assert [*asker.lost] == ["pg2"]
+            assert [*asker.facts] == [*asker.rows["sessions"]] == [*asker.rows["connections"]]
         seen = examine(store, ["lag", "index-unused"], limits=limits)
         assert seen["lag"].status == "crit"
         assert "pg2" in seen["lag"].reason

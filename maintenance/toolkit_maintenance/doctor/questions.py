@@ -10,7 +10,7 @@ from toolkit.config import Settings
 from toolkit.drivers import Params, Rows, drive
 from toolkit.drivers.direct import Direct
 from toolkit.drivers.shelf_settings import read_shelf_settings
-from toolkit.errors import DatabaseError, QueryTimeout, Unavailable
+from toolkit.errors import DatabaseError, QueryTimeout, SchemaError, Unavailable
 from toolkit.nodes import describe_nodes
 from toolkit.opening import cluster_of, primary_node
 from toolkit.statements import compose, name, raw
@@ -18,7 +18,7 @@ from toolkit_maintenance.doctor import queries, settings
 from toolkit_maintenance.doctor.check import Facts, Thresholds
 from toolkit_maintenance.doctor.machine import Machine, machine_of
 
-NO_RIGHT, NO_TABLE, NOT_READY = "42501", ("42P01", "42703", "3F000"), "55000"
+NO_RIGHT, NOT_READY = "42501", "55000"
 
 
 class Untold(Exception):
@@ -178,9 +178,7 @@ class Asker:
                 self.facts[node] = Facts(*direct.fetch(compose("doctor/look_at_node"))[0])
                 self.nodes[node] = direct
             except Unavailable as error:
-                if node == self.primary:
-                    raise
-                self.lost[node] = str(error).removeprefix(f"{node}: ")
+                self._lose(node, error)
 
     @property
     def machine(self) -> Machine:
@@ -193,15 +191,33 @@ class Asker:
             if key in self.rows or key in self.untold:
                 continue
             question = QUESTIONS[key]
-            whom = list(self.nodes) if question.everywhere else [self.primary]
+            rows: dict[str, Rows] = {}
             try:
-                self.rows[key] = {n: self._asked(question, n) for n in whom}
+                for node in list(self.nodes) if question.everywhere else [self.primary]:
+                    try:
+                        rows[node] = self._asked(question, node)
+                    except Unavailable as error:
+                        self._lose(node, error)
             except Untold as error:
                 self.untold[key] = str(error)
+            else:
+                self.rows[key] = rows
+
+    def _lose(self, node: str, error: Unavailable) -> None:
+        """Have a node count as lost, whatever it has said; not so the primary."""
+        if node == self.primary:
+            raise error
+        self.lost[node] = str(error).removeprefix(f"{node}: ")
+        self.nodes.pop(node, None)
+        self.facts.pop(node, None)
+        for rows in self.rows.values():
+            rows.pop(node, None)
 
     def _asked(self, question: Question, node: str) -> Rows:
         try:
             return question.ask(self.nodes[node], self.facts[node], self.context)
+        except SchemaError as error:
+            raise Untold(str(error)) from error
         except QueryTimeout as error:
             raise Untold(f"{node} took too long to say: {error}") from error
         except DatabaseError as error:
@@ -213,6 +229,4 @@ class Asker:
                 ) from error
             if error.sqlstate == NOT_READY:
                 raise Untold(f"{error}; that takes a restart of the server") from error
-            if error.sqlstate in NO_TABLE:
-                raise Untold(f"{error}; run: toolkit migrate up") from error
             raise
