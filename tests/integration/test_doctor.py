@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -86,6 +87,7 @@ def test_odd_indexes_are_found_and_their_sql_mends_them(
         "CREATE TABLE note (id bigint PRIMARY KEY, series_id integer REFERENCES series, t text)",
         "INSERT INTO note VALUES (1, NULL, 'a'), (2, NULL, 'a')",
         "CREATE TABLE parted (series_id integer REFERENCES series) PARTITION BY LIST (series_id)",
+        "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1)",
         "CREATE INDEX note_hash ON note USING hash (t)",  # never overlaps a btree
         "CREATE INDEX note_t ON note (t) WHERE id > 1",  # nor does what is partial
         "CREATE INDEX note_ti ON note (t, id)",
@@ -105,6 +107,9 @@ def test_odd_indexes_are_found_and_their_sql_mends_them(
     assert len(seen["index-invalid"].fix) == 1 + 2 * 2  # a part for each of two partitions
     assert [o.name for o in seen["index-time-in-middle"].objects] == ["candles", "job_run"]
     assert len(seen["index-time-in-middle"].fix) == 2 + (1 + 2 * 2 + 1)
+    made = seen["index-missing"].fix
+    assert len(made) == 1 + 3
+    assert all(re.search(" CONCURRENTLY | ON ONLY | ATTACH ", fix) for fix in made)
     for finding in bad(seen).values():
         mend(sql, finding)
     assert bad(examine(blocking, ["index-*"])) == {}

@@ -25,6 +25,7 @@ from toolkit_maintenance.doctor.sessions import (
     judge_wraparound,
 )
 from toolkit_maintenance.doctor.settings import Setting
+from toolkit_maintenance.doctor.tables import judge_bloat
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 FACTS = Facts(NOW, 180_000, "ana", "shop", False, True, None, False, "public")
@@ -79,6 +80,17 @@ def test_long_transactions(of: dict[str, Any], status: str) -> None:
 def test_connections_warn_before_the_last_one_is_taken() -> None:
     told = {n: judge_connections(answers(connections=[(n, 100)])).status for n in (79, 80, 95)}
     assert told == {79: "ok", 80: "warn", 95: "crit"}
+
+
+def test_what_is_to_be_pasted_says_whom_it_locks_out_and_none_is_against_its_own_reason() -> None:
+    rows = [("note", "note", "table", 100 << 20, 1 << 20)]
+    (fix,) = judge_bloat(answers(bloat=rows)).fix
+    warning, statement = fix.split("\n")
+    assert warning.startswith('-- locks "toolkit"."note": ACCESS EXCLUSIVE')
+    assert statement == 'VACUUM (FULL, ANALYZE) "toolkit"."note"'
+    crowded = judge_connections(answers(connections=[(95, 100)]))
+    assert "cost less than more connections" in crowded.reason
+    assert crowded.fix == ()
 
 
 def test_wraparound_counts_multixacts_too() -> None:

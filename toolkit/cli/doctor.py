@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import click
@@ -106,6 +107,7 @@ def _echo(found: Examination) -> None:
             names = ", ".join(thing.worst)
             echo_line(f"  {thing.name}" + (f": {names}{more}" if names != thing.name else ""))
         for statement in finding.fix[:_MOST_FIXES]:
-            echo_line(f"    {statement}" + ("" if finding.id.startswith("redis-") else ";"))
+            end = "" if finding.id.startswith("redis-") else ";"
+            echo_line(indent(statement + end, "    "))
         if len(finding.fix) > _MOST_FIXES:
             echo_line(f"    … and {len(finding.fix) - _MOST_FIXES:,} more: --json has them")

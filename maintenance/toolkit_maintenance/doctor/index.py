@@ -85,6 +85,9 @@ def own_tables(schema: str) -> frozenset[str]:
 # -- statements -----------------------------------------------------------------------------------
 
 
+_ALONE = "CREATE INDEX CONCURRENTLY {} ON {} {}"
+
+
 def drop(schema: str, index: Index) -> str:
     """Return the statement that drops an index; of a partitioned table CONCURRENTLY is refused."""
     text = "DROP INDEX {}" if index.is_partitioned else "DROP INDEX CONCURRENTLY {}"
@@ -113,29 +116,46 @@ def completed(answers: Answers, index: Index) -> list[str]:
 
 def reordered(answers: Answers, index: Index, keys: Sequence[str]) -> list[str]:
     """Return what puts one with its keys in another order in its place, without a long lock."""
-    schema, whole = answers.schema, name(answers.schema, f"{index.name[:58]}_last")
+    made = built(
+        answers,
+        f"{index.name[:58]}_last",
+        index.table,
+        index.root,
+        keys,
+        index.included,
+        is_partitioned=index.is_partitioned,
+    )
+    return [*made, drop(answers.schema, index)]
+
+
+def built(
+    answers: Answers,
+    index: str,
+    table: str,
+    root: str,
+    keys: Sequence[str],
+    included: Sequence[str] = (),
+    *,
+    is_partitioned: bool,
+) -> list[str]:
+    """Return what builds a new index without a long lock: of a partitioned table part by part."""
     parts: list[Composable] = [name(k) for k in keys]
-    covered: list[Composable] = [name(c) for c in index.included]
+    covered: list[Composable] = [name(c) for c in included]
     rest = SQL(" INCLUDE ({})").format(commas(covered)) if covered else SQL("")
     columns = SQL("USING btree ({}){}").format(commas(parts), rest)
-    fresh, table = name(f"{index.name[:58]}_last"), name(schema, index.table)
-    if not index.is_partitioned:
-        text = SQL("CREATE INDEX CONCURRENTLY {} ON {} {}")
-        return [text.format(fresh, table, columns).as_string(None), drop(schema, index)]
-    leaves = [t.name for t in tables_of(answers) if t.is_partition and t.root == index.root]
-    text = SQL("CREATE INDEX {} ON ONLY {} {}")
-    fixes = [text.format(fresh, table, columns).as_string(None)]
-    for leaf in leaves:
-        fixes += _part(schema, whole, leaf, f"{leaf}_{index.name}_last"[:63], columns)
-    return [*fixes, drop(schema, index)]
+    schema = answers.schema
+    how = SQL("CREATE INDEX {} ON ONLY {} {}" if is_partitioned else _ALONE)
+    fixes = [how.format(name(index), name(schema, table), columns).as_string(None)]
+    if is_partitioned:
+        for leaf in (t.name for t in tables_of(answers) if t.is_partition and t.root == root):
+            fixes += _part(schema, name(schema, index), leaf, f"{leaf}_{index}"[:63], columns)
+    return fixes
 
 
 def _part(
     schema: str, whole: Composable, partition: str, part: str, definition: Composable
 ) -> list[str]:
     """Return what builds a part of a partitioned index without a long lock, and attaches it."""
-    build = SQL("CREATE INDEX CONCURRENTLY {} ON {} {}").format(
-        name(part), name(schema, partition), definition
-    )
+    build = SQL(_ALONE).format(name(part), name(schema, partition), definition)
     attach = SQL("ALTER INDEX {} ATTACH PARTITION {}").format(whole, name(schema, part))
     return [build.as_string(None), attach.as_string(None)]

@@ -6,13 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-from psycopg.sql import SQL, Composable
-
-from toolkit.statements import commas, name
 from toolkit_maintenance.doctor.check import Answers, Check, found, unknown
 from toolkit_maintenance.doctor.finding import Finding, Thing, listed
 from toolkit_maintenance.doctor.index import (
     Index,
+    built,
     completed,
     drop,
     indexes_of,
@@ -210,12 +208,8 @@ def judge_missing(answers: Answers) -> Finding:
         if table in own_tables(answers.schema):
             continue
         things.append(Thing(root, table, size, {"constraint": constraint, "bytes": size}))
-        parts: list[Composable] = [name(c) for c in columns]
-        how = SQL("" if is_partitioned else "CONCURRENTLY ")
-        statement = SQL("CREATE INDEX {}ON {} ({})").format(
-            how, name(answers.schema, table), commas(parts)
-        )
-        fixes.append(statement.as_string(None))
+        index = f"{constraint[:59]}_idx"
+        fixes += built(answers, index, table, root, columns, is_partitioned=is_partitioned)
         said.append(f"{table} ({', '.join(columns)}) refers to another table")
     for root, table, scans, scanned, fetched in _reads(answers):
         each = scanned / scans if scans else 0

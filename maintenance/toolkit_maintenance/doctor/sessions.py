@@ -194,7 +194,7 @@ def judge_wraparound(answers: Answers) -> Finding:
 
 def judge_connections(answers: Answers) -> Finding:
     """Connections against what the server lets in; over all nodes."""
-    limits, things, statuses, fixes = answers.limits, [], [OK], []
+    limits, things, statuses = answers.limits, [], [OK]
     evidence: dict[str, Any] = {}
     for node in answers.facts:
         count, limit = _pair(answers.rows["connections"][node][0])
@@ -203,8 +203,6 @@ def judge_connections(answers: Answers) -> Finding:
         if share >= limits.connections:
             statuses.append(CRIT if share >= limits.connections_crit else WARN)
             things.append(Thing(node, node, share, {"connections": count, "limit": limit}))
-            if node == answers.primary:
-                fixes.append(f"ALTER SYSTEM SET max_connections = {2 * limit}")
     said = listed([f"{t.name}: {t.figures['connections']} of {t.figures['limit']}" for t in things])
     return found(
         "connections",
@@ -213,7 +211,6 @@ def judge_connections(answers: Answers) -> Finding:
         "server (toolkit pgbouncer render) cost less than more connections, which need a restart, "
         "standbys first",
         well="there are connections to spare",
-        fix=fixes,
         status=worst(*statuses),
         evidence=evidence,
     )

@@ -77,7 +77,11 @@ def _run(text: str, answers: Answers, table: str) -> str:
 # -- what takes more than it needs --------------------------------------------------------------
 
 
-_ANEW = {"index": "REINDEX INDEX CONCURRENTLY {}", "table": "VACUUM (FULL, ANALYZE) {}"}
+_ANEW = {
+    "index": "REINDEX INDEX CONCURRENTLY {}",
+    "table": "-- locks {0}: ACCESS EXCLUSIVE, nobody reads or writes it until this has ended\n"
+    "VACUUM (FULL, ANALYZE) {0}",
+}
 
 
 def judge_bloat(answers: Answers) -> Finding:
