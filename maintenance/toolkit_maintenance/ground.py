@@ -58,7 +58,7 @@ class Ground:
 
     @property
     def timeout(self) -> float:
-        """Seconds for a statement: what is left of the run's time, a second at least, a day at most.
+        """Seconds for a statement: what is left of the run, a second at least, a day at most.
 
         A run may be over between two statements that belong together.
         """
