@@ -163,6 +163,14 @@ def test_a_name_is_free_again_when_its_holder_is_ended(database: Database) -> No
     assert repr(two) == "<Direct primary closed>"
 
 
+def test_who_has_done_it_is_not_told_that_the_session_is_gone(database: Database) -> None:
+    with direct(database.dsn) as one:
+        with one.alone("spring"):
+            value(database.dsn, "SELECT pg_terminate_backend(%s, 5000)", one.pid)
+        with pytest.raises(Unavailable):
+            one.fetch(b"SELECT 1")
+
+
 def test_a_connection_lost_amid_ddl_is_said_and_not_tried_again(database: Database) -> None:
     with reading(database.dsn), direct(database.dsn) as session:
         pid = session.pid

@@ -17,7 +17,7 @@ from psycopg.sql import SQL, Literal
 
 from toolkit.drivers import Params, Rows, session
 from toolkit.drivers.failures import translated
-from toolkit.errors import Busy, DatabaseError, ToolkitError
+from toolkit.errors import Busy, DatabaseError, ToolkitError, Unavailable
 from toolkit.options import PoolOptions
 from toolkit.statements import compose
 
@@ -122,7 +122,8 @@ class Direct:
             yield
         finally:
             if self._connection is not None and not self._connection.closed:
-                self.fetch(compose("session/leave_alone"), {"name": name})
+                with suppress(Unavailable):  # a session that is gone holds nothing
+                    self.fetch(compose("session/leave_alone"), {"name": name})
 
     def holders(self, table: int) -> list[str]:
         """Return who works on a table (its oid) in a way that lets nobody else maintain it."""
