@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -109,6 +111,36 @@ def test_statements_together_are_all_or_none_and_one_by_one_are_not(database: Da
             after = [concurrently, b"ALTER TABLE toolkit.candles DROP COLUMN extra"]
             session.patiently(after, "x", Patience(0.2, 20, 0.05), together=False)
     assert value(database.dsn, COLUMNS) == 0
+
+
+def test_a_long_statement_that_waits_for_nobody_is_looked_at_less_and_less(
+    database: Database,
+) -> None:
+    with psycopg.connect(database.admin_dsn, dbname="postgres", autocommit=True) as other:
+
+        def asked(query: str) -> Any:
+            return other.execute(query, [database.name]).fetchone()[0]  # type: ignore[index]
+
+        done = "SELECT xact_commit FROM pg_stat_database WHERE datname = %s"
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+        until(lambda: asked(sessions) == 0, "none is left")  # what each did is counted at its end
+        before = asked(done)
+        with direct(database.dsn) as session:
+            session.patiently([b"SELECT pg_sleep(2)"], "sleep", Patience(0.02, 1), together=False)
+        until(lambda: asked(sessions) == 0, "none is left")
+        assert 5 < asked(done) - before < 60  # and not 200
+
+
+def test_the_end_of_a_statement_waits_for_no_connection(database: Database) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent, direct(database.dsn) as session:
+        session._conninfo = (
+            f"host=127.0.0.1 port={silent.getsockname()[1]}"  # who looks is told this
+        )
+        began = time.monotonic()
+        session.patiently([b"SELECT pg_sleep(0.3)"], "sleep", Patience(0.2, 1))
+        assert time.monotonic() - began < 1.5
+        assert silent.accept()  # it did try to
 
 
 def test_a_deadlock_is_tried_again(database: Database, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,9 @@ from toolkit.statements import compose
 
 _log = logging.getLogger("toolkit.drivers")
 _DEADLOCK = "40P01"
+# who is in the way is looked for less and less often where nobody is: a VACUUM takes hours
+_SELDOM, _RARER = 5.0, 1.25
+_MOMENT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,17 +202,18 @@ class Direct:
             yield seen
         finally:
             seen.stop.set()
-            thread.join()
+            thread.join(_MOMENT)  # for a look, not for a connection that is being made
 
     def _look(self, seen: _Seen, pid: int, every: float) -> None:
-        connection = None
+        connection, pause = None, every
         try:
-            while not seen.stop.wait(every):
+            while not seen.stop.wait(pause):
                 if connection is None:
                     connection = self._connect()
                 rows = connection.execute(compose("session/find_blockers"), {"pid": pid})
                 found = [described(row) for row in rows.fetchall()]
                 seen.blockers = found or seen.blockers
+                pause = every if found else max(every, min(pause * _RARER, _SELDOM))
         except (psycopg.Error, ToolkitError) as error:  # good to know, and no more
             _log.info("%s: who is in the way was not found out: %s", self.node, error)
         finally:
