@@ -58,9 +58,9 @@ class Ground:
 
     @property
     def timeout(self) -> float:
-        """Seconds for a statement: what is left of the run, a second at least, a day at most.
+        """Seconds for a statement: what is left of the run's time, from a second to a day.
 
-        A run may be over between two statements that belong together.
+        A second is left where the time is over between statements that belong together.
         """
         return _LONG_S if self.left is None else max(_SHORT_S, min(self.left, _LONG_S))
 
