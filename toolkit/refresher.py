@@ -17,7 +17,7 @@ from toolkit.catalog import Entry, Rollup
 from toolkit.ddl import ROLLUP_PARTITION
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, OUT_OF_RANGE, Driver, Params, Rows, Transaction
-from toolkit.errors import CorruptBlock, DatabaseError
+from toolkit.errors import CorruptBlock, DatabaseError, SchemaError
 from toolkit.merging import Run, run_here
 from toolkit.recount import recount
 from toolkit.statements import NOTHING, compose, name, part
@@ -190,6 +190,8 @@ class Refresher:
         while resumed:  # first what somebody left unfinished, then a pass to now
             async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
                 begun = await transaction.execute(statement, {**begin, "rollup": rollup.id})
+                if not begun and not await self._can_begin(transaction, entry, finer, state):
+                    break
             resumed = not begun
             while True:
                 step = await self._slice(entry, rollup, finer, state, damaged)
@@ -207,6 +209,24 @@ class Refresher:
                     return report, True
         return report, False
 
+    async def _can_begin(
+        self, transaction: Transaction, entry: Entry, finer: Rollup | None, state: str
+    ) -> bool:
+        """Return whether a pass can be begun: over the newest, only behind the finer level's."""
+        if state == _ALL or finer is None:
+            return True
+        return bool(await transaction.fetch(self._text(entry, "lock_head"), {"rollup": finer.id}))
+
+    async def _locked(self, transaction: Transaction, entry: Entry, rollup: Rollup) -> Rows:
+        """Hold a level's state, and return it."""
+        rows = await transaction.fetch(self._text(entry, "lock_rollup"), {"rollup": rollup.id})
+        if not rows:
+            raise SchemaError(
+                f"{entry.schema}.rollup has no row of {rollup.relation} any more (id {rollup.id}): "
+                "it was dropped meanwhile, or its row was deleted by hand; run: toolkit check"
+            )
+        return rows
+
     async def _slice(
         self,
         entry: Entry,
@@ -218,7 +238,7 @@ class Refresher:
         """Do one transaction's share of a pass; None when the pass has ended."""
         params: dict[str, Any] = {"rollup": rollup.id, **_widths(rollup), "most": SLICE}
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
-            rows = await transaction.fetch(self._text(entry, "lock_rollup"), params)
+            rows = await self._locked(transaction, entry, rollup)
             if state == _NEWEST:  # with the level's own state held: one refresher a level
                 rows = await transaction.fetch(self._text(entry, "lock_head"), params)
             if not rows or rows[0][0] is None:
@@ -305,8 +325,7 @@ class Refresher:
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
             known = set()
             for rollup in entry.rollups:
-                text = self._text(entry, "lock_rollup")
-                known.add((await transaction.fetch(text, {"rollup": rollup.id}))[0][3])
+                known.add((await self._locked(transaction, entry, rollup))[0][3])
             if known - {None, sysid}:
                 params: Params = {"dataset_id": entry.id, "sysid": sysid}
                 await transaction.execute(self._text(entry, "adopt_log"), params)

@@ -16,7 +16,7 @@ import toolkit
 from toolkit import refresher
 from toolkit.cli import main
 from toolkit.drivers import session
-from toolkit.errors import UnknownName
+from toolkit.errors import SchemaError, UnknownName
 from toolkit_maintenance import runner
 from toolkit_maintenance.job import CUT, DONE, NOTHING
 
@@ -94,6 +94,35 @@ def test_a_dataset_whose_refresh_fails_keeps_no_other_back(
         report = runner.run(blocking, "refresh")
         assert (report.status, report.done) == (status, ("refresh metrics",))
         assert (unfollowed(blocking), unfollowed(blocking, "candles") > 0) == (0, True)
+
+
+def test_a_level_whose_state_is_gone_ends_a_refresh(
+    blocking: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refresher, "SLICE", timedelta(minutes=30))
+    for series in "ab":
+        for day in range(3):
+            blocking.write("metrics", minutes(120, T0 + timedelta(days=day)), series=series)
+
+    # nothing is ahead of the finer level: then nothing goes ahead here, either
+    heads: list[str] = []
+
+    def forget(step: str, buckets: int) -> None:
+        heads.extend([step] if not heads or heads[-1] != step else [])
+        sql.execute("DELETE FROM rollup_head")
+
+    assert not blocking.refresh("metrics", forget).is_cut
+    assert heads == ["5m", "1h", "1d"]
+    assert blocking.audit("metrics").wrong == 0
+    blocking.write("metrics", minutes(120), series="c")
+
+    def drop(step: str, buckets: int) -> None:
+        assert step == "5m", "a coarser level goes on without its state"
+        sql.execute("DELETE FROM rollup WHERE relation = 'metrics_1h'")
+
+    for _ in range(2):  # while it runs, and before
+        with pytest.raises(SchemaError, match="rollup has no row of metrics_1h any more"):
+            blocking.refresh("metrics", drop)
 
 
 @pytest.fixture
