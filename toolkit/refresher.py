@@ -33,6 +33,7 @@ HEAD = timedelta(days=7)
 LOOKED_AT = 100_000
 """Change-log rows that are looked at to say what there is to do: more is "at least"."""
 _LONG = 3  # slices that are much
+_GRACE_S = 5.0  # once the time is over, for slices that find nothing to do: no headway, little cost
 
 # the state of a level's passes: over all changes, and over the newest, which goes before
 _ALL, _NEWEST = "rollup", "rollup_head"
@@ -204,8 +205,7 @@ class Refresher:
                     report.removed + step[2],
                 )
                 on_progress(report.step, report.computed)
-                # one that found nothing to do is no headway, and costs next to nothing
-                if any(step) and time.perf_counter() >= until:
+                if time.perf_counter() >= until + (0.0 if any(step) else _GRACE_S):
                     return report, True
         return report, False
 

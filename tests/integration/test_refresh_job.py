@@ -125,6 +125,20 @@ def test_a_level_whose_state_is_gone_ends_a_refresh(
             blocking.refresh("metrics", drop)
 
 
+def test_a_look_through_much_that_is_not_the_newest_is_cut(
+    blocking: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocking.write("metrics", minutes(10), series="a")
+    sql.execute(
+        "INSERT INTO metrics_log (series_id, lo, hi) SELECT 1, t, t + interval '1 day' "
+        "FROM generate_series(timestamptz '2020-01-01Z', '2022-01-01Z', '20 minutes') AS t"
+    )
+    looks: list[int] = []
+    monkeypatch.setattr(refresher, "_GRACE_S", 0.0)
+    report = blocking.refresh("metrics", lambda step, n: looks.append(n), max_runtime=1e-9)
+    assert (report.is_cut, looks) == (True, [0])
+
+
 @pytest.fixture
 def corrupt(store: Any, sql: psycopg.Connection) -> Any:
     """A refreshed dataset, half of it blocks, of which three rollup rows were changed by hand."""
