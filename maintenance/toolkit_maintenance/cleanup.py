@@ -11,6 +11,7 @@ from toolkit.ddl import blocks_table
 from toolkit.statements import Part, compose
 from toolkit.timegrid import Step
 from toolkit_maintenance.doctor.snapshots import snapshots
+from toolkit_maintenance.dropping import orphans
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 from toolkit_maintenance.refresh import prune
@@ -71,8 +72,7 @@ def _orphans(ground: Ground) -> Iterator[Act | Skip]:
     for dataset in ground.datasets():
         parents = [dataset.name, blocks_table(dataset.name)]
         parents += [f"{dataset.name}_{step}" for step in dataset.ladder]
-        params = {"schema": ground.schema, "parents": parents}
-        for table, parent, size in ground.direct.fetch(compose("partition/list_orphans"), params):
+        for table, parent, size, _ in orphans(ground, parents):
             part = ground.table(table)
             if ground.direct.fetch(compose("blocks/holds_rows", partition=part))[0][0]:
                 why = (

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from psycopg.sql import Literal
+from psycopg.sql import SQL, Literal
 
 from toolkit.dataset import Dataset
 from toolkit.ddl import blocks_table
-from toolkit.drivers import Params
-from toolkit.errors import Busy
+from toolkit.drivers import Params, Rows
+from toolkit.errors import Busy, DatabaseError
 from toolkit.partitions import Partition
-from toolkit.statements import compose, name
-from toolkit.timegrid import Span, to_datetime
+from toolkit.statements import Part, compose
+from toolkit.timegrid import Span, iso, to_datetime, to_us
 from toolkit_maintenance.ground import Ground, texts
-from toolkit_maintenance.job import Act, Counts
+from toolkit_maintenance.job import Act, Counts, Skip
 
-MARK = "retention drops this table; a run that was cut is finished by the next"
+_MARK = "retention drops this table, of before {}; a run that was cut is finished by the next"
 """The comment of what is being dropped: an orphan without it is somebody else's."""
+_MARKED = re.compile(re.escape(_MARK).replace(r"\{\}", r"(\S+)"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +51,47 @@ def tables(ground: Ground, parent: str) -> list[Table]:
     return sorted(found, key=lambda t: t.span.start)
 
 
-def leftovers(ground: Ground, dataset: Dataset, parent: str) -> Iterator[Act]:
-    """Yield what finishes the dropping that a run began and was kept from."""
+def finishing(ground: Ground, parent: str, partition: str, size: int) -> Act:
+    """Return what finishes a detach that somebody began."""
+    what = f"finish the detaching of {partition} from {parent}"
+    statement = _finalize(ground, parent, partition)
+
+    def do() -> Counts:
+        ground.ddl(what, [statement], together=False)
+        return {"detaches_finished": 1}
+
+    lock = f"SHARE UPDATE EXCLUSIVE on {parent}, ACCESS EXCLUSIVE on {partition}"
+    why = "somebody began to detach it and was interrupted: it can be neither used nor dropped"
+    return Act(what, texts([statement]), lock, do, size, why)
+
+
+def orphans(ground: Ground, parents: list[str]) -> Rows:
+    """Return (name, parent, bytes, comment) of tables called as partitions, which are none."""
+    params = {"schema": ground.schema, "parents": parents}
+    return ground.direct.fetch(compose("partition/list_orphans"), params)
+
+
+def leftovers(
+    ground: Ground, dataset: Dataset, parent: str, is_due: Callable[[str, int], bool]
+) -> Iterator[Act | Skip]:
+    """Yield what finishes the dropping that a run began and was kept from.
+
+    ``is_due`` tells of a table, and the end of its time, whether it is to be dropped still.
+    """
     for table in tables(ground, parent):
         if table.is_pending:
-            what = f"finish the detaching of {table.name} from {parent}"
-            finish = _finalize(ground, table)
-
-            def finalize(what: str = what, finish: bytes = finish) -> Counts:
-                ground.ddl(what, [finish], together=False)
-                return {"detaches_finished": 1}
-
-            yield Act(what, texts([finish]), table.lock, finalize, table.bytes)
-    params = {"schema": name(ground.schema).as_string(None), "parent": parent, "mark": MARK}
-    for orphan, size in ground.direct.fetch(compose("retention/list_orphans"), params):
+            yield finishing(ground, parent, table.name, table.bytes)
+    for orphan, _, size, comment in orphans(ground, [parent]):
+        marked = _MARKED.fullmatch(comment or "")
+        if marked is None:
+            continue
+        if not is_due(orphan, to_us(datetime.fromisoformat(marked[1]))):
+            why = (
+                "it was detached to be dropped, and the policy of now keeps it; "
+                f"ALTER TABLE {parent} ATTACH PARTITION it, or drop it"
+            )
+            yield Skip(orphan, why, is_warning=True)
+            continue
         what = f"drop {orphan}, which was detached from {parent} before"
 
         def drop_it(orphan: str = orphan) -> Counts:
@@ -82,19 +112,30 @@ def drop(ground: Ground, dataset: Dataset, table: Table) -> None:
     """Drop a partition; cut at any statement, :func:`leftovers` and this finish it."""
     what = f"drop {table.name}"
     ground.ddl(what, [_mark(ground, table)])
+    try:
+        _take_out(ground, table, what)
+    except (Busy, DatabaseError):
+        if not _is_pending(ground, table):  # what is half out goes with the next run
+            with suppress(Busy, DatabaseError):
+                ground.ddl(what, [_comment(ground, table, SQL("NULL"))])
+        raise
+    _drop_detached(ground, dataset, table.parent, table.name)
+
+
+def _take_out(ground: Ground, table: Table, what: str) -> None:
     for left in range(ground.patience.tries - 1, -1, -1):
         try:
             # its first lock may have to be waited for again; what comes then is finished below
             once = replace(ground.patience, tries=1)
             ground.direct.patiently([_detach(ground, table)], what, once, together=False)
-            break
+            return
         except Busy:
             if _is_pending(ground, table):
-                ground.ddl(what, [_finalize(ground, table)], together=False)
-                break
+                finish = _finalize(ground, table.parent, table.name)
+                ground.ddl(what, [finish], together=False)
+                return
             if not left:
                 raise
-    _drop_detached(ground, dataset, table.parent, table.name)
 
 
 def _is_pending(ground: Ground, table: Table) -> bool:
@@ -129,8 +170,11 @@ def _log(ground: Ground, dataset: Dataset, parent: str, table: str) -> bytes | N
 
 
 def _mark(ground: Ground, table: Table) -> bytes:
-    part = ground.table(table.name)
-    return compose("retention/mark_table", partition=part, mark=Literal(MARK))
+    return _comment(ground, table, Literal(_MARK.format(iso(table.span.end))))
+
+
+def _comment(ground: Ground, table: Table, comment: Part) -> bytes:
+    return compose("retention/mark_table", partition=ground.table(table.name), mark=comment)
 
 
 def _detach(ground: Ground, table: Table) -> bytes:
@@ -138,6 +182,6 @@ def _detach(ground: Ground, table: Table) -> bytes:
     return compose("retention/detach_partition", parent=parent, partition=part)
 
 
-def _finalize(ground: Ground, table: Table) -> bytes:
-    parent, part = ground.table(table.parent), ground.table(table.name)
-    return compose("partition/finalize_detach", parent=parent, partition=part)
+def _finalize(ground: Ground, parent: str, partition: str) -> bytes:
+    tables = {"parent": ground.table(parent), "partition": ground.table(partition)}
+    return compose("partition/finalize_detach", **tables)

@@ -15,6 +15,7 @@ from toolkit.errors import DatabaseError
 from toolkit.partitions import Partition
 from toolkit.statements import Part, compose, name
 from toolkit.timegrid import Grid, Span, Step, iso, to_datetime, to_us
+from toolkit_maintenance import dropping
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 
@@ -38,7 +39,8 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
         rollups = [tables[f"{dataset.name}_{step}"] for step in dataset.ladder]
         for table in (points, tables[blocks_table(dataset.name)], *rollups):
             yield from (Skip(table.name, why, is_warning=True) for why in table.strange)
-            yield from _finished(ground, table)
+            for partition, size in table.detaching:
+                yield dropping.finishing(ground, table.name, partition, size)
         wanted = _ahead(ground, dataset)
         yield from _made(ground, points, wanted, _ensure)
         years = _cover(ROLLUP_PARTITION, Span(wanted[0].start, wanted[-1].end))
@@ -72,24 +74,6 @@ def _tables(ground: Ground, datasets: list[Dataset]) -> dict[str, _Table]:
             except DatabaseError as error:
                 table.strange.append(f"{partition}: {error}")
     return found
-
-
-def _finished(ground: Ground, table: _Table) -> Iterator[Act]:
-    parent = ground.table(table.name)
-    for partition, size in table.detaching:
-        statement = compose(
-            "partition/finalize_detach", parent=parent, partition=ground.table(partition)
-        )
-        what = f"finish the detaching of {partition} from {table.name}"
-        lock = f"SHARE UPDATE EXCLUSIVE on {table.name}, ACCESS EXCLUSIVE on {partition}"
-        yield Act(
-            what,
-            texts([statement]),
-            lock,
-            partial(_do, ground, what, [statement], {"detaches_finished": 1}, together=False),
-            size,
-            "somebody began to detach it and was interrupted: it can be neither used nor dropped",
-        )
 
 
 def _ahead(ground: Ground, dataset: Dataset) -> list[Span]:
@@ -155,8 +139,6 @@ def _call(ground: Ground, function: str, *given: Part) -> bytes:
     return called.as_bytes(None)
 
 
-def _do(
-    ground: Ground, what: str, statements: list[bytes], counts: Counts, *, together: bool = True
-) -> Counts:
-    ground.ddl(what, statements, together=together)
+def _do(ground: Ground, what: str, statements: list[bytes], counts: Counts) -> Counts:
+    ground.ddl(what, statements)
     return counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from psycopg.sql import Literal
 
@@ -36,7 +37,8 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
     for dataset in ground.datasets():
         relations = [f"{dataset.name}_{step}" for step in dataset.ladder]
         for parent in (dataset.name, blocks_table(dataset.name), *relations):
-            yield from dropping.leftovers(ground, dataset, parent)
+            is_due = partial(_is_due, ground, dataset, parent)
+            yield from dropping.leftovers(ground, dataset, parent, is_due)
         if dataset.retain.of_points:
             mark = yield from _points(ground, dataset)
             if mark is not None and dataset.retain.rollups:
@@ -113,6 +115,27 @@ def _due(dataset: Dataset, part: _Part, now: int) -> tuple[Table, ...] | Skip:
         why = "its points are past their age in rows, and not in blocks yet; run: toolkit compress"
         return Skip(f"{dataset.name} {part.span}", why)
     return both
+
+
+def _is_due(ground: Ground, dataset: Dataset, parent: str, table: str, end: int) -> bool:
+    """Whether a table that was detached, of a time up to ``end``, is past its age still."""
+    retain = dataset.retain
+    edge = to_us(ground.now) - end
+    if parent == blocks_table(dataset.name):
+        ages = [retain.blocks]
+    elif parent != dataset.name:
+        ages = [retain.of_rollup(parent.removeprefix(f"{dataset.name}_"))]
+    elif _holds(ground, table):
+        ages = [retain.rows, *([retain.blocks] if dataset.compress_after else [])]
+    else:
+        return 0 < retain.of_points <= edge
+    return all(age and age_us(age) <= edge for age in ages)
+
+
+def _holds(ground: Ground, table: str) -> bool:
+    holds = compose("blocks/holds_rows", partition=ground.table(table))
+    is_held: bool = ground.direct.fetch(holds)[0][0]
+    return is_held
 
 
 def _frozen(ground: Ground, dataset: Dataset) -> tuple[int, int | None]:

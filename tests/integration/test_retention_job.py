@@ -251,6 +251,38 @@ def test_points_are_exported_before_they_go(
         assert back.reset_index(drop=True).equals(old.reset_index(drop=True))
 
 
+def test_a_table_that_somebody_detached_is_dropped_only_by_the_policy_of_now(
+    database: Database, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(database.dsn)
+    brief = replace(settings.maintenance, lock_timeout=0.2, tries=1)
+    comments = "SELECT obj_description(%s::regclass)"
+    with toolkit.connect(replace(settings, maintenance=brief)) as store:
+        filled(store)
+        store.set_retention("metrics", Retention("30d"))
+        first, second = (p.name for p in store.partitions("metrics")[:2])
+        with killed_at(b"COMMENT", monkeypatch), pytest.raises((_Killed, RuntimeError)):
+            runner.run(store, "retention")
+        with sql.transaction():
+            sql.execute("LOCK TABLE metrics IN SHARE UPDATE EXCLUSIVE MODE")
+            assert runner.run(store, "retention").status == "failed"
+        for name in (first, second):
+            assert sql.execute(comments, [name]).fetchone() == (None,)
+        with killed_at(b"ALTER", monkeypatch), pytest.raises((_Killed, RuntimeError)):
+            runner.run(store, "retention")
+        said = sql.execute(comments, [first]).fetchone()[0]
+        assert said.startswith("retention drops this table, of before 20")
+        sql.execute(f"ALTER TABLE metrics DETACH PARTITION {first}")
+        for ages in (Retention(), Retention("1y"), Retention(blocks="30d")):
+            store.set_retention("metrics", ages)
+            report = runner.run(store, "retention")
+            assert [s.what for s in report.skipped if s.is_warning] == [first]
+            assert "the policy of now keeps it" in report.skipped[0].why
+            assert tables(sql, first) == 1
+        assert retained(store, rows="30d").status == "done"
+        assert tables(sql, first) == 0
+
+
 def test_what_was_begun_is_ended_where_the_time_of_a_run_is_over(
     database: Database, sql: psycopg.Connection, tmp_path: Path
 ) -> None:
