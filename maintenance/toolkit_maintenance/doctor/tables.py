@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from psycopg.sql import SQL, Literal
@@ -14,8 +12,7 @@ from toolkit.statements import name
 from toolkit.timegrid import Grid, Span, Step, iso, to_datetime, to_us
 from toolkit_maintenance.doctor.check import Answers, Check, found, settled, unknown
 from toolkit_maintenance.doctor.finding import CRIT, WARN, Finding, Thing, listed
-
-_BOUND = re.compile(r"FROM \('([^']+)'\) TO \('([^']+)'\)")
+from toolkit_maintenance.tables import span_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +51,7 @@ class Table:
     @property
     def span(self) -> Span | None:
         """The range of time that a partition is for; None where it has another kind of bound."""
-        match = _BOUND.search(self.bound or "")
-        if match is None:
-            return None
-        try:
-            low, high = (datetime.fromisoformat(t) for t in match.groups())
-        except ValueError:
-            return None
-        return Span(to_us(low), to_us(high)) if low.tzinfo and high.tzinfo else None
+        return span_of(self.name, self.bound)
 
 
 def tables_of(answers: Answers, node: str | None = None) -> list[Table]:
