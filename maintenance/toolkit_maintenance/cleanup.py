@@ -7,14 +7,16 @@ from datetime import timedelta
 
 from psycopg.sql import Literal
 
+from toolkit.dataset import Dataset
 from toolkit.ddl import blocks_table
 from toolkit.statements import Part, compose
-from toolkit.timegrid import Step
+from toolkit.timegrid import EARLIEST, Step, to_us
 from toolkit_maintenance.doctor.snapshots import snapshots
 from toolkit_maintenance.dropping import orphans
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 from toolkit_maintenance.refresh import prune
+from toolkit_maintenance.tables import list_tables
 
 _FADED = 0.01  # reads a day: what is asked less often is not popular
 
@@ -27,6 +29,7 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
         yield from _slots(ground)
     for dataset in ground.datasets():
         yield from prune(ground, dataset)
+        yield from _looked(ground, dataset)
     yield from _orphans(ground)
 
 
@@ -62,6 +65,29 @@ def _removals(ground: Ground) -> Iterator[Act]:
             yield Act(
                 what, texts([statement]), f"ROW EXCLUSIVE on {table}", do, why=f"{count:,} rows"
             )
+
+
+def _looked(ground: Ground, dataset: Dataset) -> Iterator[Act]:
+    """Yield the removal of what jobs noted of partitions that have gone since."""
+    tables = {"looked": ground.table("looked_at"), "dataset": ground.table("dataset")}
+    listing = compose("jobs/list_looked_starts", **tables)
+    noted = {row[0] for row in ground.direct.fetch(listing, {"dataset": dataset.name})}
+    if not noted:
+        return
+    parents = (dataset.name, blocks_table(dataset.name))
+    spans = [t.span for t in list_tables(ground) if t.parent in parents and t.span is not None]
+    edges = {EARLIEST} | {e for span in spans for e in (span.start, span.end)}
+    gone = sorted(start for start in noted if to_us(start) not in edges)
+    if gone:
+        parts = {"of": Literal(dataset.name), "starts": Literal(gone)}
+        statement = compose("jobs/forget_looked", **tables, **parts)
+
+        def do() -> Counts:
+            return {"looked_forgotten": ground.direct.execute(statement)}
+
+        what = f"forget what was looked at in partitions of {dataset.name} that have gone"
+        why = f"{len(gone):,} partitions"
+        yield Act(what, texts([statement]), "ROW EXCLUSIVE on looked_at", do, why=why)
 
 
 def _orphans(ground: Ground) -> Iterator[Act | Skip]:

@@ -7,6 +7,7 @@ from fix_servers import Database
 from fix_stores import minutes
 
 import toolkit
+from toolkit.timegrid import EARLIEST, to_datetime
 from toolkit_maintenance import runner
 from toolkit_maintenance.job import DONE, NOTHING
 
@@ -16,6 +17,7 @@ def test_cleanup_removes_what_nobody_needs_and_nothing_else(
 ) -> None:
     blocking.write("metrics", minutes(60), series="a")
     blocking.refresh("metrics")
+    assert dict(runner.run(blocking, "cleanup").counts) == {"snapshots_kept": 1}  # once a day
     assert runner.run(blocking, "cleanup").status == NOTHING
     # runs of long ago: the last of each job and its last success stay, however old
     sql.execute(
@@ -35,17 +37,25 @@ def test_cleanup_removes_what_nobody_needs_and_nothing_else(
     )
     blocking.refresh("candles")
     sql.execute("UPDATE rollup SET cursor = pg_current_snapshot()")
+    # what was looked at: all of time, a partition and the gap after it, and one that has gone
+    part = blocking.partitions("metrics")[0].span
+    for start in (EARLIEST, part.start, part.end, part.start - 86_400_000_000):
+        sql.execute(
+            "INSERT INTO looked_at SELECT 'audit', id, %s FROM dataset WHERE name = 'metrics'",
+            [to_datetime(start)],
+        )
     # tables that are no partitions: an empty one, and one with points
     for table in ("metrics_p20300101", "metrics_5m_p20310101"):
         sql.execute(f"CREATE TABLE {table} (LIKE metrics)")
     sql.execute("INSERT INTO metrics_5m_p20310101 VALUES (1, '2031-01-01', 1)")
 
     planned = runner.run(blocking, "cleanup", is_dry=True)
-    assert len(planned.planned) == 4
+    assert len(planned.planned) == 5
     assert any("DELETE FROM" in statement for act in planned.planned for statement in act.sql)
     report = runner.run(blocking, "cleanup")
     assert report.status == DONE
     expected = {"runs_forgotten": 7, "popularity_forgotten": 1, "tables_dropped": 1}
+    expected["looked_forgotten"] = 1
     assert dict(report.counts) == {**expected, "log_rows_removed": 1}
     (warned,) = report.skipped
     assert (warned.what, warned.is_warning) == ("metrics_5m_p20310101", True)
@@ -59,6 +69,7 @@ def test_cleanup_removes_what_nobody_needs_and_nothing_else(
 def test_a_slot_that_nobody_reads_is_told_of_and_stays(
     blocking: toolkit.Store, database: Database
 ) -> None:
+    runner.run(blocking, "cleanup")
     name = f"gone_{database.name}"
     with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
         admin.execute("SELECT pg_create_physical_replication_slot(%s, true)", [name])
