@@ -16,6 +16,7 @@ from toolkit_maintenance.dropping import orphans
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 from toolkit_maintenance.refresh import prune
+from toolkit_maintenance.slots import Slot
 from toolkit_maintenance.tables import list_tables
 
 _FADED = 0.01  # reads a day: what is asked less often is not popular
@@ -120,10 +121,11 @@ def _orphans(ground: Ground) -> Iterator[Act | Skip]:
 
 def _slots(ground: Ground) -> Iterator[Skip]:
     """Yield the replication slots that nobody reads from; none is ever dropped."""
-    for slot, kind, status, size, is_lost in ground.direct.fetch(compose("jobs/list_slots")):
-        if is_lost:
-            why = f"the server has cut off this {kind} slot ({status}); who used it starts anew"
+    slots = [Slot.from_row(row) for row in ground.direct.fetch(compose("doctor/list_slots"))]
+    for slot in sorted((s for s in slots if s.is_idle), key=lambda s: (-s.kept, s.name)):
+        if slot.is_lost:
+            why = f"the server has cut off this {slot.kind} slot; who used it starts anew"
         else:
-            why = f"nobody reads from this {kind} slot, which holds {size:,} bytes of WAL back"
-        drop = f"SELECT pg_drop_replication_slot({Literal(slot).as_string(None)})"
-        yield Skip(f"slot {slot}", f"{why}; where that is for good: {drop}", is_warning=True)
+            held = f"{slot.kept:,} bytes of WAL"
+            why = f"nobody reads from this {slot.kind} slot, which holds {held} back"
+        yield Skip(f"slot {slot.name}", f"{why}; where that is for good: {slot.drop}", True)

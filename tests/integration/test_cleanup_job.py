@@ -9,6 +9,7 @@ from fix_stores import minutes
 import toolkit
 from toolkit.timegrid import EARLIEST, to_datetime
 from toolkit_maintenance import runner
+from toolkit_maintenance.doctor import examine
 from toolkit_maintenance.job import DONE, NOTHING
 
 
@@ -73,13 +74,21 @@ def test_a_slot_that_nobody_reads_is_told_of_and_stays(
     name = f"gone_{database.name}"
     with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
         admin.execute("SELECT pg_create_physical_replication_slot(%s, true)", [name])
+        unused = f"{name}_unused"  # and holds nothing back
+        admin.execute("SELECT pg_create_physical_replication_slot(%s)", [unused])
         try:
             report = runner.run(blocking, "cleanup")
             (said,) = [s for s in report.skipped if s.what == f"slot {name}"]
             assert "bytes of WAL back" in said.why
             assert f"pg_drop_replication_slot('{name}')" in said.why
             assert report.status == NOTHING
+            # the doctor tells of the same
+            seen = examine(blocking, ["slots"])["slots"]
+            by_doctor = {f"slot {slot}" for o in seen.objects for slot in o.worst}
+            for told in ({s.what for s in report.skipped}, by_doctor):
+                assert told & {f"slot {name}", f"slot {unused}"} == {f"slot {name}"}
             query = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s"
             assert admin.execute(query, [name]).fetchone() == (1,)
         finally:
-            admin.execute("SELECT pg_drop_replication_slot(%s)", [name])
+            for slot in (name, unused):
+                admin.execute("SELECT pg_drop_replication_slot(%s)", [slot])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from psycopg.sql import SQL, Literal
-
 from toolkit_maintenance.doctor.check import Answers, Check, found, hidden, unknown
 from toolkit_maintenance.doctor.finding import CRIT, OK, WARN, Finding, Thing, listed
+from toolkit_maintenance.slots import Slot
 
 _GB = 1 << 30
 
@@ -15,17 +14,20 @@ _GB = 1 << 30
 def judge_slots(answers: Answers) -> Finding:
     """Slots whose reader is gone keep the log until the disk is full."""
     limits, things, fixes, is_crit = answers.limits, [], [], False
-    for slot, kind, is_active, kept, state, _ in answers["slots"]:
-        kept = kept or 0
-        is_lost = state in ("lost", "unreserved")
-        if not (is_lost or (not is_active and kept > 0) or kept >= limits.slot_bytes):
+    for slot in map(Slot.from_row, answers["slots"]):
+        is_near = slot.is_lost or slot.state == "unreserved"
+        if not (is_near or slot.is_idle or slot.kept >= limits.slot_bytes):
             continue
-        is_crit |= is_lost or kept >= 10 * limits.slot_bytes
-        figures = {"type": kind, "is_active": is_active, "kept_bytes": kept, "state": state}
-        things.append(Thing("slots", slot, kept, figures))
-        if not is_active:
-            text = SQL("SELECT pg_drop_replication_slot({})").format(Literal(slot))
-            fixes.append(text.as_string(None))
+        is_crit |= is_near or slot.kept >= 10 * limits.slot_bytes
+        figures = {
+            "type": slot.kind,
+            "is_active": slot.is_active,
+            "kept_bytes": slot.kept,
+            "state": slot.state,
+        }
+        things.append(Thing("slots", slot.name, slot.kept, figures))
+        if not slot.is_active:
+            fixes.append(slot.drop)
     said = listed([f"{t.name} keeps {t.weight / 1e6:,.0f} MB" for t in things])
     return found(
         "slots",
