@@ -23,6 +23,17 @@ _MAX_AGE = 60.0  # seconds
 _LEAST_TIME = 0.001  # seconds that a statement gets, however late it is
 
 
+def source_of(schema: str, row: Sequence[Any], sysid: int | None) -> dict[str, Any]:
+    """Return whose points they are, of ``session/identify_source`` and who the server is."""
+    database, oid, declared_in, dataset_id = row
+    return {
+        "system": None if sysid is None else str(sysid),  # too many digits for some readers
+        "database": database,
+        "schema": schema,
+        "ids": [oid, declared_in, dataset_id],
+    }
+
+
 @dataclass(slots=True)
 class _Loaded:
     """When the names were read, from whichever node."""
@@ -171,6 +182,13 @@ class Directory:
             return None
         sysid: int = rows[0][0]
         return sysid
+
+    async def source(self, dataset: str) -> dict[str, Any]:
+        """Return whose a dataset's points are, as an export says it."""
+        rows = await self.run("session/identify_source", "dataset", params={"dataset": dataset})
+        if not rows:
+            raise UnknownName("dataset", dataset, ())
+        return source_of(self.schema, rows[0], await self.identify())
 
     async def _check_revision(self, timeout: float | None) -> None:
         try:

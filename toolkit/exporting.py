@@ -55,7 +55,10 @@ def export_query(
 
 
 def described(
-    query: Query, dataset: Dataset, labels: Mapping[str, Mapping[str, str]]
+    query: Query,
+    dataset: Dataset,
+    labels: Mapping[str, Mapping[str, str]],
+    source: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return what the file says of itself, JSON-ready, under the key ``toolkit``."""
     grid = query.asked.grid
@@ -66,6 +69,7 @@ def described(
         "step": None if grid is None else str(grid.step),
         "tz": None if grid is None else grid.tz,
         "labels": labels,
+        "source": source,
     }
 
 

@@ -187,7 +187,7 @@ class Roads:
         file = ParquetFile(
             path,
             types_of(work.plan, dataset),
-            described(query, dataset, labels),
+            described(query, dataset, labels, await self.directory.source(dataset.name)),
             has_seq=dataset.has_seq and query.asked.grid is None,
             overwrite=overwrite,
         )

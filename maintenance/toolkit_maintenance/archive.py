@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from toolkit.dataset import Dataset
-from toolkit.errors import ExportError, MissingExtra
+from toolkit.directory import source_of
+from toolkit.errors import DatabaseError, ExportError, MissingExtra
 from toolkit.statements import compose
 from toolkit.timegrid import Span, to_datetime
 from toolkit_maintenance.ground import Ground
 
 
-def path_of(folder: str, table: str) -> Path:
-    """Return the file that the points of a partition go to."""
-    return Path(folder) / f"{table}.parquet"
+def path_of(ground: Ground, dataset: Dataset, table: str) -> Path:
+    """Return the file that the points of a partition go to: each schema has a folder of its own."""
+    source = _source(ground, dataset)
+    parts = [quote(source[k], safe=" ").replace(".", "%2E") for k in ("database", "schema")]
+    return Path(ground.options.retain_export, *parts, f"{table}.parquet")
 
 
 def archive(
@@ -25,8 +30,10 @@ def archive(
     held against. A file that is there and has as many points of this span is kept.
     """
     least, most = _count(ground, rows, blocks)
+    source = _source(ground, dataset)
+    _make_folder(ground.options.retain_export, path)
     if path.exists():
-        found = _points_in(path, dataset, span)
+        found = _points_in(path, dataset, span, source)
         if not least <= found <= most:
             raise ExportError(
                 f"{path} exists and holds {found:,} points of {span}, not the {most:,} that are to "
@@ -35,7 +42,7 @@ def archive(
         return found
     low, high = to_datetime(span.start), to_datetime(span.end)
     ground.store.export(dataset.name, path, None, low, high)
-    found = _points_in(path, dataset, span)
+    found = _points_in(path, dataset, span, source)
     if not least <= found <= most:
         # a replica that is behind, or somebody who has written past the toolkit
         path.unlink()
@@ -44,6 +51,28 @@ def archive(
             "nothing was dropped, try again"
         )
     return found
+
+
+def _make_folder(folder: str, path: Path) -> None:
+    """Make what is below the folder; it itself may be a disk that is not mounted."""
+    if not Path(folder).is_dir():
+        raise ExportError(f"there is no folder {folder}; make it, or set retain_export to another")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ExportError(f"{path.parent}: the folder could not be made: {why}") from error
+
+
+def _source(ground: Ground, dataset: Dataset) -> dict[str, Any]:
+    """Return whose the points are, as an export of them says it."""
+    statement = compose("session/identify_source", dataset=ground.table("dataset"))
+    row = ground.direct.fetch(statement, {"dataset": dataset.name})[0]
+    try:
+        sysid = ground.direct.fetch(compose("session/identify_server"))[0][0]
+    except DatabaseError:  # not told
+        sysid = None
+    return source_of(ground.schema, row, sysid)
 
 
 def _count(ground: Ground, rows: str | None, blocks: str | None) -> tuple[int, int]:
@@ -56,7 +85,7 @@ def _count(ground: Ground, rows: str | None, blocks: str | None) -> tuple[int, i
     return max(counts, default=0), sum(counts)
 
 
-def _points_in(path: Path, dataset: Dataset, span: Span) -> int:
+def _points_in(path: Path, dataset: Dataset, span: Span, source: dict[str, Any]) -> int:
     """Return how many points of a span a file says it has; its footer was written last."""
     try:
         import pyarrow as pa
@@ -72,10 +101,19 @@ def _points_in(path: Path, dataset: Dataset, span: Span) -> int:
         raise ExportError(f"{path}: this is no export of ours: {error}; move it away") from error
     from toolkit.timegrid import iso
 
-    theirs = (said["dataset"]["name"], said["start"], said["end"])
-    if theirs != (dataset.name, iso(span.start), iso(span.end)):
+    held = (said["dataset"]["name"], said["start"], said["end"])
+    if held != (dataset.name, iso(span.start), iso(span.end)):
         raise ExportError(
-            f"{path} holds {theirs[0]} from {theirs[1]} to {theirs[2]}; move it away, or name "
+            f"{path} holds {held[0]} from {held[1]} to {held[2]}; move it away, or name "
             "another folder"
+        )
+    theirs = said.get("source") or {}
+    # a system that is not told is not another one
+    told = [key for key in source if key != "system" or None not in (theirs.get(key), source[key])]
+    if any(theirs.get(key) != source[key] for key in told):
+        of = f"database {theirs.get('database')!r}, schema {theirs.get('schema')!r}"
+        raise ExportError(
+            f"{path} holds points of another {dataset.name!r} ({of}), perhaps of one that was "
+            "dropped or restored since; move it away, or name another folder"
         )
     return int(footer.num_rows)

@@ -206,8 +206,8 @@ def _check_frozen(ground: Ground, dataset: Dataset, end: int) -> None:
 
 def _dropping(ground: Ground, dataset: Dataset, span: Span, tables: tuple[Table, ...]) -> Act:
     names = " and ".join(t.name for t in tables)
-    folder = ground.options.retain_export
-    path = path_of(folder, tables[0].name) if folder else None
+    is_kept = bool(ground.options.retain_export)
+    path = path_of(ground, dataset, tables[0].name) if is_kept else None
     what = f"drop {names}, {span}" + (f", once its points are in {path}" if path else "")
     of = {t.parent: t.name for t in tables}
 

@@ -155,6 +155,8 @@ def test_file_has_the_types_of_the_columns_and_says_what_it_is(
     assert table["is_open"].null_count == table["level"].null_count == 1
     said = json.loads(table.schema.metadata[b"toolkit"])
     assert Dataset.from_mapping(said.pop("dataset")) == READINGS
+    source = said.pop("source")
+    assert (source["database"], source["schema"]) == (database.name, "toolkit")
     assert said == {
         "start": "1950-01-01T00:00Z",
         "end": "2000-01-01T00:00Z",

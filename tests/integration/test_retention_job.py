@@ -226,7 +226,9 @@ def test_points_are_exported_before_they_go(
         assert "there is no folder" in report.failed[0]
         (tmp_path / "archive").mkdir()
         first = store.partitions("metrics")[0]
-        kept = tmp_path / "archive" / f"{first.name}.parquet"
+        folder = tmp_path / "archive" / database.name / "toolkit"
+        kept = folder / f"{first.name}.parquet"
+        folder.mkdir(parents=True)
         kept.write_bytes(b"not ours")
         report = runner.run(store, "retention")
         assert report.status == "failed"
@@ -243,7 +245,7 @@ def test_points_are_exported_before_they_go(
             (first.span.end - to_us(START)) / 1_200_000_000
         )
         create(database, TWIN)
-        for file in sorted((tmp_path / "archive").iterdir()):
+        for file in sorted(folder.iterdir()):
             store.write("twins", pd.read_parquet(file))
         mark = mark_of(sql)
         back = store.read("twins", ["A", "B"], START, END).to_pandas()
