@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -129,7 +130,7 @@ class ParquetFile:
             # what a link leads to is replaced, not the link
             self._path = Path(os.path.realpath(self._shown))
             self._check()
-            self._part = self._path.with_name(f".{self._path.name[:50]}.{secrets.token_hex(4)}")
+            self._part = self._path.with_name(f"{_beginning(self._path)}{secrets.token_hex(4)}")
             self._file = self._part.open("xb")
         schema = schema_of(types, has_seq=has_seq)
         self._schema = schema.with_metadata({_KEY: json.dumps(description)})
@@ -211,6 +212,17 @@ class ParquetFile:
         except OSError as error:
             why = error.strerror or str(error)
             raise ExportError(f"{self._shown}: nothing was written: {why}") from error
+
+
+def unfinished(path: Path) -> list[Path]:
+    """Return what exports to ``path`` have left that were killed, or are being written now."""
+    begins = _beginning(path)
+    hexes = re.compile(re.escape(begins) + "[0-9a-f]{8}")
+    return [p for p in path.parent.iterdir() if hexes.fullmatch(p.name)]
+
+
+def _beginning(path: Path) -> str:
+    return f".{path.name[:50]}."
 
 
 def schema_of(types: Mapping[str, str], *, has_seq: bool) -> pa.Schema:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from toolkit.dataset import Dataset
 from toolkit.directory import source_of
 from toolkit.errors import DatabaseError, ExportError, MissingExtra
+from toolkit.exporting import unfinished
 from toolkit.statements import compose
 from toolkit.timegrid import Span, to_datetime
 from toolkit_maintenance.ground import Ground
@@ -31,7 +32,7 @@ def archive(
     """
     least, most = _count(ground, rows, blocks)
     source = _source(ground, dataset)
-    _make_folder(ground.options.retain_export, path)
+    _tidy(ground.options.retain_export, path)
     if path.exists():
         found = _points_in(path, dataset, span, source)
         if not least <= found <= most:
@@ -53,15 +54,20 @@ def archive(
     return found
 
 
-def _make_folder(folder: str, path: Path) -> None:
-    """Make what is below the folder; it itself may be a disk that is not mounted."""
+def _tidy(folder: str, path: Path) -> None:
+    """Make what is below the folder, and take away what an export that was killed has left there.
+
+    The folder itself is not made: it may be a disk that is not mounted.
+    """
     if not Path(folder).is_dir():
         raise ExportError(f"there is no folder {folder}; make it, or set retain_export to another")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in unfinished(path):  # of nobody else: the job runs once at a time
+            left.unlink(missing_ok=True)
     except OSError as error:
         why = error.strerror or str(error)
-        raise ExportError(f"{path.parent}: the folder could not be made: {why}") from error
+        raise ExportError(f"{path.parent}: it cannot be written to: {why}") from error
 
 
 def _source(ground: Ground, dataset: Dataset) -> dict[str, Any]:

@@ -84,3 +84,19 @@ def test_the_file_of_another_dataset_of_the_same_name_is_not_taken_for_our_own(
         filled(store, 3.0)
         assert retained(store, rows="30d").status == "done"
     assert sorted(values(tmp_path)) == [1.0] * 3 + [2.0] * 3 + [3.0] * 3
+
+
+def test_what_a_killed_export_left_is_removed(
+    database: Database, sql: psycopg.Connection, tmp_path: Path
+) -> None:
+    with archiving(database, tmp_path) as store:
+        filled(store, 1.0)
+        table = store.partitions("metrics")[0].name
+        folder = tmp_path / database.name / "toolkit"
+        folder.mkdir(parents=True)
+        left, theirs = folder / f".{table}.parquet.0123abcd", folder / ".other.parquet.0123abcd"
+        for path in (left, theirs):
+            path.write_bytes(b"PAR1 and no end")
+        assert retained(store, rows="30d").status == "done"
+    assert {p.name for p in folder.iterdir() if p.name.startswith(".")} == {theirs.name}
+    assert values(tmp_path) == [1.0] * 3
