@@ -25,7 +25,7 @@ DAY = ("2024-01-01Z", "2024-01-02Z")
 SECRET = "kept to ourselves"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def provider() -> TracerProvider:
     """The provider of this process: there is one, and it stays."""
     found = TracerProvider()

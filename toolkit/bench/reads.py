@@ -49,6 +49,7 @@ def client_cpu(ground: Ground) -> Result:
             "start": to_datetime(s.start),
             "end": to_datetime(s.end),
             "cold_start": to_datetime(months.floor_one(s.start)),
+            "frozen": None,
         }
         for s in spans
     ]

@@ -81,7 +81,7 @@ def exit_code(reports: Sequence[Report], *, is_by_hand: bool) -> int:
         return FAILED
     if not is_by_hand:
         return 0
-    skips = [s for r in reports for s in r.skipped if not s.is_warning]
+    skips = [s for r in reports for s in r.skipped if s.is_busy or not s.is_warning]
     is_all_busy = bool(skips) and all(s.is_busy for s in skips)
     if job.BUSY in statuses or (is_all_busy and not any(r.done for r in reports)):
         return BUSY
