@@ -19,6 +19,7 @@ from fix_stores import cached
 from fix_topologies import settings_of
 
 import toolkit
+from toolkit.statements import compose, name
 from toolkit_maintenance.doctor import Examination, Finding, Machine, Thresholds, examine
 from toolkit_maintenance.doctor.machine import machine_of
 from toolkit_maintenance.doctor.questions import Asker
@@ -93,6 +94,7 @@ def test_faults_of_servers_are_found_on_whichever_node_they_are(cluster: MakeClu
             sql.execute("SELECT count(*) FROM generate_series(1, 50000)")
             sql.execute("SELECT count(t) FROM note")
             admin.execute("CHECKPOINT")
+            sql.execute("DO $$ BEGIN PERFORM 'a password'; END $$")
             sql.execute("INSERT INTO toolkit.job_run (job) VALUES ('x')")
         counted(sql)
         admin.execute("SELECT pg_create_physical_replication_slot('gone', true)")
@@ -105,6 +107,8 @@ def test_faults_of_servers_are_found_on_whichever_node_they_are(cluster: MakeClu
         assert seen["index-unused"].evidence["nodes"] == ["pg1", "pg2"]
         assert "generate_series" in seen["slow-queries"].reason
         assert seen["slow-queries"].objects[0].figures["shift"] > 2
+        told = sql.execute(compose("doctor/list_statements", schema=name("public"))).fetchall()
+        assert "DO …" in [row[-1] for row in told]  # and not what it does: no literal is told
         assert seen["hit-rate"].objects[0].name == "note"
         assert seen["slots"].fix == ("SELECT pg_drop_replication_slot('gone')",)
         for one in crowd:

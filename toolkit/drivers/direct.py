@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -259,6 +260,7 @@ class Direct:
         return self._connection
 
 
+_COMMAND = re.compile(r"\s*((?:autovacuum: )?[A-Za-z]+(?: +[A-Za-z]+(?![\w'&]))?)(?![\w'&])")
 _FAILED = psycopg.pq.TransactionStatus.INERROR
 
 
@@ -280,4 +282,15 @@ def described(row: Sequence[Any]) -> str:
         who += f", user {user}"
     if state:  # which is not told of others' sessions to who may not see them; nor is the address
         who += f", from {address or 'a local socket'}, {state} for {seconds:.0f} s"
-    return who + (f": {query}" if query else "")
+    did = command_of(query)
+    return who + (f"{' after' if state and state != 'active' else ':'} {did}" if did else "")
+
+
+def command_of(query: str | None) -> str | None:
+    """Return what another's statement begins with: what comes then may be a password.
+
+    >>> command_of("ALTER ROLE ana PASSWORD 'secret'"), command_of("select 1")
+    ('ALTER ROLE …', 'select …')
+    """
+    found = _COMMAND.match(query or "")
+    return f"{found[1]} …" if found else None

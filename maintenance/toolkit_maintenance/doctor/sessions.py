@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg.sql import SQL, Literal
 
+from toolkit.drivers.direct import command_of
 from toolkit.statements import name
 from toolkit_maintenance.doctor.check import Answers, Check, found, hidden, settled, unknown, worst
 from toolkit_maintenance.doctor.finding import CRIT, OK, WARN, Finding, Thing, listed
@@ -37,7 +38,7 @@ class Session:
 
 def _sessions(answers: Answers, node: str) -> list[Session]:
     rows = answers.rows["sessions"][node]
-    return [Session(*settled(row)) for row in rows]
+    return [Session(*settled((*row[:-1], command_of(row[-1])))) for row in rows]
 
 
 def _end(pid: int) -> str:
