@@ -106,10 +106,10 @@ def _act(ground: Ground, index: Index, why: str) -> Act | Skip:
 
 def _waits(ground: Ground, what: str) -> Skip | None:
     """Return why it would wait: it ends no sooner than who began before it and is seen here."""
-    rows = ground.direct.fetch(compose("vacuum/find_horizon"))
+    rows = ground.direct.fetch(compose("vacuum/find_horizon"), {"table": None})
     if not rows or rows[0][1] is None or rows[0][6] < ground.options.lock_timeout:
         return None
-    said = f"passed over: it would wait for an old transaction: {described(rows[0][1:])}"
+    said = f"passed over: it would wait for an old transaction: {described(rows[0][1:8])}"
     return Skip(what, said, is_warning=True, is_busy=True)
 
 

@@ -64,6 +64,7 @@ class Table:
     changed: Limited
     live: int
     vacuumed_at: datetime | None
+    vacuumed_by_hand_at: datetime | None
     analyzed_at: datetime | None
     is_ours: bool
 

@@ -167,7 +167,10 @@ def _act(ground: Ground, table: Table, found: list[Need]) -> Act | Skip:
     only_counts = kinds == {STATISTICS}
     what = f"{'analyze' if only_counts else 'vacuum'} {table.name}"
     if not only_counts and not ground.is_forced and is_in_vain(table, ground.now):
-        return _in_vain(ground, what, why, is_warning=AGE not in kinds)
+        holder = _holder(ground, table, is_freezing=FREEZE in kinds)
+        if holder is not None:
+            said = f"{why}; it was vacuumed just now, and an old snapshot still sees them: {holder}"
+            return Skip(what, said, is_warning=AGE not in kinds)
     if (skip := taken(ground, table.oid, what)) is not None:
         return skip
     name = ground.table(table.name)
@@ -196,10 +199,22 @@ def _do(ground: Ground, table: Table, what: str, statement: bytes, counts: Count
     return alone_on(ground, table.oid, what, [statement], counts)
 
 
-def _in_vain(ground: Ground, what: str, why: str, *, is_warning: bool) -> Skip:
-    rows = ground.direct.fetch(compose("vacuum/find_horizon"))
-    holder = "whose it is may not be seen"
-    if rows:
-        holder = rows[0][0] or described(rows[0][1:])
-    said = f"{why}; it was vacuumed just now, and an old snapshot still sees them: {holder}"
-    return Skip(what, said, is_warning)
+def _holder(ground: Ground, table: Table, *, is_freezing: bool) -> str | None:
+    """Return who keeps a vacuum from doing more than the last one did; None: nobody.
+
+    What is older than all that is not frozen keeps it all from being frozen, whoever vacuumed
+    before: autovacuum does not freeze what is young. Other vacuums it keeps from what they are
+    for where it began before the last one. Who may not be seen is taken for one where we froze.
+    """
+    assert table.vacuumed_at is not None
+    params = {"table": table.oid}
+    for *who, began, is_older in ground.direct.fetch(compose("vacuum/find_horizon"), params):
+        if is_older is None:
+            is_held = not is_freezing or table.vacuumed_at == table.vacuumed_by_hand_at
+        elif is_freezing:
+            is_held = is_older
+        else:
+            is_held = began is None or began <= table.vacuumed_at
+        if is_held:
+            return who[0] or described(who[1:])
+    return None

@@ -4,8 +4,8 @@
 -- Columns: oid, name, parent, is_parent, bound as PostgreSQL writes it, bytes with indexes, pages,
 --   rows, all-visible pages, all-frozen pages (NULL before 18), xid age and its limit, multixact age
 --   and its limit, dead rows and the limit, the same of its TOAST, rows inserted since a vacuum,
---   rows changed since an analyze and the limit, live rows, last vacuum, last analyze, whether the
---   role may vacuum it and read it.
+--   rows changed since an analyze and the limit, live rows, last vacuum, the last that was
+--   no autovacuum, last analyze, whether the role may vacuum it and read it.
 SELECT c.oid, c.relname, p.relname, c.relkind = 'p', pg_get_expr(c.relpartbound, c.oid),
        -- none of one that is dropped meanwhile
        coalesce(pg_total_relation_size(c.oid), 0),
@@ -33,6 +33,7 @@ SELECT c.oid, c.relname, p.relname, c.relkind = 'p', pg_get_expr(c.relpartbound,
          * greatest(c.reltuples, 0),
        pg_stat_get_live_tuples(c.oid),
        greatest(pg_stat_get_last_vacuum_time(c.oid), pg_stat_get_last_autovacuum_time(c.oid)),
+       pg_stat_get_last_vacuum_time(c.oid),
        greatest(pg_stat_get_last_analyze_time(c.oid), pg_stat_get_last_autoanalyze_time(c.oid)),
        has_table_privilege(c.oid, 'SELECT')
        AND (pg_has_role(c.relowner, 'USAGE') OR pg_has_role(d.datdba, 'USAGE')
