@@ -16,13 +16,20 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
     """Yield what is popular and not in the cache, the most popular first."""
     cache = ground.store.settings.cache
     if not (cache.redis and cache.memory):
-        why = "nothing is shared with other processes: cache.redis is not set"
-        yield Skip("warm", f"{why}; a service fills its own memory by store.warm()", True)
+        why = "cache.memory is 0" if cache.redis else "cache.redis is not set"
+        why = f"nothing is shared with other processes: {why}; a service fills its own by store.warm()"
+        yield Skip(
+            "the shared cache", f"{why}; a service fills its own memory by store.warm()", True
+        )
         return
     wanted = set(ground.targets)
-    for popular in ground.store.popular(most=_MOST):
-        if wanted and popular.dataset not in wanted:
-            continue
+    found = [p for p in ground.store.popular(most=_MOST) if not wanted or p.dataset in wanted]
+    if not found:
+        why = (
+            "nothing was read often of late, by a service that has a cache and so counts its reads"
+        )
+        yield Skip("the shared cache", why, True)
+    for popular in found:
         try:
             sql = _cold(ground, popular)
         except ToolkitError as error:

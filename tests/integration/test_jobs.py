@@ -315,10 +315,8 @@ def test_ddl_near_the_end_of_the_time_tries_less_often(
         other.execute("LOCK TABLE toolkit.candles")
         with toolkit.connect(settings(database.dsn, lock_timeout=0.1, tries=50)) as store:
             report = run(store, "vacuum", max_runtime=1.5)
-        pid = other.info.backend_pid
     assert report.status == "failed"
     assert "act 1: lock it: its lock was not free in 1 try" in report.failed[0]
-    assert f"in the way was server process {pid}" in report.failed[0]
 
 
 def test_due_once_however_many_turns_were_missed(database: Database, register: Register) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import psycopg
 import pytest
 from fix_cache import no_database
+from fix_cli import Run
 from fix_servers import CacheServer, Database
 from fix_sharing import sharing
 from fix_stores import COLOURS, cached, open_store
@@ -85,7 +87,7 @@ def test_what_one_store_was_asked_for_another_remembers_when_it_starts(
 
 
 def test_the_warm_job_fills_what_is_shared_and_then_has_nothing_to_do(
-    database: Database, cache_server: CacheServer
+    database: Database, cache_server: CacheServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_store("blocking", cached(database.dsn)) as store:
         fill(store)
@@ -94,14 +96,19 @@ def test_the_warm_job_fills_what_is_shared_and_then_has_nothing_to_do(
         report = runner.run(store, "warm")
         assert report.status == NOTHING
         assert "cache.redis is not set" in report.skipped[0].why
+    assert "warm: the shared cache: nothing is shared" in run("maintain", "warm").stdout
     with sharing("blocking", database, cache_server) as store:
         (act,) = runner.run(store, "warm", is_dry=True).planned
         assert "metrics_1h" in act.sql[0]
         assert "2 series, 1h" in act.what
+        monkeypatch.setenv("TOOLKIT_CACHE_REDIS", cache_server.url)
+        (warmed,) = json.loads(run("maintain", "warm", "--json").stdout)["reports"]
+        assert (warmed["status"], warmed["counts"]["series_warmed"]) == (DONE, 2)
         report = runner.run(store, "warm")
-        assert (report.status, report.counts["series_warmed"]) == (DONE, 2)
-        assert runner.run(store, "warm").status == NOTHING
-        assert runner.run(store, "warm", ["candles"]).status == NOTHING
+        assert (report.status, report.skipped) == (NOTHING, ())
+        report = runner.run(store, "warm", ["candles"])
+        assert report.status == NOTHING
+        assert "nothing was read often" in report.skipped[0].why
         assert not store._roads.popularity._counted  # or it would feed itself
     with sharing("blocking", database, cache_server) as fresh:
         columns = ask(fresh, 1)

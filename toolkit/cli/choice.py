@@ -60,14 +60,25 @@ class Choice:
         """Open the store with what processes share; who asks by hand waits for a slow Redis."""
         from toolkit.store import Store
 
-        def patient(settings: Settings) -> Settings:
-            cache = settings.cache
-            memory, timeout = max(1, cache.memory), max(_PATIENCE_S, cache.redis_timeout)
-            return replace(settings, cache=replace(cache, memory=memory, redis_timeout=timeout))
-
-        patient(self.settings()).cache.check_shared()  # before local servers are started
-        with Store(patient(self.resolved())) as store:
+        _patient(self.settings()).cache.check_shared()  # before local servers are started
+        with Store(_patient(self.resolved())) as store:
             yield store
+
+    @contextmanager
+    def tending(self) -> Iterator[Store]:
+        """Open the store for jobs: with what processes share, where they do."""
+        from toolkit.store import Store
+
+        settings = self.resolved()
+        shares = bool(settings.cache.redis)
+        with Store(_patient(settings) if shares else settings.without_cache()) as store:
+            yield store
+
+
+def _patient(settings: Settings) -> Settings:
+    cache = settings.cache
+    memory, timeout = max(1, cache.memory), max(_PATIENCE_S, cache.redis_timeout)
+    return replace(settings, cache=replace(cache, memory=memory, redis_timeout=timeout))
 
 
 def dataset_of(store: Store, name: str) -> Dataset:

@@ -51,7 +51,7 @@ def maintain(
     from toolkit.cli.render import echo_json, working
     from toolkit_maintenance.runner import maintain
 
-    with choice.store() as store, working("maintaining") as say, interrupting():
+    with choice.tending() as store, working("maintaining") as say, interrupting():
         reports = maintain(
             store, jobs or None, always=bool(jobs), is_dry=dry_run, max_runtime=max_runtime, say=say
         )

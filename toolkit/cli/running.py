@@ -48,7 +48,7 @@ def run_by_hand(
     from toolkit_maintenance.runner import run
 
     choice: Choice = context.obj
-    with choice.store() as store, working(job) as say, interrupting():
+    with choice.tending() as store, working(job) as say, interrupting():
         store.datasets()  # what is wrong with the schema is said here
         report = run(
             store,
