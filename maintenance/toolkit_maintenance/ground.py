@@ -23,7 +23,8 @@ class Ground:
     """One run's; ``now`` is the server's time at its beginning.
 
     ``targets`` are what somebody named by hand (datasets, tables, indexes); empty: everything.
-    ``is_forced``: what is named is done, needed or not.
+    ``is_forced``: what is named is done, needed or not. ``is_by_hand``: the job was asked for,
+    due or not.
     ``until`` is when its time is over, by ``time.monotonic``; acts that take long look at
     :attr:`left`. ``say`` tells who watches how far it is.
     """
@@ -36,6 +37,7 @@ class Ground:
     until: float | None = None
     is_dry: bool = False
     is_forced: bool = False
+    is_by_hand: bool = False
     say: Say = field(default=lambda text: None, repr=False)
 
     @property

@@ -40,7 +40,8 @@ class Piece:
 def pieces(ground: Ground, job: str, dataset: Dataset, spans: Sequence[Span]) -> Iterator[Piece]:
     """Yield what of the parts was not looked at within the job's period, longest ago first.
 
-    Where the job is never due by itself the period is a day.
+    Where the job is never due by itself the period is a day. By hand all is looked at: first
+    what a run that was cut has left.
     """
     rows = ground.direct.fetch(_text(ground, "list_looked"), {"job": job, "dataset": dataset.name})
     known: dict[datetime, tuple[int | None, datetime]] = {r[0]: (r[1], r[2]) for r in rows}
@@ -54,20 +55,23 @@ def pieces(ground: Ground, job: str, dataset: Dataset, spans: Sequence[Span]) ->
 
     for span in sorted(spans, key=last):
         upto, at = known.get(to_datetime(span.start), (None, _NEVER))
-        if at > fresh:
-            if upto is None:
-                continue
-            left = [s for s in series if s.id > upto]
-        else:
-            left = series
-        yield from _of(dataset, span, left)
+        failed: list[str] = []
+        if at <= fresh:
+            yield from _of(dataset, span, series, failed)
+            continue
+        if upto is not None:
+            yield from _of(dataset, span, [s for s in series if s.id > upto], failed)
+        if ground.is_by_hand:
+            before = [s for s in series if upto is None or s.id <= upto]
+            yield from _of(dataset, span, before, failed)
 
 
 _NEVER = datetime.min.replace(tzinfo=to_datetime(0).tzinfo)
 
 
-def _of(dataset: Dataset, span: Span, series: Sequence[Series]) -> Iterator[Piece]:
-    failed: list[str] = []
+def _of(
+    dataset: Dataset, span: Span, series: Sequence[Series], failed: list[str]
+) -> Iterator[Piece]:
     for first in range(0, len(series), SERIES):
         some = series[first : first + SERIES]
         upto = some[-1].id if first + SERIES < len(series) else None

@@ -188,6 +188,7 @@ def _run(store: Store, direct: Direct, job: Job, wish: _Wish) -> Report | None:
         until=None if wish.max_runtime is None else started + wish.max_runtime,
         is_dry=wish.is_dry,
         is_forced=wish.is_forced,
+        is_by_hand=wish.always,
         say=wish.say,
     )
     if wish.is_dry:  # without the lock: it may be asked while the job runs

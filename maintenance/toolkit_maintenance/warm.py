@@ -17,7 +17,7 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
     cache = ground.store.settings.cache
     if not (cache.redis and cache.memory):
         why = "cache.memory is 0" if cache.redis else "cache.redis is not set"
-        why = f"nothing is shared with other processes: {why}; a service fills its own by store.warm()"
+        why = f"nothing is shared with other processes: {why}"
         yield Skip(
             "the shared cache", f"{why}; a service fills its own memory by store.warm()", True
         )

@@ -15,7 +15,7 @@ from toolkit_maintenance.registry import JOBS
 from toolkit_maintenance.runner import _session, maintain, run
 
 EVERY = pytest.mark.parametrize("job", JOBS)
-LOOKS_AGAIN = "audit"  # by hand, whenever it was last
+LOOKS_AGAIN = ("audit", "verify")  # by hand, whenever it was last
 
 
 def is_well(report: Report) -> bool:
@@ -24,7 +24,7 @@ def is_well(report: Report) -> bool:
 
 def is_at_rest(report: Report) -> bool:
     """Whether a run found nothing to do."""
-    if report.job == LOOKS_AGAIN:
+    if report.job in LOOKS_AGAIN:
         return is_well(report) and not report.counts.get("buckets_repaired")
     return is_well(report) and report.status != DONE
 

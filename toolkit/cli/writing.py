@@ -335,7 +335,7 @@ def delete(
     "--audit",
     is_flag=True,
     help="Count all rollups anew from points and blocks, say which buckets are not as stored, "
-    "and repair them. What was looked at within the last day is passed over.",
+    "and repair them.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what there is to do, and by which statements.")
 @click.option(
