@@ -6,7 +6,10 @@ SELECT t.relname, r.relname, k.conname,
        (SELECT array_agg(a.attname::text ORDER BY n.place)
         FROM unnest(k.conkey) WITH ORDINALITY AS n (column_number, place)
         JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = n.column_number),
-       coalesce(pg_total_relation_size(t.oid), 0), t.relkind = 'p'
+       -- a parent's own size is nothing
+       (SELECT coalesce(sum(pg_total_relation_size(p.relid)), 0)::bigint
+        FROM (SELECT t.oid AS relid UNION SELECT relid FROM pg_partition_tree(t.oid)) AS p),
+       t.relkind = 'p'
 FROM pg_constraint AS k
 JOIN pg_class AS t ON t.oid = k.conrelid
 JOIN pg_class AS r ON r.oid = coalesce(pg_partition_root(t.oid), t.oid)

@@ -41,6 +41,8 @@ _FIXED: Mapping[str, str] = {
     # no socket: its path would have to stay below 108 bytes, and passwords are asked either way
     "unix_socket_directories": "",
     "password_encryption": "scram-sha-256",
+    # the doctor knows by it whose the settings are
+    "toolkit.local": "on",
 }
 _CONF = "toolkit.conf"
 _REPLICATION = "replication.conf"

@@ -27,6 +27,7 @@ class Thresholds:
 
     statistics_age: float = 7 * 86_400.0
     unused_bytes: int = 1 << 20
+    unindexed_bytes: int = 1 << 20
     bloat_share: float = 0.5
     bloat_bytes: int = 10 << 20
     scans: int = 100
@@ -70,6 +71,7 @@ class Facts:
     counted_since: datetime | None
     is_near: bool  # it sees us come from its own address, or no address at all
     statements: str | None  # the schema of pg_stat_statements; None: it is not there
+    is_local: bool = False  # toolkit up made it, and configured it
 
     @property
     def counted_s(self) -> float | None:
@@ -95,6 +97,7 @@ class Answers:
     untold: Mapping[str, str] = field(default_factory=dict)
     limits: Thresholds = Thresholds()
     machine: Machine = Machine()
+    is_described: bool = False  # somebody said what machine it is: asks for advice for it
 
     @property
     def of_primary(self) -> Facts:

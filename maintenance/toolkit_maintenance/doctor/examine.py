@@ -48,6 +48,7 @@ def examine(
             asker.untold,
             limits,
             machine.completed(asker.machine),
+            machine != Machine(),
         )
         findings = [_judged(check, answers) for check in wanted]
         if keeps_snapshot:

@@ -205,7 +205,7 @@ def judge_missing(answers: Answers) -> Finding:
     """Foreign keys without an index, and large tables that are read from end to end."""
     limits, things, fixes, said = answers.limits, [], [], []
     for table, root, constraint, columns, size, is_partitioned in answers["unindexed_keys"]:
-        if table in own_tables(answers.schema):
+        if size < limits.unindexed_bytes or table in own_tables(answers.schema):
             continue
         things.append(Thing(root, table, size, {"constraint": constraint, "bytes": size}))
         index = f"{constraint[:59]}_idx"

@@ -270,9 +270,20 @@ def judge_setting(key: str, answers: Answers) -> Finding:
             value=setting.shown(setting.value),
         )
     shown = setting.shown(setting.value)
+    told = {"setting": key, "value": shown}
     if wanted.low <= setting.value <= wanted.high:
-        return Finding(check, OK, f"{shown} will do", {"setting": key, "value": shown})
+        return Finding(check, OK, f"{shown} will do", told)
+    if _is_modest(answers):
+        return Finding(check, OK, f"{shown}, {_MODEST}", told)
     return _advised(check, setting, shown, wanted)
+
+
+_MODEST = "as toolkit up has it: it leaves the machine to others; --ram … asks for advice"
+
+
+def _is_modest(answers: Answers) -> bool:
+    """Whether the server is one of `toolkit up`, and nobody has asked what its machine could do."""
+    return answers.of_primary.is_local and not answers.is_described
 
 
 def _advised(check: str, setting: Setting, shown: str, wanted: Wanted) -> Finding:
@@ -321,6 +332,8 @@ def judge_libraries(answers: Answers) -> Finding:
             {"setting": setting.name, "value": setting.setting},
             (f"CREATE EXTENSION IF NOT EXISTS {LIBRARY}",),
         )
+    if _is_modest(answers):
+        return Finding(check, OK, f"without {LIBRARY}, {_MODEST}")
     advised = ",".join([*loaded, LIBRARY])
     evidence = {
         "setting": setting.name,

@@ -80,9 +80,14 @@ def judge_bloat(answers: Answers) -> Finding:
     New rows fill a table's space by themselves; made anew, it is locked for as long as that takes.
     """
     limits, things, fixes, unseen = answers.limits, [], [], []
+    logs = {f"{d.name}_log" for d in answers.datasets}
     for root, own, kind, size, needed in answers["bloat"]:
+        if root in logs:  # a refresh empties it, and the next writes fill it
+            continue
         if needed is None:
             unseen.append(own)
+            continue
+        if kind == "table" and not needed:  # a plain vacuum cuts it
             continue
         wasted = size - needed
         if wasted < limits.bloat_bytes or wasted < limits.bloat_share * size:
@@ -158,7 +163,10 @@ def judge_hit_rate(answers: Answers) -> Finding:
 
 
 def judge_ahead(answers: Answers) -> Finding:
-    """Each dataset has its present partition and ``maintenance.ahead`` of the next."""
+    """Each dataset has its present partition and ``maintenance.ahead`` of the next.
+
+    One that never had a point has none, and may wait for the first run of the job.
+    """
     ahead = answers.settings.maintenance.ahead
     there: dict[str, set[Span]] = {}
     for table in tables_of(answers):
@@ -168,12 +176,14 @@ def judge_ahead(answers: Answers) -> Finding:
     for dataset in answers.datasets:
         grid, start = Grid(Step.parse(dataset.partition)), to_us(answers.of_primary.now)
         start, missing = grid.floor_one(start), []
-        present = there.get(dataset.name, set())
+        present = there.get(dataset.name)
+        if not present:
+            continue
         for number in range(ahead + 1):
             span = Span(start, int(grid.edges(Span(start, start + 1))[1]))
             if not any(s.start <= span.start < span.end <= s.end for s in present):
                 missing.append(span)
-                if number == 0 and present:
+                if number == 0:
                     status = CRIT
             start = span.end
         if missing:
