@@ -64,6 +64,7 @@ RULES = (
     _rule(READER, "EXECUTE on function slow_queries_v1", "seeing its slow statements"),
     _rule(READER, "SELECT on table slow_queries_state", "seeing its slow statements"),
     _rule(READER, "EXECUTE on function slow_queries_state_v1", "seeing its slow statements"),
+    _rule(READER, "SELECT on table doctor_snapshot", "seeing with the doctor what nobody uses"),
     *(
         Rule(READER, right, TABLE, "popularity", "counting what is read often", advised=True)
         for right in ("SELECT", "INSERT", "UPDATE")

@@ -11,9 +11,12 @@ from typing import Protocol
 
 from toolkit.drivers import Params, Rows
 from toolkit.drivers.direct import Direct
+from toolkit.drivers.failures import MAINTAINERS
+from toolkit.errors import DatabaseError
 from toolkit.statements import compose, name
 from toolkit_maintenance.job import CUT, FAILED, KILLED, RUNNING, Job, Report
 
+_NO_RIGHT = "42501"
 _AGAIN = timedelta(minutes=1)
 _NEARLY = timedelta(minutes=1)  # at most
 
@@ -107,7 +110,13 @@ def begin(
 ) -> tuple[int, datetime]:
     """Record that a job begins, and that runs of it which ended without a word were killed."""
     runs = name(schema, "job_run")
-    direct.execute(compose("jobs/bury_runs", runs=runs), {"job": job})
+    try:
+        direct.execute(compose("jobs/bury_runs", runs=runs), {"job": job})
+    except DatabaseError as error:
+        if error.sqlstate != _NO_RIGHT:
+            raise
+        said = f"the role lacks a privilege: it may not write to job_run; {MAINTAINERS}"
+        raise DatabaseError(said, _NO_RIGHT) from error
     params = {"job": job, "targets": list(targets)}
     row = direct.fetch(compose("jobs/begin_run", runs=runs), params)[0]
     return row[0], row[1]

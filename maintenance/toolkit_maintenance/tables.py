@@ -19,7 +19,9 @@ from toolkit_maintenance.job import Counts, Skip
 # short: who waits longer than deadlock_timeout (1 s) for an autovacuum has it cancelled
 _IMPATIENT = 0.5
 _SETTLED = 3_600.0  # seconds
-NO_RIGHT = "the role {} may not; its owner may, and toolkit check --grants says what lacks"
+NO_RIGHT = (
+    "the role {} may not; its owner may, and toolkit check --grants --as maintainer says what lacks"
+)
 
 
 @dataclass(frozen=True, slots=True)

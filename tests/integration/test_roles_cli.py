@@ -53,6 +53,8 @@ def test_each_role_is_told_what_it_is_and_what_it_lacks_to_be_more(cast: Cast, r
         assert found["grants"] == []
         advised = [f'GRANT "pg_read_all_stats" TO "{cast.names[role]}"']
         assert found["advised"] == (advised if role == "maintainer" else [])
+    said = run("check", "--grants", dsn=cast.dsn("writer"))
+    assert "all that a writer needs; what jobs, refreshes and DDL need: toolkit" in said.stderr
     found = checked(run, cast, "reader", "--as", "writer", code=1)
     assert "INSERT on table candles" in found["lacks"]["writer"]
     assert "writing points" in found["purposes"]

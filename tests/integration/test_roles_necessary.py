@@ -132,6 +132,9 @@ BY_STATEMENT: dict[str, Callable[[Direct], Any]] = {
     "seeing how datasets do": lambda direct: direct.fetch(
         b"SELECT * FROM toolkit.performance_summary"
     ),
+    "seeing with the doctor what nobody uses": lambda direct: direct.fetch(
+        b"SELECT * FROM toolkit.doctor_snapshot"
+    ),
     "seeing its slow statements": lambda direct: direct.fetch(
         b"SELECT * FROM toolkit.slow_queries, toolkit.slow_queries_state"
     ),

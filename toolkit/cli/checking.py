@@ -8,6 +8,7 @@ from toolkit.cli.checking_alerts import judge_alerts
 from toolkit.cli.choice import Choice
 from toolkit.cli.failing import FAILED
 
+_MORE = "what jobs, refreshes and DDL need: toolkit check --grants --as maintainer"
 _AS = click.Choice(["reader", "writer", "maintainer"])
 
 
@@ -49,7 +50,7 @@ def _grants(choice: Choice, as_: str | None, role: str | None, as_json: bool) ->
     from toolkit.cli.render import echo_json, note
     from toolkit.cli.roles import looking, map_lacks
     from toolkit.granting import standings
-    from toolkit.roles import grants
+    from toolkit.roles import MAINTAINER, grants
 
     with looking(choice) as (direct, ground, asking):
         (found,) = standings(direct, ground, [role or asking])
@@ -71,7 +72,8 @@ def _grants(choice: Choice, as_: str | None, role: str | None, as_json: bool) ->
         )
         return not lacks
     if not lacks:
-        note(f"{found.name!r} has all that a {wanted} needs")
+        more = "" if as_ or wanted == MAINTAINER else f"; {_MORE}"
+        note(f"{found.name!r} has all that a {wanted} needs{more}")
     else:
         purposes = ", ".join(dict.fromkeys(r.rule.purpose for r in lacks))
         note(f"{found.name!r} lacks {len(lacks)} rights of a {wanted}, for: {purposes}")

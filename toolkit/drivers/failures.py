@@ -36,6 +36,11 @@ _NO_ENTRY = (
 )
 DENIED = "the server refused the connection"
 """What every AccessDenied says."""
+MAINTAINERS = "this is a maintainer's: toolkit check --grants --as maintainer prints what lacks"
+"""The way out of what no lesser role may."""
+_LACKS = (
+    "toolkit check --grants prints what lacks, --as maintainer what jobs, refreshes and DDL need"
+)
 _FULL = (
     "too many clients already",
     "too many connections for",  # the role, or the database
@@ -121,7 +126,8 @@ def _translated(error: BaseException, node: str) -> ToolkitError:
                 "run: toolkit migrate up"
             )
         case "42501":
-            hint = "toolkit check --grants prints what lacks"
+            # what is the owner's cannot be granted; who lacks another right may need that one only
+            hint = MAINTAINERS if "must be owner" in text else _LACKS
             return DatabaseError(f"{place}the role lacks a privilege: {text}; {hint}", state)
     constraint = error.diag.constraint_name
     return DatabaseError(f"{place}{text} (SQLSTATE {state})", state, constraint)
