@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from fix_servers import PROJECT
 
 from toolkit.cli import main
 from toolkit.cli.template import NOTES, defaults, template
 from toolkit.config import _KEYS, load_settings
 from toolkit.opening import check_conninfo
+from toolkit_maintenance.registry import JOBS
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +39,13 @@ def test_template_has_every_setting_with_its_default_and_a_remark() -> None:
     tree = tomllib.loads(uncommented(template()))
     found = {f"{section}.{key}": v for section, keys in tree.items() for key, v in keys.items()}
     assert found == defaults()
+
+
+def test_the_page_on_maintenance_shows_the_default_of_every_job() -> None:
+    text = (PROJECT / "docs" / "maintenance.md").read_text()
+    shown = tomllib.loads(text.split("```toml\n")[1].split("```")[0])["maintenance"]
+    assert set(JOBS) <= set(shown)
+    assert {f"maintenance.{key}": v for key, v in shown.items()}.items() <= defaults().items()
 
 
 def test_file_that_init_writes_changes_nothing_until_it_is_uncommented(tmp_path: Path) -> None:
