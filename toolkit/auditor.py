@@ -121,15 +121,18 @@ class Auditor:
                 for some in _parts(entry, series, piece) if has_points else (piece,):
                     if time.perf_counter() >= until:
                         report = replace(report, is_cut=True)
-                        return await self._ended(report, repair, started)
+                        return await self._ended(report, repair, started, until)
                     report = await self._part(entry, series, some, repair, report)
                     on_progress(report)
-        return await self._ended(report, repair, started)
+        return await self._ended(report, repair, started, until)
 
-    async def _ended(self, report: AuditReport, repair: bool, started: float) -> AuditReport:
+    async def _ended(
+        self, report: AuditReport, repair: bool, started: float, until: float
+    ) -> AuditReport:
         if report.wrong and repair:  # what was logged is followed, as every change is
-            await self._refresher.refresh(report.dataset)
-            report = replace(report, repaired=True)
+            left = None if until == inf else max(0.0, until - time.perf_counter())
+            refreshed = await self._refresher.refresh(report.dataset, max_runtime=left)
+            report = replace(report, repaired=not refreshed.is_cut)  # else by the next refresh
         return replace(report, seconds=time.perf_counter() - started)
 
     async def _pieces(self, entry: Entry, span: Span) -> list[tuple[Span, bool]]:

@@ -22,7 +22,7 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
         for piece in pieces(ground, "audit", dataset, _tiles(there)):
             sql = (f"-- the points and the buckets of {piece}, read and compared",)
             lock = f"ROW SHARE on rollup: a refresh of {dataset.name} waits for a part of a series"
-            yield look(ground, "audit", piece, sql, lock, partial(_recount, ground, piece))
+            yield from look(ground, "audit", piece, sql, lock, partial(_recount, ground, piece))
 
 
 JOB = Job("audit", "count rollups anew from their points, and repair them", plan)
@@ -39,17 +39,22 @@ def _tiles(there: list[Span]) -> list[Span]:
     return [Span(a, b) for a, b in pairwise(edges)]
 
 
-def _recount(ground: Ground, piece: Piece) -> Counts:
+def _recount(ground: Ground, piece: Piece, names: tuple[str, ...]) -> tuple[Counts, bool]:
     dataset, span = piece.dataset.name, piece.span
     report = ground.store.audit(
-        dataset, piece.names, to_datetime(span.start), to_datetime(span.end)
+        dataset,
+        names,
+        to_datetime(span.start),
+        to_datetime(span.end),
+        max_runtime=ground.left,
     )
     for wrong in report.named[:20]:
         ground.say(f"{dataset}: {wrong}; repaired")
     if report.unread:
         raise DatabaseError("; ".join(map(str, report.unread[:10])))
-    return {
+    counts = {
         "points_read": report.points,
         "buckets_counted": report.buckets,
         "buckets_repaired": report.wrong,
     }
+    return counts, report.is_cut

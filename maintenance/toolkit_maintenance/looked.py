@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from toolkit.catalog import Series
 from toolkit.dataset import Dataset
-from toolkit.errors import ToolkitError
+from toolkit.errors import DatabaseError, ToolkitError, Unavailable
 from toolkit.statements import compose
 from toolkit.timegrid import Span, to_datetime
 from toolkit_maintenance.ground import Ground
@@ -16,6 +17,8 @@ from toolkit_maintenance.job import Act, Counts
 
 SERIES = 100
 """Series of one part that are looked at in an act."""
+AT_ONCE = 10
+"""Series that are looked at before that is noted."""
 _DAY = timedelta(days=1)
 
 
@@ -29,12 +32,13 @@ class Piece:
 
     dataset: Dataset
     span: Span
-    names: tuple[str, ...]
+    series: tuple[Series, ...]
     upto: int | None
     failed: list[str] = field(default_factory=list, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.dataset.name} {self.span}, {len(self.names):,} series from {self.names[0]!r}"
+        first = self.series[0].name
+        return f"{self.dataset.name} {self.span}, {len(self.series):,} series from {first!r}"
 
 
 def pieces(ground: Ground, job: str, dataset: Dataset, spans: Sequence[Span]) -> Iterator[Piece]:
@@ -75,37 +79,65 @@ def _of(
     for first in range(0, len(series), SERIES):
         some = series[first : first + SERIES]
         upto = some[-1].id if first + SERIES < len(series) else None
-        yield Piece(dataset, span, tuple(s.name for s in some), upto, failed)
+        yield Piece(dataset, span, tuple(some), upto, failed)
+
+
+Look = Callable[[tuple[str, ...]], tuple[Counts, bool]]
+"""Looks at series by name; returns what to count, and whether its time was over before the end."""
 
 
 def look(
-    ground: Ground,
-    job: str,
-    piece: Piece,
-    sql: tuple[str, ...],
-    lock: str,
-    do: Callable[[], Counts],
-) -> Act:
-    """Return the act that looks at a piece; that it was looked at is noted when ``do`` returns."""
+    ground: Ground, job: str, piece: Piece, sql: tuple[str, ...], lock: str, do: Look
+) -> Iterator[Act]:
+    """Yield the act that looks at a piece; what was looked at to its end is noted, and no more.
 
-    def noted() -> Counts:
-        try:
-            counts = do()
-        except ToolkitError:
+    Where it is cut it is yielded again, as what its time did not suffice for.
+    """
+    is_over = False
+
+    def done() -> Counts:
+        nonlocal is_over
+        is_over = True  # also where it fails
+        counts, wrong = Counter[str](), list[ToolkitError]()
+        for first in range(0, len(piece.series), AT_ONCE):
+            if first and ground.left is not None and ground.left <= 0:
+                is_over = False
+                break
+            some = piece.series[first : first + AT_ONCE]
+            try:
+                found, is_cut = do(tuple(s.name for s in some))
+            except Unavailable:
+                raise
+            except ToolkitError as error:  # the others are looked at all the same
+                wrong.append(error)
+                continue
+            counts.update(found)
+            if is_cut:
+                is_over = False
+                break
+            if not piece.failed and not wrong:
+                is_last = first + AT_ONCE >= len(piece.series)
+                _note(ground, job, piece, piece.upto if is_last else some[-1].id)
+        if wrong:
+            is_over = True
             piece.failed.append(str(piece))
-            raise
-        if piece.failed:
-            return counts
-        params = {
-            "job": job,
-            "dataset": piece.dataset.name,
-            "start": to_datetime(piece.span.start),
-            "series_to": piece.upto,
-        }
-        ground.direct.execute(_text(ground, "note_looked"), params)
+            raise wrong[0] if len(wrong) == 1 else DatabaseError("; ".join(map(str, wrong)))
         return counts
 
-    return Act(f"{job} {piece}", sql, lock, noted)
+    while not is_over:
+        yield Act(f"{job} {piece}", sql, lock, done)
+        if ground.is_dry:
+            break
+
+
+def _note(ground: Ground, job: str, piece: Piece, upto: int | None) -> None:
+    params = {
+        "job": job,
+        "dataset": piece.dataset.name,
+        "start": to_datetime(piece.span.start),
+        "series_to": upto,
+    }
+    ground.direct.execute(_text(ground, "note_looked"), params)
 
 
 def _text(ground: Ground, statement: str) -> bytes:

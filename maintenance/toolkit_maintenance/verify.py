@@ -7,6 +7,7 @@ from functools import partial
 
 from toolkit.errors import DatabaseError
 from toolkit.timegrid import to_datetime
+from toolkit.verifier import VerifyReport
 from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 from toolkit_maintenance.looked import Piece, look, pieces
@@ -19,22 +20,31 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
         for piece in pieces(ground, "verify", dataset, there):
             sql = (f"-- the blocks of {piece}, read and decoded",)
             lock = f"ACCESS SHARE on {dataset.name}_blocks"
-            yield look(ground, "verify", piece, sql, lock, partial(_read, ground, piece))
+            yield from look(ground, "verify", piece, sql, lock, partial(_read, ground, piece))
 
 
 JOB = Job("verify", "read every block", plan)
 
 
-def _read(ground: Ground, piece: Piece) -> Counts:
-    report = ground.store.verify(
-        piece.dataset.name,
-        piece.names,
-        to_datetime(piece.span.start),
-        to_datetime(piece.span.end),
-        on_progress=lambda so_far, total: ground.say(
-            f"verify {piece}: {so_far.blocks:,} of {total:,} blocks"
-        ),
-    )
+class _OutOfTime(Exception):
+    """The run's time is over before all was read."""
+
+
+def _read(ground: Ground, piece: Piece, names: tuple[str, ...]) -> tuple[Counts, bool]:
+    report, is_cut = VerifyReport(piece.dataset.name), False
+
+    def on_progress(so_far: VerifyReport, total: int) -> None:
+        nonlocal report
+        report = so_far
+        ground.say(f"verify {piece}: {so_far.blocks:,} of {total:,} blocks")
+        if ground.left is not None and ground.left <= 0 and so_far.blocks < total:
+            raise _OutOfTime
+
+    span = (to_datetime(piece.span.start), to_datetime(piece.span.end))
+    try:
+        report = ground.store.verify(piece.dataset.name, names, *span, on_progress=on_progress)
+    except _OutOfTime:
+        is_cut = True
     if report.damaged:
         said = "; ".join(
             f"{d.series!r} {d.span}: {', '.join(d.problems)}; {d.remedy}"
@@ -42,4 +52,4 @@ def _read(ground: Ground, piece: Piece) -> Counts:
         )
         count = len(report.damaged)
         raise DatabaseError(f"{count:,} damaged block{'s' if count > 1 else ''}: {said}")
-    return {"blocks_read": report.blocks, "points_decoded": report.points}
+    return {"blocks_read": report.blocks, "points_decoded": report.points}, is_cut

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -237,7 +238,7 @@ def test_a_repair_that_is_interrupted_is_done_by_the_next_refresh(
     blocking.refresh("metrics")
     sql.execute("DELETE FROM metrics_1h WHERE ts = '2024-01-01 03:00Z'")
 
-    def killed(*_: Any) -> Any:
+    def killed(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -248,6 +249,24 @@ def test_a_repair_that_is_interrupted_is_done_by_the_next_refresh(
     assert runner.run(blocking, "refresh").counts["buckets_written"] == 1
     rows = sql.execute("SELECT count(*) FROM metrics_1h").fetchone()
     assert rows == (10,)
+
+
+def test_an_audit_repairs_no_longer_than_its_time(
+    blocking: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocking.write("metrics", minutes(60), series="a")
+    blocking.refresh("metrics")
+    sql.execute("UPDATE metrics_5m SET value_max = 7777")
+    for series in "bcdef":
+        blocking.write("metrics", minutes(60), series=series)
+    monkeypatch.setattr(refresher, "SLICE", timedelta(seconds=1))
+    report = blocking.audit(
+        "metrics", "a", max_runtime=0.3, on_progress=lambda report: time.sleep(0.3)
+    )
+    assert (report.wrong, report.repaired) == (12, False)
+    assert unfollowed(blocking) > 0
+    blocking.refresh("metrics")
+    assert blocking.audit("metrics").wrong == 0
 
 
 def test_the_command_plans_runs_audits_and_is_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from fix_stores import minutes
 
 import toolkit
+from toolkit import verifier
 from toolkit_maintenance import looked, runner
-from toolkit_maintenance.job import CUT, DONE, FAILED, NOTHING, SKIPPED
+from toolkit_maintenance.job import CUT, DONE, FAILED, NOTHING, SKIPPED, Report
 
 RANGE = ("2024-01-01Z", "2024-01-09Z")
 
@@ -128,3 +130,52 @@ def test_the_audit_job_repairs_and_looks_whenever_it_is_asked_to(
         assert (report.status, report.counts["buckets_repaired"]) == (DONE, 3)
         assert answer(old) == before
     assert runner.run(old, "refresh").status == NOTHING
+
+
+def series_read(report: Report) -> int:
+    return report.counts.get("points_decoded", report.counts.get("points_read", 0)) // (60 * 72)
+
+
+@pytest.mark.parametrize("job", ["verify", "audit"])
+def test_what_reads_everything_ends_in_its_time_and_goes_on_from_there(
+    old: toolkit.Store, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    """Each part takes as long as there is time: then one more may be read, and no more."""
+    runner.run(old, "compress")
+    old.refresh("metrics")
+    monkeypatch.setattr(looked, "AT_ONCE", 1)
+    real = getattr(toolkit.Store, job)
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        found = real(*args, **options)
+        if found.points:
+            time.sleep(0.6)
+        return found
+
+    monkeypatch.setattr(toolkit.Store, job, slowly)
+    found, statuses = [], []
+    while not statuses or statuses[-1] == CUT:
+        report = runner.run(old, job, ["metrics"], max_runtime=0.6)
+        found.append(series_read(report))
+        statuses.append(report.status)
+        assert len(found) < 9
+    assert [n for n in found if n] == [1, 1, 1]  # each series once
+    assert set(statuses[:-1]) == {CUT}
+    assert runner.run(old, job, ["metrics"]).status == NOTHING
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_read_that_is_cut_amid_blocks_is_not_noted(
+    old: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "_AT_ONCE", 1)
+    sql.execute("DELETE FROM metrics WHERE ts >= '2024-01-01 01:00Z'")
+    runner.run(old, "compress")
+
+    def wait(text: str) -> None:
+        if "blocks" in text:
+            time.sleep(1)
+
+    report = runner.run(old, "verify", max_runtime=1, say=wait)
+    assert (report.status, report.counts["blocks_read"]) == (CUT, 1)
+    assert sql.execute("SELECT count(*) FROM looked_at").fetchone() == (0,)
