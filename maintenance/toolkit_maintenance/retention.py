@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from psycopg.sql import Literal
 
@@ -13,7 +14,7 @@ from toolkit.ddl import blocks_table
 from toolkit.errors import Busy, DatabaseError
 from toolkit.retaining import age_us
 from toolkit.statements import compose, name
-from toolkit.timegrid import Span, iso, to_datetime, to_us
+from toolkit.timegrid import LATEST, Span, iso, to_datetime, to_us
 from toolkit_maintenance import dropping
 from toolkit_maintenance.archive import archive, path_of
 from toolkit_maintenance.dropping import Table
@@ -30,6 +31,14 @@ class _Part:
     blocks: Table | None = None
     has_rows: bool = False
     has_blocks: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.has_rows or self.has_blocks)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return tuple(t for t in (self.rows, self.blocks) if t is not None)
 
 
 def plan(ground: Ground) -> Iterator[Act | Skip]:
@@ -51,70 +60,76 @@ JOB = Job("retention", "drop points and rollups that are past their age", plan)
 def _points(ground: Ground, dataset: Dataset) -> Generator[Act | Skip, None, int | None]:
     """Yield the freezing of what is past, and its dropping; return the mark there is then."""
     dataset_id, frozen = _frozen(ground, dataset)
-    due = []
+    due, kept = [], LATEST
     for part in _parts(ground, dataset):
         found = _due(dataset, part, to_us(ground.now))
+        if found is True:
+            due.append(part)
+            continue
         if isinstance(found, Skip):
             yield found
-        elif found:
-            due.append((part.span, found))
-    if not due:
-        return frozen
-    # a mark is an edge of every rollup: what ends inside a bucket of one waits
-    edge = max(span.end for span, _ in due)
-    mark = dataset.grids[-1].floor_one(edge) if dataset.grids else edge
-    if frozen is None or mark > frozen:
-        if refusal := _refusal(ground, dataset, dataset_id, mark):
-            yield Skip(f"{dataset.name} before {iso(mark)}", refusal)
-            mark = frozen if frozen is not None else -(2**62)
-        else:
-            yield _freezing(ground, dataset, dataset_id, mark)
-    else:
-        mark = frozen
-    for span, tables in due:
-        if span.end <= mark:
-            yield _dropping(ground, dataset, span, tables)
+        if not part.is_empty and (frozen is None or part.span.end > frozen):
+            kept = min(kept, part.span.start)
+    # no further than what is kept; and for points only: what is empty may be written to
+    edges = [p.span.end for p in due if not p.is_empty and p.span.end <= kept]
+    mark = frozen
+    if edges:
+        # a mark is an edge of every rollup: what ends inside a bucket of one waits
+        edge = dataset.grids[-1].floor_one(max(edges)) if dataset.grids else max(edges)
+        if frozen is None or edge > frozen:
+            refusal, since = _look(ground, dataset, dataset_id, edge)
+            if refusal:
+                yield Skip(f"{dataset.name} before {iso(edge)}", refusal)
+            else:
+                yield _freezing(ground, dataset, dataset_id, edge, since)
+                mark = edge
+    for part in due:
+        if mark is not None and part.span.end <= mark:
+            yield _dropping(ground, dataset, part)
+        elif part.span.end > kept and not part.is_empty:
+            why = f"is past its age, and waits for older points that are kept, from {iso(kept)} on"
+            yield Skip(f"{dataset.name} {part.span}", why, is_warning=True)
     return mark
 
 
 def _parts(ground: Ground, dataset: Dataset) -> list[_Part]:
-    """Return the ranges that are past some age of points, oldest first."""
+    """Return the ranges that there are tables of, oldest first."""
     ages = [age_us(a) for a in (dataset.retain.rows, dataset.retain.blocks) if a]
     edge = to_us(ground.now) - min(ages)
     parts: dict[Span, _Part] = {}
     for kind, parent in (("rows", dataset.name), ("blocks", blocks_table(dataset.name))):
         for table in dropping.tables(ground, parent):
-            if table.span.end <= edge and not table.is_pending:
-                holds = compose("blocks/holds_rows", partition=ground.table(table.name))
-                found = {kind: table, f"has_{kind}": ground.direct.fetch(holds)[0][0]}
+            if not table.is_pending:
+                # what is past no age stays, empty or not
+                has_points = table.span.end > edge or _holds(ground, table.name)
+                found: dict[str, Any] = {kind: table, f"has_{kind}": has_points}
                 part = parts.get(table.span, _Part(table.span))
                 parts[table.span] = replace(part, **found)
     return sorted(parts.values(), key=lambda p: p.span.start)
 
 
-def _due(dataset: Dataset, part: _Part, now: int) -> tuple[Table, ...] | Skip:
-    """Return the tables of a range that may go; rows and blocks each by their own age."""
-    retain = dataset.retain
+def _due(dataset: Dataset, part: _Part, now: int) -> bool | Skip:
+    """Whether a range may go: all points in it are past their age, in rows and in blocks."""
+    retain, what = dataset.retain, f"{dataset.name} {part.span}"
 
     def is_past(age: str) -> bool:
         return bool(age) and part.span.end <= now - age_us(age)
 
-    both = tuple(t for t in (part.rows, part.blocks) if t is not None)
+    if part.is_empty:
+        return part.span.end <= now - retain.of_points
     if part.has_blocks:
         if not is_past(retain.blocks):
-            return ()
-        # late points wait in rows for their blocks: with them they go, unless rows live longer
-        stays = part.has_rows and not is_past(retain.rows)
-        return tuple(t for t in both if not (stays and t is part.rows))
-    if not part.has_rows:
-        waits = dataset.compress_after and not is_past(retain.blocks)  # for points that come late
-        return () if waits else both
+            return False
+        if part.has_rows and not is_past(retain.rows):
+            why = "its blocks are past their age, and late points in rows are not; "
+            return Skip(what, f"{why}run: toolkit compress")
+        return True
     if not is_past(retain.rows):
-        return ()
+        return False
     if dataset.compress_after:
         why = "its points are past their age in rows, and not in blocks yet; run: toolkit compress"
-        return Skip(f"{dataset.name} {part.span}", why)
-    return both
+        return Skip(what, why)
+    return True
 
 
 def _is_due(ground: Ground, dataset: Dataset, parent: str, table: str, end: int) -> bool:
@@ -138,6 +153,11 @@ def _holds(ground: Ground, table: str) -> bool:
     return is_held
 
 
+def _looked_at(ground: Ground, part: _Part) -> _Part:
+    rows, blocks = (t is not None and _holds(ground, t.name) for t in (part.rows, part.blocks))
+    return replace(part, has_rows=rows, has_blocks=blocks)
+
+
 def _frozen(ground: Ground, dataset: Dataset) -> tuple[int, int | None]:
     row = ground.direct.fetch(
         compose("retention/find_mark", dataset=ground.table("dataset")), {"dataset": dataset.name}
@@ -145,33 +165,34 @@ def _frozen(ground: Ground, dataset: Dataset) -> tuple[int, int | None]:
     return row[0], to_us(row[1]) if row[1] is not None else None
 
 
-def _refusal(ground: Ground, dataset: Dataset, dataset_id: int, mark: int) -> str:
-    """Return why points before a mark may not go yet; empty: they may."""
-    if not dataset.ladder:
-        return ""
+def _look(ground: Ground, dataset: Dataset, dataset_id: int, mark: int) -> tuple[str, str]:
+    """Return why points before a mark may not go yet; empty: they may, if nothing came since.
+
+    The second is a transaction id: what was logged by older ones has been looked at.
+    """
     parts = {key: ground.table(key) for key in ("dataset", "rollup")}
     statement = compose(
         "retention/look_at_changes", log=ground.table(f"{dataset.name}_log"), **parts
     )
     params = {"dataset_id": dataset_id, "before": to_datetime(mark)}
-    unfollowed, systems = ground.direct.fetch(statement, params)[0]
+    unfollowed, systems, since = ground.direct.fetch(statement, params, timeout=ground.timeout)[0]
     if unfollowed:
         return (
             f"{unfollowed:,} changes of before are not in the rollups yet; "
             f"run: toolkit refresh {dataset.name}"
-        )
+        ), since
     try:
         here = ground.direct.fetch(compose("session/identify_server"))[0][0]
     except DatabaseError:  # not told: then nobody was told it before
-        return ""
+        return "", since
     if any(s not in (None, here) for s in systems or ()):
         return (
             f"the database was restored since its rollups were; run: toolkit refresh {dataset.name}"
-        )
-    return ""
+        ), since
+    return "", since
 
 
-def _freezing(ground: Ground, dataset: Dataset, dataset_id: int, mark: int) -> Act:
+def _freezing(ground: Ground, dataset: Dataset, dataset_id: int, mark: int, since: str) -> Act:
     what = f"freeze {dataset.name} before {iso(mark)}"
     parts = {key: ground.table(key) for key in ("dataset", "rollup")}
     log = ground.table(f"{dataset.name}_log")
@@ -182,6 +203,7 @@ def _freezing(ground: Ground, dataset: Dataset, dataset_id: int, mark: int) -> A
             log=log,
             dataset_id=Literal(dataset_id),
             mark=Literal(to_datetime(mark).isoformat()),
+            since=Literal(since),
             **parts,
         ),
     ]
@@ -191,7 +213,8 @@ def _freezing(ground: Ground, dataset: Dataset, dataset_id: int, mark: int) -> A
         _check_frozen(ground, dataset, mark)
         return {"marks_moved": 1}
 
-    lock = f"SHARE on {dataset.name} and {dataset.name}_log, for a moment"
+    tables = f"{dataset.name} and {dataset.name}_log"
+    lock = f"SHARE on {tables}, for a look at what was logged since this was planned"
     return Act(what, texts(statements), lock, do, why="rollups stand for what is dropped")
 
 
@@ -204,18 +227,21 @@ def _check_frozen(ground: Ground, dataset: Dataset, end: int) -> None:
         )
 
 
-def _dropping(ground: Ground, dataset: Dataset, span: Span, tables: tuple[Table, ...]) -> Act:
+def _dropping(ground: Ground, dataset: Dataset, part: _Part) -> Act:
+    span, tables = part.span, part.tables
     names = " and ".join(t.name for t in tables)
     is_kept = bool(ground.options.retain_export)
     path = path_of(ground, dataset, tables[0].name) if is_kept else None
     what = f"drop {names}, {span}" + (f", once its points are in {path}" if path else "")
-    of = {t.parent: t.name for t in tables}
 
-    def do() -> Counts:
+    def do() -> Counts | Skip:
         _check_frozen(ground, dataset, span.end)
+        if _due(dataset, _looked_at(ground, part), to_us(ground.now)) is not True:
+            why = "points that are kept were written there before it was frozen"
+            return Skip(f"{dataset.name} {span}", why, is_warning=True)
         counts = {"tables_dropped": len(tables)}
         if path is not None:
-            rows, blocks = of.get(dataset.name), of.get(blocks_table(dataset.name))
+            rows, blocks = (t.name if t else None for t in (part.rows, part.blocks))
             counts["points_exported"] = archive(ground, dataset, span, path, rows, blocks)
         for table in tables:
             dropping.drop(ground, dataset, table)
@@ -223,8 +249,9 @@ def _dropping(ground: Ground, dataset: Dataset, span: Span, tables: tuple[Table,
 
     sql = tuple(s for t in tables for s in dropping.statements(ground, dataset, t))
     lock = "; ".join(t.lock for t in tables)
-    kept = dataset.retain.rows if tables[0].parent == dataset.name else dataset.retain.blocks
-    why = f"kept for {kept or dataset.retain.blocks}"
+    retain = dataset.retain
+    age = retain.blocks if part.has_blocks else retain.rows
+    why = "holds no points" if part.is_empty else f"kept for {age}"
     return Act(what, sql, lock, do, sum(t.bytes for t in tables), why)
 
 

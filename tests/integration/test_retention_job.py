@@ -36,6 +36,7 @@ from toolkit import Retention
 from toolkit.config import load_settings
 from toolkit.drivers.direct import Direct
 from toolkit.errors import (
+    Busy,
     QueryError,
     SchemaError,
 )
@@ -43,7 +44,7 @@ from toolkit.opening import primary_of
 from toolkit.timegrid import to_us
 from toolkit_maintenance import retention, runner
 from toolkit_maintenance.ground import Ground
-from toolkit_maintenance.job import Act
+from toolkit_maintenance.job import Act, Skip
 
 
 def test_what_is_not_refreshed_is_not_dropped(
@@ -211,6 +212,31 @@ def test_rows_and_blocks_go_by_their_own_ages(
     assert blocking.read("metrics", "A", START, END, step="1d")["value_max"].max() == 1e6
 
 
+def test_blocks_go_with_what_came_late_to_them(
+    database: Database, sql: psycopg.Connection, tmp_path: Path
+) -> None:
+    settings = load_settings(database.dsn)
+    to = replace(settings.maintenance, retain_export=str(tmp_path))
+    with toolkit.connect(replace(settings, maintenance=to)) as store:
+        filled(store)
+        store.compress("metrics", None, START, NOW - 60 * DAY)
+        late = {"ts": [START + timedelta(minutes=1)], "value": [1e6]}
+        store.write("metrics", late, series="A")
+        store.refresh("metrics")
+        report = retained(store, rows="3y", blocks="60d")
+        assert report.status == "skipped", report
+        assert "late points in rows are not; run: toolkit compress" in report.skipped[0].why
+        assert not list(tmp_path.iterdir())
+        store.compress("metrics", None, START, NOW - 60 * DAY)
+        count = len(store.read("metrics", None, START, NOW))
+        report = runner.run(store, "retention")
+        assert report.status == "done", report
+        assert (
+            count - len(store.read("metrics", None, START, NOW)) == report.counts["points_exported"]
+        )
+        assert pd.read_parquet(tmp_path).value.max() == 1e6
+
+
 def test_points_are_exported_before_they_go(
     database: Database, sql: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +328,79 @@ def test_what_was_begun_is_ended_where_the_time_of_a_run_is_over(
             assert isinstance(act, Act)
             act.do()
         assert sql.execute("SELECT min(ts) FROM metrics").fetchone()[0] == mark_of(sql)
+
+
+def test_points_that_are_kept_hold_the_mark(
+    blocking: toolkit.Store, sql: psycopg.Connection
+) -> None:
+    def filled_from(days: int, count: int) -> None:
+        ts = [NOW - days * DAY + timedelta(hours=h) for h in range(count * 24)]
+        blocking.write("metrics", {"ts": ts, "value": np.arange(len(ts)) * 1.0}, series="A")
+        blocking.refresh("metrics")
+
+    at = "SELECT frozen_before FROM dataset WHERE name = 'metrics'"
+    add = "SELECT ensure_partitions('metrics', %s, %s)"
+    filled_from(90, 3)
+    sql.execute(add, [NOW - 70 * DAY, NOW - 69 * DAY])
+    # an empty partition is past its age, older points are kept for ever
+    assert retained(blocking, blocks="30d").status == "nothing"
+    assert sql.execute(at).fetchone() == (None,)
+    # blocks are kept for longer than the rows that came later
+    blocking.compress("metrics", None, NOW - 100 * DAY, NOW - 60 * DAY)
+    filled_from(50, 3)
+    report = retained(blocking, rows="30d", blocks="120d")
+    assert (report.status, sql.execute(at).fetchone()) == ("nothing", (None,))
+    assert all("waits for older points that are kept" in s.why for s in report.skipped)
+    assert report.skipped
+    before = blocking.read("metrics", "A", START - 30 * DAY, END, step="1d").to_pandas()
+    assert retained(blocking, rows="30d", blocks="60d").status == "done"
+    assert NOW - 50 * DAY < mark_of(sql) <= NOW - 30 * DAY
+    after = blocking.read("metrics", "A", START - 30 * DAY, END, step="1d").to_pandas()
+    assert before.equals(after)
+
+
+def test_what_is_written_between_the_plan_and_the_freezing_stays(
+    database: Database, sql: psycopg.Connection
+) -> None:
+    settings = load_settings(database.dsn)
+    with (
+        toolkit.connect(database.dsn) as store,
+        Direct(primary_of(settings), settings.pool) as direct,
+    ):
+        filled(store)
+        store.compress("metrics", None, START, NOW - 40 * DAY)
+        early = START - 20 * DAY
+        sql.execute("SELECT ensure_partitions('metrics', %s, %s)", [early, early + DAY])
+        store.set_retention("metrics", Retention(blocks="40d"))
+        plan = retention.plan(Ground(store, direct, NOW, settings.maintenance))
+        freeze = next(plan)
+        assert isinstance(freeze, Act)
+        store.write("metrics", {"ts": [early], "value": [1.0]}, series="A")
+        with pytest.raises(Busy, match="not followed yet"):
+            freeze.do()  # what came since was not in the plan's look
+        store.refresh("metrics")
+        freeze.do()
+        drop = next(plan)
+        assert isinstance(drop, Act)
+        assert drop.why == "holds no points"
+        assert isinstance(drop.do(), Skip)
+        assert store.read("metrics", "A", early, early + DAY)["value"].tolist() == [1.0]
+        assert runner.run(store, "retention").status == "done"
+        assert len(store.read("metrics", "A", early, early + DAY)) == 1
+        assert len(store.read("metrics", "A", START, mark_of(sql))) == 0
+
+
+def test_writers_do_not_wait_for_a_look_at_the_whole_log(
+    blocking: toolkit.Store, sql: psycopg.Connection
+) -> None:
+    filled(blocking)
+    sql.execute("ANALYZE metrics_log")
+    blocking.set_retention("metrics", Retention("30d"))
+    lock, freeze = runner.run(blocking, "retention", is_dry=True).planned[0].sql
+    assert lock.rstrip().endswith("IN SHARE MODE")
+    found = "\n".join(row[0] for row in sql.execute(f"EXPLAIN {freeze}"))
+    assert "metrics_log_xid" in found
+    assert "Seq Scan on metrics_log" not in found
 
 
 def test_rollups_go_after_their_points(blocking: toolkit.Store, sql: psycopg.Connection) -> None:
