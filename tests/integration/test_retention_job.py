@@ -292,7 +292,7 @@ def test_a_table_that_somebody_detached_is_dropped_only_by_the_policy_of_now(
         with killed_at(b"COMMENT", monkeypatch), pytest.raises((_Killed, RuntimeError)):
             runner.run(store, "retention")
         with sql.transaction():
-            sql.execute("LOCK TABLE metrics IN SHARE UPDATE EXCLUSIVE MODE")
+            sql.execute("LOCK TABLE ONLY metrics IN SHARE UPDATE EXCLUSIVE MODE")
             assert runner.run(store, "retention").status == "failed"
         for name in (first, second):
             assert sql.execute(comments, [name]).fetchone() == (None,)
