@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from fix_servers import PROJECT, Database
+from sqlalchemy import MetaData
 
 import toolkit
 from toolkit import errors, migrate
 from toolkit.cli import main
+from toolkit.tables import catalog_tables
 
 PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md")])
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -142,3 +145,13 @@ def test_the_exit_codes_are_those_of_the_command_line() -> None:
     page = (PROJECT / "docs" / "cli.md").read_text()
     for kind in all_errors().values():
         assert f"| {kind.exit_code} |" in page
+
+
+def test_the_architecture_names_every_table_and_each_module_on_one_floor() -> None:
+    text = (PROJECT / "docs" / "architecture.md").read_text()
+    metadata = MetaData(schema="toolkit")
+    catalog_tables(metadata)
+    rows = "".join(line for line in text.splitlines() if line.startswith("| `"))
+    assert {t.name for t in metadata.tables.values()} <= set(re.findall(r"`(\w+)`", rows))
+    floors = text.split("## Floors")[1].split("\n\n`toolkit_maintenance`")[0]
+    assert [n for n, count in Counter(re.findall(r"`(\w+)`", floors)).items() if count > 1] == []
