@@ -143,30 +143,27 @@ def _is_pending(ground: Ground, table: Table) -> bool:
 
 
 def _drop_detached(ground: Ground, dataset: Dataset, parent: str, table: str) -> None:
-    log = _log(ground, dataset, parent, table)
-    if log is not None:  # told of once it is out of sight, before it is gone
-        grid = dataset.log_step
-        assert grid.width is not None
-        width = timedelta(microseconds=grid.width)
-        params: Params = {"width": width, "origin": to_datetime(grid.origin)}
-        ground.direct.execute(log, params, timeout=ground.timeout)
+    log, grid = _log(ground, dataset, parent, table), dataset.log_step
+    assert grid.width is not None
+    # told of once it is out of sight, before it is gone
+    width = timedelta(microseconds=grid.width)
+    params: Params = {"width": width, "origin": to_datetime(grid.origin)}
+    ground.direct.execute(log, params, timeout=ground.timeout)
     gone = compose("partition/drop_partition", partition=ground.table(table))
     ground.ddl(f"drop {table}", [gone])
 
 
 def _last(ground: Ground, dataset: Dataset, parent: str, table: str) -> list[bytes]:
-    log = _log(ground, dataset, parent, table)
     gone = compose("partition/drop_partition", partition=ground.table(table))
-    return [gone] if log is None else [log, gone]
+    return [_log(ground, dataset, parent, table), gone]
 
 
-def _log(ground: Ground, dataset: Dataset, parent: str, table: str) -> bytes | None:
-    """Return what tells the change log of points that go; None of a rollup's buckets."""
-    how = {dataset.name: "retention/log_rows", blocks_table(dataset.name): "partition/log_blocks"}
-    if parent not in how:
-        return None
+def _log(ground: Ground, dataset: Dataset, parent: str, table: str) -> bytes:
+    """Return what tells the change log, and so caches, of points or a rollup's buckets that go."""
+    is_blocks = parent == blocks_table(dataset.name)
     log = ground.table(f"{dataset.name}_log")
-    return compose(how[parent], log=log, partition=ground.table(table))
+    how = "partition/log_blocks" if is_blocks else "retention/log_rows"
+    return compose(how, log=log, partition=ground.table(table))
 
 
 def _mark(ground: Ground, table: Table) -> bytes:

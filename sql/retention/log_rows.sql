@@ -1,6 +1,6 @@
--- What: tells the change log, for who remembers points, what time a detached partition held. A row of
---   the log stays within a cell of it; what lies between two points is told of, too: nothing is
---   counted again before the mark.
+-- What: tells the change log, for who remembers points or buckets, what time a detached partition of
+--   them held. A row of the log stays within a cell of it; what lies between two points is told of,
+--   too: nothing is counted again before the mark.
 -- Params: width, origin.
 INSERT INTO {log} (series_id, lo, hi)
 SELECT q.series_id, greatest(date_bin(%(width)s, q.first, %(origin)s), q.cell),

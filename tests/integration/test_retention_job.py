@@ -424,3 +424,28 @@ def test_rollups_go_after_their_points(blocking: toolkit.Store, sql: psycopg.Con
         blocking.read("metrics", "A", start, NOW, step="1d", tz="Asia/Kolkata")
     blocking.refresh("metrics")
     assert tables(sql, "metrics_5m_p") == 1
+
+
+def test_a_cache_forgets_buckets_that_go(database: Database) -> None:
+    start = datetime(NOW.year - 3, 12, 1, tzinfo=UTC)
+    ts = [start + timedelta(hours=h) for h in range(60 * 24)]
+    with (
+        toolkit.connect(database.dsn) as store,
+        toolkit.connect(cached(database.dsn, max_age=0.0)) as remembers,
+    ):
+        store.write("metrics", {"ts": ts, "value": np.arange(len(ts)) * 1.0}, series="A")
+        store.refresh("metrics")
+
+        def rows(of: toolkit.Store) -> int:
+            return len(of.read("metrics", "A", start, NOW, step="1h"))
+
+        assert retained(store, rows="30d").status == "done"
+        assert rows(store) == rows(remembers) == rows(remembers) == len(ts)
+        assert remembers.stats()["cache_spans"] > 0
+        report = retained(store, rows="30d", rollups={"5m": "40d", "1h": "40d"})
+        assert report.status == "done"
+        assert 0 < rows(store) < len(ts)
+        assert rows(remembers) == rows(store)
+        store.refresh("metrics")
+        assert rows(remembers) == rows(store)
+        assert runner.run(store, "retention").status == "nothing"
