@@ -134,6 +134,9 @@ def test_the_age_is_set_and_shown(run: Run, rows: int) -> None:
     said = run("datasets", "set", "candles", "--retain-rollup", "5m=forever").stdout
     assert "not compressed by itself; rows kept for 90d, blocks kept for 1y\n" in said
     assert "blocks kept for 1y" in run("datasets", "show", "candles").stdout
+    for bad in (("--retain-rows", "xx"), ("--retain-blocks", "0d"), ("--retain-rollup", "5m=-1d")):
+        said = run("datasets", "set", "candles", "--compress-after", "3d", *bad, code=2).stderr
+        assert f"retain {bad[0].removeprefix('--retain-').replace('rollup', '5m')}: " in said
     said = run("datasets", "set", "candles", "--retain-rollup", "5m=1d", code=1).stderr
     assert "before its points do" in said
     assert "give --compress-after" in run("datasets", "set", "candles", code=2).stderr

@@ -140,6 +140,9 @@ def test_show_lists_who_is_what(cast: Cast, run: Run, nobody: str) -> None:
     ("arguments", "code", "said"),
     [
         (["check"], 2, "say what to check: --alerts or --grants"),
+        (["check", "--alerts", "--grants"], 2, "check one or the other"),
+        (["roles", "sql", "--reader", ""], 2, "name a role"),
+        (["roles", "apply", "--writer", "", "--reader", "ana"], 2, "name a role"),
         (["check", "--grants", "--as", "king"], 2, "'king' is not one of"),
         (["check", "--grants", "--role", "no such"], 2, "no role 'no such' on this server"),
         (["roles", "apply"], 2, "name a role"),

@@ -34,7 +34,9 @@ def check(
 
     Exits 1 if an alert fires, or a right lacks.
     """
-    if alerts == grants:
+    if alerts and grants:
+        raise click.UsageError("check one or the other: --alerts or --grants")
+    if not alerts and not grants:
         raise click.UsageError("say what to check: --alerts or --grants")
     if alerts and (as_ is not None or role is not None):
         raise click.UsageError("--as and --role go with --grants")

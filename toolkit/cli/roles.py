@@ -153,6 +153,6 @@ def _given(
 
     named = ((READER, reader), (WRITER, writer), (MAINTAINER, maintainer))  # the most wins
     given = {name: role for role, names in named for name in names}
-    if not given:
+    if not given or "" in given:
         raise click.UsageError("name a role: --reader, --writer or --maintainer ROLE")
     return given

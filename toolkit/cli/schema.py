@@ -285,9 +285,9 @@ def set_(
     with choice.store() as store:
         dataset = dataset_of(store, name)
         compress_after, retain = dataset.compress_after, dataset.retain
+        wanted = _retained(retain, retain_rows, retain_blocks, rollups)
         if age is not None:
             compress_after = store.set_compress_after(name, "" if age == "never" else age)
-        wanted = _retained(retain, retain_rows, retain_blocks, rollups)
         if wanted != retain:
             retain = store.set_retention(name, wanted)
     if as_json:
@@ -300,6 +300,7 @@ def set_(
 def _retained(
     retain: Retention, rows: str | None, blocks: str | None, rollups: tuple[str, ...]
 ) -> Retention:
+    from toolkit.errors import SchemaError
     from toolkit.retaining import Retention
 
     def given(age: str | None, old: str) -> str:
@@ -311,7 +312,11 @@ def _retained(
         if not equals:
             raise click.UsageError(f"--retain-rollup {pair}: give a step and an age, as in 5m=2y")
         ages[step] = given(age, "")
-    return Retention(given(rows, retain.rows), given(blocks, retain.blocks), tuple(ages.items()))
+    kept = given(rows, retain.rows), given(blocks, retain.blocks), tuple(ages.items())
+    try:
+        return Retention(*kept)
+    except SchemaError as error:
+        raise click.UsageError(str(error)) from None
 
 
 @datasets.command()
