@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 from toolkit.dataset import Dataset
-from toolkit.errors import CorruptBlock
+from toolkit.errors import CorruptBlock, SchemaError
 from toolkit.partitions import Partition
 from toolkit.reclaiming import WORTH
 from toolkit.statements import compose
 from toolkit.tally import PackReport
-from toolkit.timegrid import LATEST, Step, to_datetime, to_us
+from toolkit.timegrid import LATEST, Span, Step, to_datetime, to_us
 from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 
@@ -55,6 +55,10 @@ def moves(
             found = _report(ground, dataset, start, end, only_late=only_late, is_dry=True)
         except CorruptBlock as error:  # the act passes it over, does the others, and names it
             damage = str(error)
+        except SchemaError:
+            if is_there(ground, dataset, partition.span):
+                raise
+            continue
         # a run that was cut may have moved the last row, and not given back the space
         is_large = partition.bytes >= WORTH and partition.span.end <= before
         is_emptied = is_large and not found.points and not _holds_rows(ground, partition)
@@ -64,6 +68,11 @@ def moves(
             yield _act(ground, dataset, partition, (start, end, only_late), found, why, done)
             if ground.is_dry:
                 break
+
+
+def is_there(ground: Ground, dataset: Dataset, span: Span) -> bool:
+    """Return whether nothing of a range was dropped meanwhile, as retention does beside others."""
+    return span in {p.span for p in ground.store.partitions(dataset.name)}
 
 
 def _holds_rows(ground: Ground, partition: Partition) -> bool:
@@ -83,7 +92,7 @@ def _act(
     start, end, only_late = what
     verb = "recompress" if only_late else "compress"
 
-    def do() -> Counts:
+    def do() -> Counts | Skip:
         done[0] = True  # also where it fails: it is not tried for ever
         so_far = [PackReport(dataset.name)]
 
@@ -100,6 +109,10 @@ def _act(
         except _OutOfTime:  # each span is a transaction
             done[0] = False
             report = so_far[0]
+        except SchemaError:
+            if is_there(ground, dataset, partition.span):
+                raise
+            return Skip(f"{verb} {partition.name}", "it was dropped meanwhile")
         return {
             "points_moved": report.points,
             "blocks_made": report.blocks,

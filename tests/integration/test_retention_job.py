@@ -42,7 +42,7 @@ from toolkit.errors import (
 )
 from toolkit.opening import primary_of
 from toolkit.timegrid import to_us
-from toolkit_maintenance import retention, runner
+from toolkit_maintenance import compress, retention, runner
 from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Skip
 
@@ -449,3 +449,33 @@ def test_a_cache_forgets_buckets_that_go(database: Database) -> None:
         store.refresh("metrics")
         assert rows(remembers) == rows(store)
         assert runner.run(store, "retention").status == "nothing"
+
+
+@pytest.mark.parametrize("job", ["recompress", "verify"])
+def test_who_works_on_what_it_drops_passes_it_over(
+    blocking: toolkit.Store, sql: psycopg.Connection, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(blocking)
+    blocking.compress("metrics", None, START, START + 21 * DAY)
+    late = [START + timedelta(days=n, minutes=1) for n in range(7)]
+    blocking.write("metrics", {"ts": late, "value": [1.0] * 7}, series="A")
+    dropped: list[str] = []
+
+    def drop(said: str) -> None:
+        if " of " in said and not dropped:
+            dropped.append(blocking.partitions("metrics")[0].name)
+            for table in (dropped[0], dropped[0].replace("metrics_p", "metrics_blocks_p")):
+                sql.execute(f"DROP TABLE {table}".encode())
+
+    def late_look(ground: Ground, *args: Any, **how: Any) -> Any:
+        if not dropped and job == "recompress":  # between its list of partitions and its look
+            drop(" of ")
+            ground.direct.fetch(f"SELECT FROM toolkit.{dropped[0]}".encode())
+        return looked(ground, *args, **how)
+
+    looked = compress._report
+    monkeypatch.setattr(compress, "_report", late_look)
+    report = runner.run(blocking, job, ["metrics"], say=drop)
+    assert dropped
+    assert report.status in ("done", "skipped", "nothing"), report
+    assert not report.failed
