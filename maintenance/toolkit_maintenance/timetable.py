@@ -42,7 +42,7 @@ class Timetable:
             when = f"{at}-59/{self.minutes} * * * *"
         else:
             hours = self.minutes // 60
-            of = "*" if hours == 1 else f"{at // 60}-23/{hours}"
+            of = "*" if hours == 1 else f"{at // 60}" if hours == 24 else f"{at // 60}-23/{hours}"
             when = f"{at % 60} {of} * * *"
         return f"{when} {command} >/dev/null\n"
 

@@ -99,6 +99,9 @@ def test_time_that_is_over_is_no_failure(database: Database, run: Run, register:
         (["maintain", "vacum"], 2, "unknown job 'vacum'"),
         (["maintain", "--max-runtime", "soon"], 2, "'soon' is no time: write 90s, 10m or 1h"),
         (["maintain", "--print-cron", "vacum"], 2, "unknown job 'vacum'"),
+        (["maintain", "--print-cron", "--print-systemd"], 2, "give one of the two"),
+        (["metrics", "--rules", "--dashboard"], 2, "each stand alone"),
+        (["metrics", "--rules", "--textfile", "x"], 2, "each stand alone"),
     ],
 )
 def test_bad_usage_is_a_sentence(run: Run, arguments: list[str], code: int, said: str) -> None:
@@ -119,6 +122,12 @@ def test_units_are_printed_without_a_password(
     line = said.stdout.splitlines()[-1]
     assert "/10 * * * * " in line
     assert f"--config '{config}' maintain --max-runtime 1h >/dev/null" in line
+    assert said.stderr == ""
+    monkeypatch.setenv("TOOLKIT_DSN", "postgresql://me:hush@db/x")
+    bare = CliRunner().invoke(main, ["maintain", "--print-cron", "verify"])
+    assert "this is for the local servers" in bare.stderr
+    assert "hush" not in bare.output
+    monkeypatch.delenv("TOOLKIT_DSN")
     monkeypatch.setenv("TOOLKIT_CONFIG", str(config))
     flags = ["maintain", "--print-systemd", "--max-runtime", "5m", "--json"]
     units = json.loads(CliRunner().invoke(main, flags).stdout)

@@ -45,6 +45,8 @@ def maintain(
     if one failed; of those named, 4 if one runs already, 1 if one could not do or judge all.
     """
     choice: Choice = context.obj
+    if print_cron and print_systemd:
+        raise click.UsageError("--print-cron and --print-systemd: give one of the two")
     if print_cron or print_systemd:
         _print_timetable(choice, jobs, max_runtime, print_systemd, as_json)
         return
@@ -109,9 +111,14 @@ def _show_states(states: Sequence[JobState]) -> None:
 def _print_timetable(
     choice: Choice, jobs: Sequence[str], max_runtime: float | None, is_systemd: bool, as_json: bool
 ) -> None:
-    from toolkit.cli.render import echo_json
+    from toolkit.cli.render import echo_json, note
 
     table = _timetable(choice, jobs, max_runtime)
+    if not is_systemd and "--config" not in table.command:
+        note(
+            "no --config and no configuration file here: run by cron, which knows nothing of "
+            "TOOLKIT_DSN unless the crontab sets it, this is for the local servers"
+        )
     if not is_systemd:
         if as_json:
             echo_json({"cron": table.cron()})

@@ -34,6 +34,8 @@ def metrics(
     from toolkit.metrics import exposing, rendering, server
     from toolkit.metrics.table import Datasets, Values, as_mapping
 
+    if (rules or dashboard) and (rules is dashboard or textfile is not None or as_json):
+        raise click.UsageError("--rules and --dashboard each stand alone: they print a file")
     if rules or dashboard:
         said = rendering.rules(choice.settings().alerts) if rules else rendering.dashboard()
         click.echo(said, nl=False)

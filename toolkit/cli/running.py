@@ -141,7 +141,8 @@ def show_planned(reports: Sequence[Report]) -> None:
             size = f"; {sized(act.bytes)}" if act.bytes else ""
             echo_line(f"-- lock: {act.lock}{size}")
             for statement in act.sql:
-                echo_line(f"{statement.rstrip().rstrip(';')};")
+                is_comment = statement.startswith("--") and "\n" not in statement
+                echo_line(statement if is_comment else f"{statement.rstrip().rstrip(';')};")
             click.echo()
         for skip in report.skipped:
             echo_line(f"-- {report.job}: {'note' if skip.is_warning else 'skipped'}: {skip}")
