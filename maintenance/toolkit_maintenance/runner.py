@@ -293,7 +293,8 @@ class _Run:
         elif isinstance(error, DatabaseError) and error.sqlstate == _NO_RIGHT:
             self.skipped.append(Skip(what, str(error)))
         else:
-            self.failed.append(f"{what}: {error}")
+            said = str(error)
+            self.failed.append(said if said.startswith(f"{what}: ") else f"{what}: {said}")
 
     def report(self) -> Report:
         return Report(

@@ -25,7 +25,11 @@ def test_what_is_due_runs_and_what_it_said_is_shown(
 ) -> None:
     register(
         job("vacuum", "SELECT 1", Skip("candles", "a gap", is_warning=True)),
-        job("reindex", Skip("candles", "statistics are too young")),
+        job(
+            "reindex",
+            Skip("candles", "statistics are too young"),
+            *(Skip(f"reindex candles_p202401{d:02}", f"{d} rows", True) for d in (1, 8, 15)),
+        ),
     )
     said = run("maintain")
     assert [line.split()[:2] for line in said.stdout.splitlines()[3:5]] == [
@@ -43,6 +47,9 @@ def test_what_is_due_runs_and_what_it_said_is_shown(
     assert (report["status"], report["done"], report["planned"]) == ("done", ["act 1"], [])
     shown = run("jobs").stdout
     assert "reindex: candles: statistics are too young" in shown
+    for lines in (said.stdout, shown):  # partitions in one line, and the job's name once
+        line = "\nreindex candles_p20240101: 1 rows (and 2 more like it, to p20240115)\n"
+        assert line in lines
     states = json.loads(run("jobs", "--json").stdout)
     assert [(s["job"], s["status"], s["every"], s["failures"]) for s in states] == [
         ("vacuum", "done", "10m", 0),

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from toolkit.cli.choice import Choice
-from toolkit.cli.running import exit_code, interrupting, seconds_of, show_done, show_planned
+from toolkit.cli.running import (
+    exit_code,
+    interrupting,
+    rolled,
+    seconds_of,
+    show_done,
+    show_planned,
+    told,
+)
 
 if TYPE_CHECKING:
     from toolkit.options import MaintenanceOptions
@@ -104,8 +112,8 @@ def _show_states(states: Sequence[JobState]) -> None:
     ]
     echo_table(headers, rows, numbers=["takes", "failed"])
     for state in states:
-        for said in state.said:
-            echo_line(f"{state.job}: {said}")
+        for said in rolled(state.said):
+            echo_line(told(state.job, said))
 
 
 def _print_timetable(

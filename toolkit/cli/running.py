@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,43 @@ from toolkit.cli.failing import BUSY, FAILED
 if TYPE_CHECKING:
     from toolkit_maintenance.job import Report
 
-_PARTITION = re.compile(r"_p[0-9]{8}")
+_VARIES = re.compile(r"(?<=_)p[0-9]{8}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z")
+_NUMBER = re.compile(r"(?<![A-Za-z0-9_])[0-9][0-9,.]*")
+
+
+def alike(texts: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return texts that differ only in partition, time or number together, in their order.
+
+    >>> alike(["vacuum a_p20240101: 5 rows", "vacuum b", "vacuum a_p20240108: 1,000 rows"])
+    [('vacuum a_p20240101: 5 rows', 'vacuum a_p20240108: 1,000 rows'), ('vacuum b',)]
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        found.setdefault(_NUMBER.sub("#", _VARIES.sub("*", text)), []).append(text)
+    return [tuple(group) for group in found.values()]
+
+
+def rolled(texts: Iterable[str]) -> list[str]:
+    """Return a line for those that are alike: the first, how many more there are, and the last.
+
+    >>> rolled(["drop a_p20240101", "drop a_p20240108", "drop a_p20240115"])
+    ['drop a_p20240101 (and 2 more like it, to p20240115)']
+    """
+    lines = []
+    for first, *more in alike(texts):
+        last = _VARIES.findall(more[-1])[:1] if more else []
+        upto = f", to {last[0]}" if last else ""
+        lines.append(f"{first} (and {len(more):,} more like it{upto})" if more else first)
+    return lines
+
+
+def told(job: str, text: str) -> str:
+    """Return what a job says with its name before it, once.
+
+    >>> told("warm", "warm: not set"), told("vacuum", "track_counts is off")
+    ('warm: not set', 'vacuum: track_counts is off')
+    """
+    return text if text.startswith((f"{job}:", f"{job} ")) else f"{job}: {text}"
 
 
 def seconds_of(
@@ -105,8 +140,8 @@ def show_done(reports: Sequence[Report]) -> None:
     rows = [(r.job, r.status, f"{r.seconds:.1f} s", r.counts) for r in reports]
     echo_table(("job", "status", "took", "did"), rows, numbers=["took"], cell=200)
     for report in reports:
-        for skip in report.skipped:
-            echo_line(f"{report.job}: {skip}")
+        for said in rolled(map(str, report.skipped)):
+            echo_line(told(report.job, said))
         _show_failed(report)
 
 
@@ -114,16 +149,15 @@ def _show_one(report: Report) -> None:
     """Print what a run has done, partitions of a table in one line."""
     from toolkit.cli.render import echo_table, note
 
-    done = Counter(_PARTITION.sub("_p*", d) for d in report.done)
-    if done:
-        rows: list[Sequence[object]] = [(what, count) for what, count in done.items()]
-        echo_table((report.job, "times"), rows, numbers=["times"])
+    if report.done:
+        rows = [(said, len(g)) for g in alike(report.done) for said in rolled(g)]
+        echo_table((report.job, "times"), rows, numbers=["times"], cell=200)
     counts = "".join(f", {n:,} {w.replace('_', ' ')}" for w, n in report.counts.items())
     click.echo(f"{report.job}: {report.status} in {report.seconds:.1f} s{counts}")
     if report.status == "cut":
         note("its time was over; the next run goes on")
-    for skip in report.skipped:
-        note(str(skip))
+    for said in rolled(map(str, report.skipped)):
+        note(told(report.job, said))
     _show_failed(report)
 
 
@@ -144,8 +178,9 @@ def show_planned(reports: Sequence[Report]) -> None:
                 is_comment = statement.startswith("--") and "\n" not in statement
                 echo_line(statement if is_comment else f"{statement.rstrip().rstrip(';')};")
             click.echo()
-        for skip in report.skipped:
-            echo_line(f"-- {report.job}: {'note' if skip.is_warning else 'skipped'}: {skip}")
+        kinds = [("note" if s.is_warning else "skipped", str(s)) for s in report.skipped]
+        for said in rolled(f"{kind}: {text}" for kind, text in kinds):
+            echo_line(f"-- {report.job}: {said}")
         _show_failed(report)
     if any(r.planned for r in reports):
         click.echo("-- nothing was changed")
@@ -154,5 +189,5 @@ def show_planned(reports: Sequence[Report]) -> None:
 def _show_failed(report: Report) -> None:
     from toolkit.cli.render import note, shown
 
-    for said in report.failed:
-        note(shown(f"{report.job}: {said}", 1_000))
+    for said in rolled(report.failed):
+        note(shown(told(report.job, said), 1_000))
