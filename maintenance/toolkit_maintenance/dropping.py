@@ -12,7 +12,7 @@ from psycopg.sql import SQL, Literal
 
 from toolkit.dataset import Dataset
 from toolkit.ddl import blocks_table
-from toolkit.drivers import Params, Rows
+from toolkit.drivers import Rows
 from toolkit.errors import Busy, DatabaseError
 from toolkit.partitions import Partition
 from toolkit.statements import Part, compose
@@ -98,14 +98,14 @@ def leftovers(
             _drop_detached(ground, dataset, parent, orphan)
             return {"tables_dropped": 1}
 
-        sql = texts(_last(ground, dataset, parent, orphan))
+        sql = _last(ground, dataset, parent, orphan)
         yield Act(what, sql, f"ACCESS EXCLUSIVE on {orphan}", drop_it, size)
 
 
 def statements(ground: Ground, dataset: Dataset, table: Table) -> tuple[str, ...]:
     """Return what dropping a partition runs."""
     first = [_mark(ground, table), _detach(ground, table)]
-    return texts([*first, *_last(ground, dataset, table.parent, table.name)])
+    return (*texts(first), *_last(ground, dataset, table.parent, table.name))
 
 
 def drop(ground: Ground, dataset: Dataset, table: Table) -> None:
@@ -143,19 +143,25 @@ def _is_pending(ground: Ground, table: Table) -> bool:
 
 
 def _drop_detached(ground: Ground, dataset: Dataset, parent: str, table: str) -> None:
-    log, grid = _log(ground, dataset, parent, table), dataset.log_step
-    assert grid.width is not None
+    log = _log(ground, dataset, parent, table)
     # told of once it is out of sight, before it is gone
-    width = timedelta(microseconds=grid.width)
-    params: Params = {"width": width, "origin": to_datetime(grid.origin)}
-    ground.direct.execute(log, params, timeout=ground.timeout)
+    ground.direct.execute(log, _cells(dataset), timeout=ground.timeout)
     gone = compose("partition/drop_partition", partition=ground.table(table))
     ground.ddl(f"drop {table}", [gone])
 
 
-def _last(ground: Ground, dataset: Dataset, parent: str, table: str) -> list[bytes]:
+def _last(ground: Ground, dataset: Dataset, parent: str, table: str) -> tuple[str, ...]:
     gone = compose("partition/drop_partition", partition=ground.table(table))
-    return [_log(ground, dataset, parent, table), gone]
+    log = _log(ground, dataset, parent, table)
+    return (*texts([log], _cells(dataset)), *texts([gone]))
+
+
+def _cells(dataset: Dataset) -> dict[str, object]:
+    """Return the cells of the change log, as ``_log`` takes them."""
+    grid = dataset.log_step
+    assert grid.width is not None
+    width = timedelta(microseconds=grid.width)
+    return {"width": width, "origin": to_datetime(grid.origin)}
 
 
 def _log(ground: Ground, dataset: Dataset, parent: str, table: str) -> bytes:

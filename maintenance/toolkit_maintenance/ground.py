@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+
+from psycopg.sql import Literal
 
 from toolkit.dataset import Dataset
 from toolkit.drivers.direct import Direct, Patience
@@ -88,6 +90,15 @@ class Ground:
         self.direct.patiently(statements, what, self.patience, together=together, timeout=timeout)
 
 
-def texts(statements: Iterable[bytes]) -> tuple[str, ...]:
-    """Return statements as a dry run shows them."""
-    return tuple(s.decode() for s in statements)
+def texts(
+    statements: Iterable[bytes], params: Mapping[str, object] | None = None
+) -> tuple[str, ...]:
+    """Return statements as a dry run shows them: the values of ``params`` are in them.
+
+    >>> texts([b"SELECT %(a)s"], {"a": "it's"})
+    ("SELECT 'it''s'",)
+    """
+    if params is None:
+        return tuple(s.decode() for s in statements)
+    values = {key: Literal(value).as_string(None) for key, value in params.items()}
+    return tuple(s.decode() % values for s in statements)
