@@ -46,6 +46,18 @@ def rolled(texts: Iterable[str]) -> list[str]:
     return lines
 
 
+def counted(number: int, what: str) -> str:
+    """Return a count of a report in words.
+
+    >>> counted(1, "tables_frozen"), counted(1, "indexes_remade"), counted(2, "series_warmed")
+    ('1 table frozen', '1 index remade', '2 series warmed')
+    """
+    noun, _, rest = what.partition("_")
+    if number == 1:
+        noun = {"indexes": "index", "series": "series"}.get(noun, noun.removesuffix("s"))
+    return f"{number:,} {noun} {rest.replace('_', ' ')}".rstrip()
+
+
 def told(job: str, text: str) -> str:
     """Return what a job says with its name before it, once.
 
@@ -152,7 +164,7 @@ def _show_one(report: Report) -> None:
     if report.done:
         rows = [(said, len(g)) for g in alike(report.done) for said in rolled(g)]
         echo_table((report.job, "times"), rows, numbers=["times"], cell=200)
-    counts = "".join(f", {n:,} {w.replace('_', ' ')}" for w, n in report.counts.items())
+    counts = "".join(f", {counted(n, w)}" for w, n in report.counts.items())
     click.echo(f"{report.job}: {report.status} in {report.seconds:.1f} s{counts}")
     if report.status == "cut":
         note("its time was over; the next run goes on")
