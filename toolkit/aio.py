@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any
 
@@ -25,7 +26,7 @@ from toolkit.retaining import Retention
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.tally import PackReport
 from toolkit.tally import Progress as PackProgress
-from toolkit.timegrid import Step
+from toolkit.timegrid import Step, to_datetime
 from toolkit.upkeep_aio import AsyncUpkeep
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import VerifyReport
@@ -390,6 +391,11 @@ class AsyncStore(AsyncUpkeep):
     async def set_retention(self, dataset: str, retain: Retention) -> Retention:
         """Have the retention job keep rows, blocks and rollups for so long, and no longer."""
         return await self._roads.set_retention(dataset, retain)
+
+    async def frozen_before(self, dataset: str) -> datetime | None:
+        """Return the mark of retention, None where there is none: points before may be gone."""
+        mark = (await self._roads.directory.entry(dataset)).frozen_before
+        return None if mark is None else to_datetime(mark)
 
     async def describe(self, dataset: str) -> DatasetStats:
         """Return the server's figures of a dataset: series, rows, bytes, what is unfollowed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from toolkit.auditor import AuditReport, auditor_of
 from toolkit.auditor import Progress as AuditProgress
@@ -17,6 +18,7 @@ from toolkit.roads import Roads
 from toolkit.shelved import LevelShared, ShelfReport
 from toolkit.tally import PackReport
 from toolkit.tally import Progress as PackProgress
+from toolkit.timegrid import to_datetime
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import VerifyReport
 from toolkit.warming import Popular, WarmReport, popular, warm, warm_one
@@ -225,6 +227,11 @@ class Upkeep:
     def set_retention(self, dataset: str, retain: Retention) -> Retention:
         """Have the retention job keep rows, blocks and rollups for so long, and no longer."""
         return drive(self._roads.set_retention(dataset, retain))
+
+    def frozen_before(self, dataset: str) -> datetime | None:
+        """Return the mark of retention, None where there is none: points before may be gone."""
+        mark = drive(self._roads.directory.entry(dataset)).frozen_before
+        return None if mark is None else to_datetime(mark)
 
     def describe(self, dataset: str) -> DatasetStats:
         """Return the server's figures of a dataset: series, rows, bytes, what is unfollowed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from fix_cli import Run
 from fix_replicas import MakeCluster, until
 from fix_retention import (
     DAY,
@@ -41,9 +43,11 @@ from toolkit_maintenance import runner
 
 
 def test_every_bar_stays_when_its_points_go(
-    blocking: toolkit.Store, database: Database, sql: psycopg.Connection
+    blocking: toolkit.Store, database: Database, sql: psycopg.Connection, run: Run
 ) -> None:
     filled(blocking)
+    asked, said = ("query", "metrics", "A", f"{START:%Y-%m-%d}", "now"), "may be gone: retention"
+    assert said not in run(*asked).stderr
     before, native = answers(blocking), blocking.read("metrics", "A", START, END)
     bars = blocking.latest("metrics", "A", n=60, step="1d").to_pandas()
     streamed = [p.to_pandas() for p in blocking.stream("metrics", "A", START, END, step="1h")]
@@ -63,6 +67,13 @@ def test_every_bar_stays_when_its_points_go(
             left = other.read("metrics", "A", START, END)
             assert left.ts[0] == np.datetime64(mark.replace(tzinfo=None))
             assert len(left) == int((native.ts >= left.ts[0]).sum())
+    assert f"points before {mark:%Y-%m-%d} {said}" in run(*asked).stderr
+    assert said in run(*asked, "--step", "23m").stderr
+    assert said not in run(*asked, "--step", "1h").stderr
+    assert said not in run(*asked[:3], f"{mark:%Y-%m-%d}", "now").stderr
+    assert said in run("datasets", "show", "metrics").stdout
+    shown = json.loads(run("datasets", "show", "metrics", "--json").stdout)
+    assert datetime.fromisoformat(shown["frozen_before"]) == mark
     assert runner.run(blocking, "retention").status == "nothing"
     assert bars.equals(blocking.latest("metrics", "A", n=60, step="1d").to_pandas())
     again = [p.to_pandas() for p in blocking.stream("metrics", "A", START, END, step="1h")]

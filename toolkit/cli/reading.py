@@ -183,12 +183,17 @@ def query(
     outputs = {"csv": csv, "parquet": parquet, "png": png}
     _one_output(as_json, outputs)
     from toolkit.cli.answers import answer
-    from toolkit.cli.render import working
+    from toolkit.cli.render import note, working
+    from toolkit.strategy import Plan
 
     with choice.store() as store:
         asked = _asked(store, options)
         with working("reading"):
             columns = store.read(**asked)
+        mark = store.frozen_before(options["dataset"])
+    is_whole = isinstance(columns.plan, Plan) and columns.plan.strategy == "downsampled"
+    if mark is not None and asked["start"] < mark and not is_whole:
+        note(f"points before {mark:%Y-%m-%d} may be gone: retention")
     answer(columns, options["tz"], outputs, as_json=as_json)
 
 

@@ -217,9 +217,9 @@ def show(choice: Choice, name: str, as_json: bool) -> None:
     from toolkit.cli.render import echo_json, echo_table
 
     with choice.store() as store:
-        dataset = dataset_of(store, name)
+        dataset, mark = dataset_of(store, name), store.frozen_before(name)
     if as_json:
-        echo_json(dataset.to_mapping())
+        echo_json({**dataset.to_mapping(), "frozen_before": mark})
         return
     echo_table(("column", "type"), [(c.name, c.type) for c in dataset.columns])
     bars = [(a.name, a.kind, ", ".join(a.of), a.by or "") for a in dataset.aggregates]
@@ -229,6 +229,7 @@ def show(choice: Choice, name: str, as_json: bool) -> None:
         f"{', '.join(dataset.ladder) or 'none'}; partitions of {dataset.partition}; "
         f"drawn by {dataset.chart or 'nothing'}; changes logged by {dataset.changelog}; "
         f"{_compressed(dataset.compress_after)}; {_kept(dataset.retain)}"
+        + ("" if mark is None else f"; points before {mark:%Y-%m-%d} may be gone: retention")
     )
 
 
