@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from toolkit.timegrid import Span
 
+_MOST = 50  # names: all checks, all jobs; not all series
+
 
 class ToolkitError(Exception):
     """Base of every error the toolkit raises on purpose.
@@ -61,8 +63,9 @@ class UnknownName(QueryError):
         if near:
             hint = f"did you mean {', '.join(repr(n) for n in near)}?"
         elif names:
-            shown = ", ".join(repr(n) for n in names[:8])
-            hint = f"there is {shown}{', …' if len(names) > 8 else ''}"
+            shown = names if len(names) <= _MOST else names[:8]
+            more = "" if shown is names else ", …"
+            hint = f"there is {', '.join(map(repr, shown))}{more}"
         else:
             hint = f"there is no {kind} yet"
         super().__init__(f"unknown {kind} {shorten(name)}{place}: {hint}")

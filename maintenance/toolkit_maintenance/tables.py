@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any
 
 from toolkit.ddl import blocks_table
@@ -128,7 +129,8 @@ def meant(ground: Ground, tables: Iterable[Table], indexes: Iterable[str] = ()) 
             continue
         elif asked not in names:
             kind = "dataset, table or index" if of_indexes else "dataset or table"
-            raise UnknownName(kind, target, names | of_indexes, f"schema {ground.schema}")
+            near = get_close_matches(asked, {*names, *of_indexes, *datasets}, cutoff=0.5)
+            raise UnknownName(kind, target, near or datasets, f"schema {ground.schema}")
         found |= {t.name for t in tables if t.name in roots or t.parent in roots}
     return found
 

@@ -351,6 +351,10 @@ def test_command_says_what_it_found_and_ends_with_1(run: Run, sql: psycopg.Conne
     json.loads(run("doctor", "--snapshot", "--json", *described, code=1).output)
     assert sql.execute("SELECT count(*) FROM doctor_snapshot").fetchone() == (1,)
     assert "did you mean 'index-unused'" in run("doctor", "--only", "index-unusd", code=2).output
+    listed = run("doctor", "--only", "zzz", code=2).output
+    assert "'wraparound'" in listed
+    assert "…" not in listed
+    assert "there is none that could go" in run("doctor", "--only", "index-unused").output
     assert "no size" in run("doctor", "--ram", "much", code=2).output
     run("doctor", dsn="postgresql://127.0.0.1:1/x", code=3)
 

@@ -240,6 +240,8 @@ def test_what_is_named_is_made_anew_if_needed_or_forced(
     sparse: toolkit.Store, sql: psycopg.Connection, run: Run
 ) -> None:
     assert f"'{KEY}'" in run("reindex", KEY[:-1], code=2).output
+    for job in ("vacuum", "reindex"):  # datasets, not each of their partitions
+        assert "there is 'candles', 'metrics', 'trades'" in run(job, "qqq", code=2).output
     said = run("reindex", "--dry-run", PAST).output
     assert f'REINDEX INDEX CONCURRENTLY "toolkit"."{KEY}"' in said
     assert "needs as much of the disk meanwhile" in said

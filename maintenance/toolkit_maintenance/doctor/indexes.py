@@ -46,7 +46,7 @@ def judge_unused(answers: Answers) -> Finding:
             if index.scans and not is_long_ago:
                 used.add(index.name)
     unused = [i for i in candidates if i.name not in used]
-    well = f"each of {len(candidates)} indexes that could go is used"
+    well = "each index that could go is used" if candidates else "there is none that could go"
     if not unused:
         return found(check, [], "", well=well)
     names = listed([i.name for i in unused])
