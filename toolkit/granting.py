@@ -86,6 +86,12 @@ def apply(direct: Direct, ground: Ground, given: Mapping[str, str]) -> list[str]
                     still = grants_of(found.lacks[given[found.name]], ground, found.name)
                     raise DatabaseError(f"not granted, for want of a right to: {'; '.join(still)}")
     except DatabaseError as error:
+        if error.sqlstate == _NO_RIGHT and MAINTAINER in given.values():
+            roles = " ".join(f"--{role} {name}" for name, role in given.items())
+            raise DatabaseError(
+                f"nothing was granted; an administrator has to run: toolkit roles sql {roles}",
+                _NO_RIGHT,
+            ) from error
         raise DatabaseError(
             f"nothing was granted: {error}; {who}; toolkit roles sql prints the statements",
             error.sqlstate or _NO_RIGHT,

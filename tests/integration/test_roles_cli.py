@@ -120,7 +120,8 @@ def test_the_owner_applies_what_it_may_all_or_none(cast: Cast, run: Run, nobody:
     assert checked(run, cast, "nobody")["is"] == ["reader", "writer"]
     # and a reader may give nothing at all
     said = run("roles", "apply", "--maintainer", nobody, dsn=cast.dsn("reader"), code=1)
-    assert "nothing was granted" in said.stderr
+    way = f"an administrator has to run: toolkit roles sql --maintainer {nobody}"
+    assert f"nothing was granted; {way}\n" in said.stderr
     assert checked(run, cast, "nobody")["is"] == ["reader", "writer"]
 
 
