@@ -219,11 +219,12 @@ def _freezing(ground: Ground, dataset: Dataset, dataset_id: int, mark: int, sinc
 
 
 def _check_frozen(ground: Ground, dataset: Dataset, end: int) -> None:
-    _, frozen = _frozen(ground, dataset)
+    dataset_id, frozen = _frozen(ground, dataset)
     if frozen is None or frozen < end:
+        why = _refusal(ground, dataset, dataset_id, end) or "what was to freeze it did not get to"
         raise Busy(
-            f"{dataset.name} is not frozen before {iso(end)}: something was written there that the "
-            "rollups have not followed yet; nothing was dropped, the next run tries again"
+            f"{dataset.name} is not frozen before {iso(end)}: {why}; nothing was dropped, the next "
+            "run tries again"
         )
 
 

@@ -481,3 +481,19 @@ def test_who_works_on_what_it_drops_passes_it_over(
     assert dropped
     assert report.status in ("done", "skipped", "nothing"), report
     assert not report.failed
+
+
+def test_what_is_not_frozen_for_its_lock_is_not_said_to_be_written(database: Database) -> None:
+    settings = load_settings(database.dsn)
+    brief = replace(settings.maintenance, lock_timeout=0.2, tries=1)
+    with (
+        toolkit.connect(replace(settings, maintenance=brief)) as store,
+        psycopg.connect(database.dsn) as writer,
+    ):
+        filled(store)
+        writer.execute("LOCK TABLE toolkit.metrics IN ROW EXCLUSIVE MODE")
+        report = retained(store, rows="30d")
+        assert report.status == "failed"
+        assert f"server process {writer.info.backend_pid}" in report.failed[0]
+        assert len(report.failed) > 1
+        assert all("what was to freeze it did not get to" in said for said in report.failed[1:])
