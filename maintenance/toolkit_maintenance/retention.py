@@ -221,7 +221,8 @@ def _freezing(ground: Ground, dataset: Dataset, dataset_id: int, mark: int, sinc
 def _check_frozen(ground: Ground, dataset: Dataset, end: int) -> None:
     dataset_id, frozen = _frozen(ground, dataset)
     if frozen is None or frozen < end:
-        why = _refusal(ground, dataset, dataset_id, end) or "what was to freeze it did not get to"
+        why, _ = _look(ground, dataset, dataset_id, end)
+        why = why or "what was to freeze it did not get to"
         raise Busy(
             f"{dataset.name} is not frozen before {iso(end)}: {why}; nothing was dropped, the next "
             "run tries again"

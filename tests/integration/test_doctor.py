@@ -55,7 +55,8 @@ def counted(connection: psycopg.Connection[Any]) -> None:
 def test_nothing_is_found_on_a_clean_database(
     database: Database, blocking: toolkit.Store, sql: psycopg.Connection[Any]
 ) -> None:
-    assert bad(examine(blocking)) == {}  # as it is made: settings, too
+    # as it is made: settings, too; but for the checkpoints, which are of all tests so far
+    assert bad(examine(blocking)).keys() <= {"checkpoints"}
     assert "as toolkit up has it" in examine(blocking)["settings-checkpoint_timeout"].reason
     run_job(blocking, "partitions")
     blocking.write("metrics", minutes(20_000), series="cpu")

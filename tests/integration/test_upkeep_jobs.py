@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -144,6 +145,8 @@ def test_what_reads_everything_ends_in_its_time_and_goes_on_from_there(
     runner.run(old, "compress")
     old.refresh("metrics")
     monkeypatch.setattr(looked, "AT_ONCE", 1)
+    often = replace(old.settings.maintenance, audit="30d")
+    monkeypatch.setattr(old, "settings", replace(old.settings, maintenance=often))
     real = getattr(toolkit.Store, job)
 
     def slowly(*args: Any, **options: Any) -> Any:
@@ -155,13 +158,13 @@ def test_what_reads_everything_ends_in_its_time_and_goes_on_from_there(
     monkeypatch.setattr(toolkit.Store, job, slowly)
     found, statuses = [], []
     while not statuses or statuses[-1] == CUT:
-        report = runner.run(old, job, ["metrics"], max_runtime=0.6)
+        (report,) = runner.maintain(old, [job], max_runtime=0.6)
         found.append(series_read(report))
         statuses.append(report.status)
         assert len(found) < 9
     assert [n for n in found if n] == [1, 1, 1]  # each series once
     assert set(statuses[:-1]) == {CUT}
-    assert runner.run(old, job, ["metrics"]).status == NOTHING
+    assert runner.maintain(old, [job]) == []
 
 
 @pytest.mark.usefixtures("small_blocks")
