@@ -378,7 +378,7 @@ def test_what_is_written_between_the_plan_and_the_freezing_stays(
         freeze = next(plan)
         assert isinstance(freeze, Act)
         store.write("metrics", {"ts": [early], "value": [1.0]}, series="A")
-        with pytest.raises(Busy, match="not followed yet"):
+        with pytest.raises(Busy, match="not in the rollups yet"):
             freeze.do()  # what came since was not in the plan's look
         store.refresh("metrics")
         freeze.do()
