@@ -149,8 +149,7 @@ class Roads:
                 columns = await self.readings.ask(query, lambda on, q: on.newest.latest(q, n))
             call.outcome = columns
         assert isinstance(columns.plan, Plan)
-        elapsed = (time.perf_counter() - started) * 1000
-        columns.plan = replace(columns.plan, elapsed_ms=elapsed)
+        columns.plan = replace(columns.plan, elapsed_ms=(time.perf_counter() - started) * 1000)
         self.counters.add(latest=1)
         return columns
 
@@ -184,10 +183,11 @@ class Roads:
         dataset, wanted = work.entry.dataset, set(work.targets.names)
         found = await self.series(dataset.name, query.asked.labels)
         labels = {s.name: s.labels for s in found if s.labels and s.name in wanted}
+        source = await self.readings.look_up(lambda names: names.source(dataset.name))
         file = ParquetFile(
             path,
             types_of(work.plan, dataset),
-            described(query, dataset, labels, await self.directory.source(dataset.name)),
+            described(query, dataset, labels, source),
             has_seq=dataset.has_seq and query.asked.grid is None,
             overwrite=overwrite,
         )
