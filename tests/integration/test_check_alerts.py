@@ -11,9 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 from click.testing import CliRunner
+from fix_cache_servers import CacheServer
 from fix_cli import Run
 from fix_replicas import MakeCluster, until
-from fix_servers import CacheServer, Database
+from fix_servers import Database
 from fix_stores import cached
 from fix_topologies import settings_of
 

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from fix_cache_servers import CacheServer
 from fix_cli import Run
 from fix_replicas import Cluster, MakeCluster
-from fix_servers import CacheServer, Database
+from fix_servers import Database
 from fix_stores import cached
 from fix_topologies import settings_of
 

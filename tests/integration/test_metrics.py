@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import psycopg
 import pytest
+from fix_cache_servers import CacheServer
 from fix_cli import Run
 from fix_pgbouncer import MakePgBouncer
 from fix_replicas import MakeCluster, until
-from fix_servers import CacheServer, Database
+from fix_servers import Database
 from fix_stores import COLOURS, cached, create, minutes, open_store
 from fix_topologies import router, settings_of
 from prometheus_client import CollectorRegistry

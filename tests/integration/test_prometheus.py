@@ -14,9 +14,10 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+from fix_cache_servers import CacheServer
 from fix_prometheus import MakePrometheus, Promtool
 from fix_replicas import MakeCluster, until
-from fix_servers import PROJECT, CacheServer
+from fix_servers import PROJECT
 from fix_stores import minutes
 from fix_topologies import settings_of
 from prometheus_client import CollectorRegistry, start_http_server

@@ -10,8 +10,9 @@ import numpy as np
 import psycopg
 import pytest
 from fix_cache import no_database
+from fix_cache_servers import CacheServer
 from fix_cli import Run
-from fix_servers import CacheServer, Database
+from fix_servers import Database
 from fix_sharing import sharing
 from fix_stores import COLOURS, cached, open_store
 
