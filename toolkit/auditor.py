@@ -29,6 +29,7 @@ from toolkit.refresher import Refresher
 from toolkit.statements import NOTHING, compose, name, part
 from toolkit.strategy.params import blocks_params, log_start, range_params
 from toolkit.timegrid import LATEST, Span, iso, to_datetime, to_us
+from toolkit.watching import Watch, watched
 
 if TYPE_CHECKING:
     from toolkit.roads import Roads
@@ -83,14 +84,21 @@ class Auditor:
     """
 
     def __init__(
-        self, driver: Driver, directory: Directory, refresher: Refresher, run: Run = run_here
+        self,
+        driver: Driver,
+        directory: Directory,
+        refresher: Refresher,
+        watch: Watch,
+        run: Run = run_here,
     ) -> None:
+        self.watch = watch
         self._driver = driver
         self._directory = directory
         self._refresher = refresher
         self._partitioning = NativePartitioning(driver, directory)
         self._run = run
 
+    @watched
     async def audit(
         self,
         dataset: str,
@@ -283,7 +291,8 @@ def _mark(entry: Entry) -> tuple[bytes, Params]:
 
 def auditor_of(roads: Roads) -> Auditor:
     """Return what audits a store."""
-    return Auditor(roads.driver, roads.directory, roads.refresher, roads.decoders.run)
+    run = roads.decoders.run
+    return Auditor(roads.driver, roads.directory, roads.refresher, roads.watch, run)
 
 
 def _parts(entry: Entry, series: Series, piece: Span) -> Iterator[Span]:

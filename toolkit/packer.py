@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from psycopg.sql import SQL, Identifier
@@ -16,7 +17,7 @@ from toolkit.cutting import cut, spans_to_pack
 from toolkit.ddl import block_columns, blocks_table
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, Driver, Params
-from toolkit.errors import Busy, CorruptBlock, DatabaseError
+from toolkit.errors import Busy, CorruptBlock, DatabaseError, QueryError
 from toolkit.forecast import sample
 from toolkit.ingest.copybinary import encode
 from toolkit.ingest.frames import Batch
@@ -26,7 +27,7 @@ from toolkit.reclaiming import reclaim, reclaim_blocks
 from toolkit.statements import compose, name
 from toolkit.strategy.params import blocks_params, log_start, range_params
 from toolkit.tally import PackReport, Progress, Share, Tally, Task
-from toolkit.timegrid import PG_EPOCH, Instants, Span, to_datetime
+from toolkit.timegrid import PG_EPOCH, Instants, Span, Step, to_datetime
 
 _log = logging.getLogger("toolkit.packer")
 _PATIENCE = 1.0  # seconds to wait for a lock: what is busy now is done the next time
@@ -343,6 +344,19 @@ class Packer:
 
         text: bytes = entry.once(("blocks", statement), make)
         return text
+
+
+async def old_before(directory: Directory, dataset: str) -> datetime:
+    """Return before when points are old by the dataset's own policy, as it is now."""
+    await directory.load()
+    age = (await directory.entry(dataset)).dataset.compress_after
+    if not age:
+        raise QueryError(
+            f"compress: dataset {dataset!r} has no compress_after; give end (toolkit "
+            f"compress: --to or --after), or set one: toolkit datasets set {dataset} "
+            "--compress-after 30d"
+        )
+    return datetime.now(UTC) - timedelta(microseconds=Step.parse(age).approximate_us)
 
 
 def _unpacked(data: bytes | None) -> Instants:

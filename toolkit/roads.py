@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,7 +30,7 @@ from toolkit.exporting import PIECE, ExportReport, ParquetFile, described, expor
 from toolkit.inspection import DatasetStats, describe
 from toolkit.intake import Intake, WriteReport
 from toolkit.newest import check_count
-from toolkit.packer import Packer
+from toolkit.packer import Packer, old_before
 from toolkit.partitions import NativePartitioning, Partition
 from toolkit.popularity import Popularity
 from toolkit.primary import PrimaryDriver
@@ -51,7 +50,7 @@ from toolkit.together import grouped, question_of
 from toolkit.tracing import Tracing
 from toolkit.verifier import Progress as VerifyProgress
 from toolkit.verifier import Verifier, VerifyReport
-from toolkit.watching import Watch
+from toolkit.watching import Watch, watched
 from toolkit.work import Work, types_of, with_time_left
 from toolkit.writer import Writer
 from toolkit_routing import Token
@@ -267,6 +266,7 @@ class Roads:
         self.counters.add(refreshes=1)
         return report
 
+    @watched
     async def compress(
         self,
         dataset: str,
@@ -280,7 +280,7 @@ class Roads:
     ) -> PackReport:
         started = time.perf_counter()
         if end is None and not only_late:
-            end = await self._old_before(dataset)
+            end = await old_before(self.directory, dataset)
         query = build_query(dataset, series, *ends_of(start, end))
         damaged: tuple[CorruptBlock, ...] = ()
         if not is_dry:  # what a rollup has yet to follow would have to wait
@@ -301,18 +301,7 @@ class Roads:
                 raise error
         return replace(report, seconds=time.perf_counter() - started)
 
-    async def _old_before(self, dataset: str) -> datetime:
-        """Return before when points are old by the dataset's own policy, as it is now."""
-        await self.directory.load()
-        age = (await self.directory.entry(dataset)).dataset.compress_after
-        if not age:
-            raise QueryError(
-                f"compress: dataset {dataset!r} has no compress_after; give end (toolkit "
-                f"compress: --to or --after), or set one: toolkit datasets set {dataset} "
-                "--compress-after 30d"
-            )
-        return datetime.now(UTC) - timedelta(microseconds=Step.parse(age).approximate_us)
-
+    @watched
     async def decompress(
         self,
         dataset: str,
@@ -328,6 +317,7 @@ class Roads:
             dataset, names, span, is_dry=is_dry, on_progress=on_progress
         )
 
+    @watched
     async def verify(
         self, dataset: str, series: Any, start: object, end: object, on_progress: VerifyProgress
     ) -> VerifyReport:
@@ -344,6 +334,7 @@ class Roads:
 
         return tuple(await self._twice(lambda: self.readings.look_up(ask)))
 
+    @watched
     async def label(
         self, dataset: str, series: str, labels: Mapping[str, str | None]
     ) -> dict[str, str]:
@@ -358,15 +349,18 @@ class Roads:
         entry = await self.directory.entry(dataset)
         return await self.partitioning.described(entry)
 
+    @watched
     async def set_compress_after(self, dataset: str, age: str) -> str:
         async with self._noting():
             step = str(Step.parse(age)) if age else ""
             return (await self.directory.declare(dataset, compress_after=step)).compress_after
 
+    @watched
     async def set_retention(self, dataset: str, retain: Retention) -> Retention:
         async with self._noting():
             return (await self.directory.declare(dataset, retain=retain)).retain
 
+    @watched
     async def drop_partitions(self, dataset: str, start: object, end: object) -> list[Partition]:
         entry = await self.directory.entry(dataset)
         async with self._changing(dataset):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import wraps
 from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from toolkit import slow
 from toolkit.columns import Columns
@@ -15,6 +17,8 @@ from toolkit.query import Query
 from toolkit.tracing import Span, Tracing
 
 Clock = Callable[[], float]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Watch:
@@ -78,3 +82,26 @@ class Call:
         is_slow = watch.threshold and took >= watch.threshold
         if is_slow and self._operation in slow.WORDS:
             slow.tell(self._operation, self._asked, took, outcome)
+
+
+class Watched(Protocol):
+    """What has its calls watched."""
+
+    watch: Watch
+
+
+W = TypeVar("W", bound=Watched)
+Method = Callable[Concatenate[W, str, P], Coroutine[Any, Any, T]]
+
+
+def watched(method: Method[W, P, T]) -> Method[W, P, T]:
+    """Watch what a method does with a dataset, by its own name; what ends well is upkeep."""
+
+    @wraps(method)
+    async def call(self: W, dataset: str, /, *args: P.args, **options: P.kwargs) -> T:
+        with self.watch.over(method.__name__, dataset):
+            found = await method(self, dataset, *args, **options)
+        self.watch.counters.add(upkeep=1)
+        return found
+
+    return call

@@ -31,6 +31,7 @@ from toolkit.drivers import drive
 from toolkit.errors import (
     ConfigError,
     MissingExtra,
+    QueryError,
     QueryTimeout,
     ToolkitError,
     Unavailable,
@@ -73,9 +74,20 @@ def test_what_a_store_did_is_in_its_metrics(colour: str, database: Database) -> 
             with pytest.raises(QueryTimeout):
                 store.read("metrics", "cpu", *DAY, timeout=0.1, cache=False)
         store.delete("metrics", "cpu", *DAY)
-        for call in (store.refresh, lambda name: store.backfill(name, minutes(1), series="a")):
+        calls = [
+            *(store.refresh, store.compress, store.recompress, store.decompress, store.verify),
+            lambda name: store.backfill(name, minutes(1), series="a"),
+            lambda name: store.label(name, "a", {"b": "c"}),
+            store.audit,
+            lambda name: store.drop_partitions(name, *DAY),
+            lambda name: store.set_compress_after(name, "1d"),
+        ]
+        for call in calls:
             with pytest.raises(UnknownName):
                 call("nosuch")
+        with pytest.raises(QueryError, match="compress_after"):
+            store.compress("metrics")
+        store.verify("metrics")
         found = samples(registry)
     assert sum(found["toolkit_reads_total"].values()) == 4
     assert found["toolkit_reads_total"]["metrics", "direct"] >= 3
@@ -88,7 +100,9 @@ def test_what_a_store_did_is_in_its_metrics(colour: str, database: Database) -> 
     # 500 points of a time, a code and a value, and nine bars
     assert found["toolkit_answer_bytes_total"]["database",] >= 500 * (8 + 4 + 8)
     assert found["toolkit_errors_total"]["QueryTimeout",] == 1
-    assert found["toolkit_errors_total"]["UnknownName",] == 2
+    assert found["toolkit_errors_total"]["UnknownName",] == len(calls)
+    assert found["toolkit_errors_total"]["QueryError",] == 1
+    assert found["toolkit_calls_total"]["upkeep",] == 1
     assert found["toolkit_errors_total"]["Overloaded",] == 0
     assert found["toolkit_rows_written_total"]["inserted",] == 500
     assert found["toolkit_rows_written_total"]["deleted",] == 500

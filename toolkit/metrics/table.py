@@ -81,6 +81,7 @@ METRICS: tuple[Metric, ...] = (
             "delete": "deletes",
             "backfill": "backfills",
             "refresh": "refreshes",
+            "upkeep": "upkeep",
         },
     ),
     _counter(
