@@ -47,6 +47,12 @@ def _share(part: str, rest: str, by: str) -> str:
     return f"{_rate(part, by)} / ({_rate(part, by)} + {_rate(rest, by)})"
 
 
+def _lag(unit: str) -> str:
+    return f"max by (node) (toolkit_node_lag_{unit} or toolkit_replica_lag_{unit})"
+
+
+_SEEN = "As services see it; of a service without a topology, and of cron, as the server says."
+
 DASHBOARD: tuple[Row, ...] = (
     Row(
         "Reads",
@@ -123,22 +129,8 @@ DASHBOARD: tuple[Row, ...] = (
         (
             _rated("Reads by node", "toolkit_node_reads_total", "node", "reqps"),
             _rated("Reads that moved on", "toolkit_node_reads_moved_total", "node"),
-            Panel(
-                "Lag",
-                (
-                    ("max by (node) (toolkit_node_lag_seconds)", "{{node}}, seen by services"),
-                    ("max by (node) (toolkit_replica_lag_seconds)", "{{node}}, by the server"),
-                ),
-                "s",
-            ),
-            Panel(
-                "Lag in bytes",
-                (
-                    ("max by (node) (toolkit_node_lag_bytes)", "{{node}}, seen by services"),
-                    ("max by (node) (toolkit_replica_lag_bytes)", "{{node}}, by the server"),
-                ),
-                "bytes",
-            ),
+            _one("Lag", _lag("seconds"), "{{node}}", "s", _SEEN),
+            _one("Lag in bytes", _lag("bytes"), "{{node}}", "bytes", _SEEN),
             Panel(
                 "Up, or left alone",
                 (
@@ -189,7 +181,7 @@ DASHBOARD: tuple[Row, ...] = (
                 ),
                 "s",
             ),
-            _one("Failures since then", "max by (job_name) (toolkit_job_failures)", "{{job_name}}"),
+            _one("Failures since then", "max(toolkit_job_failures)", "of all jobs"),
             _one("Partitions", "max by (dataset) (toolkit_partitions)", "{{dataset}}"),
             _one("Partitions ahead", "min by (dataset) (toolkit_partitions_ahead)", "{{dataset}}"),
         ),

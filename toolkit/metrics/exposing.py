@@ -58,6 +58,7 @@ class Metrics:
 
     def __init__(self, store: Store | AsyncStore, server_every: float | None = None) -> None:
         self._process = Process(store)
+        self._has_nodes = store.settings.topology is not None
         self._datasets = Datasets()
         self._looks = None if server_every is None else Looks(store.settings, server_every)
 
@@ -65,7 +66,10 @@ class Metrics:
         """Return the metrics as they are now."""
         found = self._process.values()
         if self._looks is not None and self._looks.is_told():
-            found |= server.values(self._looks.figures, self._datasets)
+            told = server.values(self._looks.figures, self._datasets)
+            if self._has_nodes:  # this process looks at them itself: node_lag_*
+                told = {name: of for name, of in told.items() if not name.startswith("replica_")}
+            found |= told
         return found
 
     def collect(self) -> Iterator[Any]:

@@ -112,8 +112,8 @@ class Process:
         label = self._datasets.label
         found: Values = {
             "reads": {},
-            "rows_returned": {},
-            "rows_touched": {},
+            "rows_returned": {(): 0.0},
+            "rows_touched": {(): 0.0},
             "answer_bytes": {},
             "read_duration_seconds": {},
         }
@@ -127,10 +127,9 @@ class Process:
         for place, several in reads.items():
             source = (_PLACES[place],)
             for (strategy, dataset), times in several.items():
-                of = label(dataset)
-                add("reads", (of, strategy), times.count)
-                add("rows_returned", (of,), times.returned)
-                add("rows_touched", (of,), times.touched)
+                add("reads", (label(dataset), strategy), times.count)
+                add("rows_returned", (), times.returned)
+                add("rows_touched", (), times.touched)
             every = Times.all_of(several.values())
             found["read_duration_seconds"][source] = Histogram(
                 tuple(every.below(b * 1000 for b in BOUNDS_S)), every.count, every.total / 1000

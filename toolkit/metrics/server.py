@@ -210,7 +210,8 @@ def values(figures: Figures | None, datasets: Datasets) -> Values:
     found["job_duration_seconds"] = {
         (n,): j.seconds for n, j in jobs.items() if j.seconds is not None
     }
-    found["job_failures"] = {(n,): j.failures for n, j in jobs.items()}
+    if figures.jobs is not None:
+        found["job_failures"] = {(): sum(j.failures for j in jobs.values())}
     found["job_interval_seconds"] = {(n,): j.every for n, j in jobs.items()}
     if (redis := figures.redis) is not None:
         found |= {
