@@ -41,7 +41,8 @@ class Skip:
     """Something a job cannot do or judge, and why: a missing right, statistics too young, a gap.
 
     A run with one has the status ``skipped``; not so where it ``is_warning`` only: the job did
-    what it is for, and somebody should look at something. ``is_busy``: somebody else works on it.
+    what it is for, and somebody should look at something. ``is_busy``: somebody else works on it;
+    a run that did nothing for that reason is ``skipped``, too.
     """
 
     what: str

@@ -318,7 +318,10 @@ class _Run:
             return SKIPPED
         if self.acts:
             return PLANNED
-        return DONE if self.done else NOTHING
+        if self.done:
+            return DONE
+        # who had to pass over all that there was to do had no success
+        return SKIPPED if any(s.is_busy for s in self.skipped) else NOTHING
 
 
 def _why(error: BaseException) -> str:

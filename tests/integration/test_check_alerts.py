@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from fix_cache_servers import CacheServer
 from fix_cli import Run
+from fix_jobs import Register, job
 from fix_replicas import MakeCluster, until
 from fix_servers import Database
 from fix_stores import cached
@@ -25,6 +26,7 @@ from toolkit.metrics.alerts import ALERTS, FIRING, OK, UNKNOWN, judged
 from toolkit.metrics.server import Database as ServerSaid
 from toolkit.metrics.server import Figures, Job, Redis, Replica, look
 from toolkit.options import AlertOptions
+from toolkit_maintenance.job import Skip
 from toolkit_maintenance.registry import JOBS
 from toolkit_maintenance.runner import maintain
 
@@ -90,6 +92,32 @@ def test_a_statement_that_runs_long_and_a_job_that_fell_silent_fire(
         busy.cancel()
     assert found["slow-queries"]["threshold"] == 0.05
     assert found["job-silence"]["status"] == FIRING
+
+
+def test_who_looked_and_had_nothing_to_do_is_not_silent_and_who_could_not_look_is(
+    database: Database, register: Register
+) -> None:
+    with toolkit.connect(database.dsn) as store:
+        first = maintain(store, always=True)  # the real ones, with nothing to do for most
+        assert {r.status for r in first} <= {"done", "nothing"}
+        assert statuses(look(store.settings))["job-silence"] == OK
+        with psycopg.connect(database.dsn) as sql:
+            sql.execute("DELETE FROM toolkit.job_run")
+        busy = Skip("candles", "passed over", is_warning=True, is_busy=True)
+        told = Skip("candles", "somebody should look at it", is_warning=True)
+        register(
+            *(job("retention"), job("warm", told), job("vacuum", busy, "SELECT 1")),
+            *(job("verify", "CREATE ROLE nobody_may"), job("reindex", busy)),
+        )
+        maintain(store)
+        found = look(store.settings).jobs or {}
+    ended = {n: j.last.partition(":")[0] for n, j in found.items() if j.success_at}
+    assert ended == {"retention": "nothing", "warm": "nothing", "vacuum": "done"}
+    figures = Figures(CALM, jobs={n: found[n] for n in (*ended, "verify", "reindex")})
+    (said,) = [v.said for a, v in judged(figures, AlertOptions()) if a.id == "job-silence"]
+    assert "verify (every 2592000 s) ever (the last run: skipped: act 1: " in said
+    assert "reindex (every 86400 s) ever (the last run: skipped: candles: passed over)" in said
+    assert not [n for n in ended if n in said]
 
 
 def test_sessions_that_may_not_be_seen_make_slow_queries_unknown() -> None:

@@ -155,7 +155,9 @@ def _silence(figures: Figures, options: AlertOptions) -> Verdict:
     if figures.jobs is None:
         return _untold(figures, "jobs")
     silent = [
-        f"{n} (every {j.every:g} s) " + (f"for {j.silent:.0f} s" if j.success_at else "ever")
+        f"{n} (every {j.every:.0f} s) "
+        + (f"for {j.silent:.0f} s" if j.success_at else "ever")
+        + (f" (the last run: {j.last})" if j.last else "")
         for n, j in figures.jobs.items()
         if j.silent > options.silence * max(j.every, _LEAST_S)
     ]

@@ -47,13 +47,18 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """How a job's runs went, in seconds; ``every`` is how often it is due."""
+    """How a job's runs went, in seconds; ``every`` is how often it is due, ``last`` its last end.
+
+    A success is a run that did what there was to do, or looked and found nothing; not one that
+    could not do or judge something.
+    """
 
     every: float
     success_at: float
     silent: float
     seconds: float | None
     failures: int
+    last: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,8 @@ def _jobs(asks: _Asks, settings: Settings) -> dict[str, Job]:
 def _job(state: JobState, every: float, now: float) -> Job:
     at = state.success_at.timestamp() if state.success_at is not None else 0.0
     silent = now - at if at else math.inf
-    return Job(every, at, silent, state.seconds, state.failures)
+    last = ": ".join([state.status, *state.said[:1]]) if state.status else ""
+    return Job(every, at, silent, state.seconds, state.failures, last)
 
 
 def _replicas(store: Store, asks: _Asks) -> dict[str, Replica]:
