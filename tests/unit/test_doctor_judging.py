@@ -13,11 +13,12 @@ from fix_servers import PROJECT
 from toolkit.config import load_settings
 from toolkit.errors import ConfigError
 from toolkit_maintenance.doctor.check import Answers, Facts, Thresholds
+from toolkit_maintenance.doctor.finding import Finding
 from toolkit_maintenance.doctor.machine import Machine, read_size
 from toolkit_maintenance.doctor.queries import judge_slow
 from toolkit_maintenance.doctor.questions import QUESTIONS
 from toolkit_maintenance.doctor.registry import CHECKS
-from toolkit_maintenance.doctor.servers import judge_lag, judge_slots
+from toolkit_maintenance.doctor.servers import judge_checkpoints, judge_lag, judge_slots
 from toolkit_maintenance.doctor.sessions import (
     judge_blockers,
     judge_connections,
@@ -101,6 +102,23 @@ def test_wraparound_counts_multixacts_too() -> None:
     rows.append(("table", "candles", "candles_p1", 1_300 * million, 1))
     seen = judge_wraparound(answers(ages=rows))
     assert (seen.status, seen.fix) == ("crit", ('VACUUM (FREEZE) "toolkit"."candles"',))
+
+
+def test_checkpoints_that_somebody_asked_for_are_no_fault() -> None:
+    def seen(timed: int, requested: int, written: float, apart: float = 0.0) -> Finding:
+        log = (1 << 30, float(1 << 29), written, NOW + timedelta(seconds=apart))
+        return judge_checkpoints(answers(checkpoints=[(timed, requested, NOW, *log)]))
+
+    gb = float(1 << 30)
+    assert seen(2, 3, 90 * gb).status == "unknown"  # too few to tell
+    assert seen(60, 50, 90 * gb).status == "ok"
+    asked = seen(20, 80, 4 * gb)
+    assert asked.status == "ok"
+    assert "at most 8 because the log was full; others were asked for" in asked.reason
+    full = seen(20, 80, 30 * gb)
+    assert (full.status, full.evidence["log_full"]) == ("warn", 60)
+    assert "up to 60 of them" in full.reason
+    assert seen(20, 80, 30 * gb, apart=90.0).status == "unknown"
 
 
 def test_slots_are_judged_by_what_they_keep() -> None:

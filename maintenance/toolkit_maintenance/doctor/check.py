@@ -53,6 +53,7 @@ class Thresholds:
     connections_crit: float = 0.95
     checkpoints: int = 20
     checkpoints_share: float = 0.5
+    checkpoints_apart_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from math import inf
 from typing import Any
 
 from toolkit_maintenance.doctor.check import Answers, Check, found, hidden, unknown
@@ -79,15 +81,18 @@ def _is_paused(things: list[Thing]) -> bool:
 def judge_checkpoints(answers: Answers) -> Finding:
     """Checkpoints that come because the log is full, not by the clock, write the same pages again.
 
-    PostgreSQL documentation, "WAL Configuration": they should come by the clock.
+    PostgreSQL documentation, "WAL Configuration": they should come by the clock. The server does
+    not say why one was requested: no more of them than the log had bytes for were for that reason.
     """
     limits = answers.limits
-    timed, requested, since, size = answers["checkpoints"][0]
-    both = timed + requested
+    timed, requested, since, size, each, written, written_since = answers["checkpoints"][0]
+    both, full = timed + requested, min(requested, int(written / each))
     evidence: dict[str, Any] = {
         "timed": timed,
         "requested": requested,
+        "log_full": full,
         "since": since.isoformat() if since else None,
+        "wal_bytes": round(written),
         "max_wal_size": size,
     }
     if both < limits.checkpoints:
@@ -97,18 +102,36 @@ def judge_checkpoints(answers: Answers) -> Finding:
             "something",
             **evidence,
         )
-    if requested < limits.checkpoints_share * both:
+    is_few = timed >= requested
+    if not is_few and _apart_s(since, written_since) > limits.checkpoints_apart_s:
+        return unknown(
+            "checkpoints",
+            f"{requested} of {both} checkpoints were requested, and whether the log was full then "
+            "cannot be told: what was written to it is counted since another time (pg_stat_wal)",
+            **evidence,
+        )
+    if is_few or full < limits.checkpoints_share * both:
         well = f"{timed} of {both} checkpoints came by the clock"
+        if requested:
+            well += f", and at most {full} because the log was full; others were asked for"
         return Finding("checkpoints", OK, well, evidence)
     wanted = max(2 * size, 2 * _GB)
     return Finding(
         "checkpoints",
         WARN,
-        f"{requested} of {both} checkpoints came because the log was full: each writes whole pages "
-        "anew; a larger max_wal_size lets the clock decide",
+        f"{requested} of {both} checkpoints did not wait for the clock, and up to {full} of them "
+        f"came because the log was full ({written / _GB:,.1f} GB were written to it): each writes "
+        "whole pages anew; a larger max_wal_size lets the clock decide",
         evidence,
         (f"ALTER SYSTEM SET max_wal_size = '{wanted >> 20}MB'", "SELECT pg_reload_conf()"),
     )
+
+
+def _apart_s(one: datetime | None, other: datetime | None) -> float:
+    """Return how far apart two resets are; None is never."""
+    if one is None or other is None:
+        return 0.0 if one is other else inf
+    return abs((one - other).total_seconds())
 
 
 CHECKS = (
