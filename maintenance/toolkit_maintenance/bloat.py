@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from toolkit.errors import DatabaseError
 from toolkit.statements import Part, commas, compose, name
 from toolkit.timegrid import Span
 from toolkit_maintenance.ground import Ground
-from toolkit_maintenance.tables import span_of
+from toolkit_maintenance.tables import is_closed, span_of
 
 _PAGE = 8192
 _USABLE = _PAGE - 24 - 16  # without the page's header and the index's own words
@@ -22,6 +23,11 @@ _SAMPLED = 500  # pages of a table
 _WHOLE = 1 << 30  # bytes of an index that are read to the last; of larger ones a sample is cheaper
 _LONGEST = 300.0  # seconds to read it in
 JUDGED = ("btree", "gin")
+
+WORTH = 1 << 20  # bytes to gain
+# what is left of the size: a closed partition is made anew once; in others pages fill up again
+CLOSED, OPEN = 0.7, 0.5
+DOUBT = 0.15  # by how much an estimate may be wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Index:
     nulls: float | None
     keys: float | None
     is_ours: bool
+    is_plain: bool
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> Index:
@@ -61,15 +68,35 @@ class Index:
         expression are like is a guess, and so is how many keys are equal: so it is only what
         says which index to measure.
         """
+        alike = 1.0
+        if self.keys is not None:
+            alike = min(max(self.rows / max(self.keys, 1), 1), _POSTINGS)
+        return self._afresh(alike)
+
+    @property
+    def most(self) -> int | None:
+        """Bytes it would take afresh at most, by what is no guess; None where that is not known."""
+        return self._afresh(1.0) if self.is_plain else None
+
+    def _afresh(self, alike: float) -> int | None:
         if self.method != "btree" or self.width is None or self.rows <= 0:
             return None
         has_nulls = 8 if self.nulls else 0
         row = float(_TUPLE + has_nulls + math.ceil(self.width / 8) * 8)
-        if self.keys is not None:
-            alike = min(max(self.rows / max(self.keys, 1), 1), _POSTINGS)
-            row = row if alike < 2 else _TID + row / alike
+        row = row if alike < 2 else _TID + row / alike
         leaves = self.rows * row / (_USABLE * self.fillfactor / 100)
         return int(_PAGE * (1 + math.ceil(leaves * 1.01)))
+
+    def limit(self, now: datetime) -> float:
+        """Return the share of its size below which what is left is worth making it anew."""
+        return CLOSED if is_closed(self.span, now) else OPEN
+
+    def is_surely_bloated(self, now: datetime) -> bool:
+        """Whether the job would make it anew, however wrong the statistics are within reason."""
+        if self.most is None or not self.is_valid or self.is_parent:
+            return False
+        is_worth = self.bytes - self.most >= WORTH
+        return is_worth and self.most < self.bytes * (self.limit(now) - DOUBT)
 
 
 def list_indexes(ground: Ground) -> list[Index]:

@@ -8,23 +8,17 @@ from functools import partial
 
 from toolkit.drivers.direct import described
 from toolkit.statements import compose, name
-from toolkit_maintenance.bloat import JUDGED, Index, Measure, list_indexes
+from toolkit_maintenance.bloat import DOUBT, JUDGED, WORTH, Index, Measure, list_indexes
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 from toolkit_maintenance.tables import (
     NO_RIGHT,
     alone_on,
-    is_closed,
     list_tables,
     meant,
     role,
     taken,
 )
-
-_WORTH = 1 << 20  # bytes to gain
-# what is left of the size: a closed partition is made anew once; in others pages fill up again
-_CLOSED, _OPEN = 0.7, 0.5
-_DOUBT = 0.15  # by how much an estimate may be too high
 
 
 def plan(ground: Ground) -> Iterator[Act | Skip]:
@@ -44,7 +38,7 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
         if ground.is_forced and ground.targets:
             yield _act(ground, index, "asked for")
             continue
-        if not index.is_valid or index.bytes < _WORTH or not _is_suspect(ground, index):
+        if not index.is_valid or index.bytes < WORTH or not _is_suspect(ground, index):
             continue
         if not index.is_ours:
             denied[index.table_parent or index.table] += 1
@@ -55,7 +49,7 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
         fresh = measure.fresh(index)
         if isinstance(fresh, str):
             unknown[index.table_parent or index.table, fresh].append(index)
-        elif index.bytes - fresh >= _WORTH and fresh < index.bytes * _limit(ground, index):
+        elif index.bytes - fresh >= WORTH and fresh < index.bytes * index.limit(ground.now):
             yield _act(ground, index, _why(index, fresh))
     for group, count in denied.items():
         what = f"reindex {group}" + (f" ({count} of its indexes)" if count > 1 else "")
@@ -73,14 +67,10 @@ def _gain(index: Index) -> int:
     return index.bytes - (index.estimate or 0)
 
 
-def _limit(ground: Ground, index: Index) -> float:
-    return _CLOSED if is_closed(index.span, ground) else _OPEN
-
-
 def _is_suspect(ground: Ground, index: Index) -> bool:
     if index.estimate is None:
         return True
-    return index.estimate < index.bytes * (_limit(ground, index) + _DOUBT)
+    return index.estimate < index.bytes * (index.limit(ground.now) + DOUBT)
 
 
 def _why(index: Index, fresh: int) -> str:

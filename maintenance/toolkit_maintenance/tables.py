@@ -135,9 +135,9 @@ def meant(ground: Ground, tables: Iterable[Table], indexes: Iterable[str] = ()) 
     return found
 
 
-def is_closed(span: Span | None, ground: Ground) -> bool:
+def is_closed(span: Span | None, now: datetime) -> bool:
     """Return whether a partition's time is past, and long enough that few still write to it."""
-    return span is not None and span.end / 1e6 + _SETTLED <= ground.now.timestamp()
+    return span is not None and span.end / 1e6 + _SETTLED <= now.timestamp()
 
 
 def role(ground: Ground) -> str:

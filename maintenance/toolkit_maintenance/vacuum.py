@@ -136,7 +136,7 @@ def _needs(ground: Ground, table: Table) -> list[Need]:
     if (
         table.is_ours
         and table.pages
-        and is_closed(table.span, ground)
+        and is_closed(table.span, ground.now)
         and _is_unfrozen(ground, table)
     ):
         found.append(Need(FREEZE, 0.0, "its time is past and it is not frozen"))
@@ -180,7 +180,7 @@ def _act(ground: Ground, table: Table, found: list[Need]) -> Act | Skip:
         statement = compose("vacuum/analyze_table", only=only, table=name)
         counts = {"tables_analyzed": 1}
     else:
-        is_frozen = bool(kinds & {AGE, FREEZE}) or is_closed(table.span, ground)
+        is_frozen = bool(kinds & {AGE, FREEZE}) or is_closed(table.span, ground.now)
         options = ", FREEZE, INDEX_CLEANUP ON" if is_frozen else ""
         options += ", ANALYZE" if _is_counted(table) else ""
         statement = compose("vacuum/vacuum_table", options=raw(options), table=name)

@@ -5,7 +5,7 @@
 --   whether it is valid, how many partitions have none attached, bytes, pages of the table,
 --   fillfactor, rows in it, bytes of a row's values (NULL where a column has no statistics), share
 --   of rows with a NULL, distinct keys where they are kept once (NULL where they are not), whether
---   the role may make it anew.
+--   the role may make it anew, whether it has columns only and all rows.
 SELECT c.oid, c.relname, pc.relname, t.oid, t.relname, pt.relname,
        pg_get_expr(t.relpartbound, t.oid), am.amname, c.relkind = 'I', i.indisvalid,
        CASE WHEN c.relkind = 'I' THEN
@@ -27,7 +27,8 @@ SELECT c.oid, c.relname, pc.relname, t.oid, t.relname, pt.relname,
             THEN k.keys END,
        pg_has_role(c.relowner, 'USAGE')
        OR CASE WHEN current_setting('server_version_num')::integer >= 170000
-               THEN has_table_privilege(t.oid, 'MAINTAIN') ELSE false END
+               THEN has_table_privilege(t.oid, 'MAINTAIN') ELSE false END,
+       i.indpred IS NULL AND i.indexprs IS NULL
 FROM pg_index AS i
 JOIN pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_class AS t ON t.oid = i.indrelid

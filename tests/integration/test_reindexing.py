@@ -78,7 +78,7 @@ def test_a_key_that_is_half_empty_is_made_anew_once(
 def test_every_kind_of_index_is_measured_by_a_sample(
     sparse: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reindex, "_WORTH", 1 << 16)
+    monkeypatch.setattr(reindex, "WORTH", 1 << 16)
     sql.execute(f"DELETE FROM {PAST} WHERE ts >= '2024-01-01T05:00Z'")
     sql.execute(f"VACUUM FULL {PAST}")
     sql.execute(

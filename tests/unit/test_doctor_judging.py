@@ -84,8 +84,8 @@ def test_connections_warn_before_the_last_one_is_taken() -> None:
 
 
 def test_what_is_to_be_pasted_says_whom_it_locks_out_and_none_is_against_its_own_reason() -> None:
-    rows = [("note", "note", "table", 100 << 20, 1 << 20)]
-    (fix,) = judge_bloat(answers(bloat=rows)).fix
+    rows = [("note", "note", 100 << 20, 1 << 20)]
+    (fix,) = judge_bloat(answers(bloat=rows, index_sizes=[])).fix
     warning, statement = fix.split("\n")
     assert warning.startswith('-- locks "toolkit"."note": ACCESS EXCLUSIVE')
     assert statement == 'VACUUM (FULL, ANALYZE) "toolkit"."note"'

@@ -19,10 +19,11 @@ class Thresholds:
     """From where on something is found. Times in seconds, sizes in bytes, ages in transactions.
 
     ``statistics_age`` is how old what the server has counted must be to tell that something is
-    not used. Bloat counts from twice the size on (the factor of pg_index_watch) and not in
-    small things. ``partitions``: PostgreSQL's documentation promises good plans up to "a few
-    thousand", and each costs memory in every session. ``xid_age``: autovacuum begins at 200
-    million, and the server stops at 2,100 million.
+    not used. Bloat of tables counts from twice the size on (the factor of pg_index_watch), of
+    indexes where the job reindex is sure to act on it, and none in small things. ``partitions``:
+    PostgreSQL's documentation promises good plans up to "a few thousand", and each costs memory in
+    every session. ``xid_age``: autovacuum begins at 200 million, and the server stops at 2,100
+    million.
     """
 
     statistics_age: float = 7 * 86_400.0

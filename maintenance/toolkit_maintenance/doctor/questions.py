@@ -58,6 +58,10 @@ def _indexes(direct: Direct, facts: Facts, context: Context) -> Rows:
     return direct.fetch(compose("doctor/list_indexes", last_scan=last), _schema(context))
 
 
+def _index_sizes(direct: Direct, facts: Facts, context: Context) -> Rows:
+    return direct.fetch(compose("reindex/list_indexes"), {"schema": context.settings.schema})
+
+
 def _statements(statement: str) -> Question:
     def ask(direct: Direct, facts: Facts, context: Context) -> Rows:
         if facts.statements is None:
@@ -117,6 +121,7 @@ QUESTIONS: Mapping[str, Question] = {
     "tables": _simple("list_tables", everywhere=True),
     "parents": _simple("list_parents"),
     "bloat": _simple("estimate_bloat"),
+    "index_sizes": Question(_index_sizes),
     "sessions": _simple("list_sessions", everywhere=True),
     "holders": _simple("list_holders"),
     "ages": _simple("list_ages"),

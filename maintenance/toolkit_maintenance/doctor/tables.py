@@ -10,6 +10,7 @@ from psycopg.sql import SQL, Literal
 
 from toolkit.statements import name
 from toolkit.timegrid import Grid, Span, Step, iso, to_datetime, to_us
+from toolkit_maintenance.bloat import Index
 from toolkit_maintenance.doctor.check import Answers, Check, found, settled, unknown
 from toolkit_maintenance.doctor.finding import CRIT, WARN, Finding, Thing, listed
 from toolkit_maintenance.tables import span_of
@@ -67,34 +68,43 @@ def _run(text: str, answers: Answers, table: str) -> str:
 # -- what takes more than it needs --------------------------------------------------------------
 
 
-_ANEW = {
-    "index": "REINDEX INDEX CONCURRENTLY {}",
-    "table": "-- locks {0}: ACCESS EXCLUSIVE, nobody reads or writes it until this has ended\n"
-    "VACUUM (FULL, ANALYZE) {0}",
-}
+_INDEX_ANEW = "REINDEX INDEX CONCURRENTLY {}"
+_TABLE_ANEW = (
+    "-- locks {0}: ACCESS EXCLUSIVE, nobody reads or writes it until this has ended\n"
+    "VACUUM (FULL, ANALYZE) {0}"
+)
 
 
 def judge_bloat(answers: Answers) -> Finding:
-    """By estimate, and only what is large: who mends it measures first (TRAPS: estimate, confirm).
+    """By estimate, and only what is large: of indexes what the job reindex is sure to act on.
 
-    New rows fill a table's space by themselves; made anew, it is locked for as long as that takes.
+    No job makes a table anew: it is locked for as long as that takes, and new rows fill its space
+    by themselves.
     """
-    limits, things, fixes, unseen = answers.limits, [], [], []
+    limits, things, unseen = answers.limits, [], []
+    fixes: dict[str, str] = {}
     logs = {f"{d.name}_log" for d in answers.datasets}
-    for root, own, kind, size, needed in answers["bloat"]:
-        if root in logs:  # a refresh empties it, and the next writes fill it
+    for index in (Index.from_row(row) for row in answers["index_sizes"]):
+        root = index.table_parent or index.table
+        if root in logs or index.bytes < limits.bloat_bytes:  # the next writes fill it
+            continue
+        if index.most is None and index.is_plain and index.method == "btree" and index.is_valid:
+            unseen.append(index.name)
+        if index.is_surely_bloated(answers.of_primary.now) and index.most is not None:
+            wasted = index.bytes - index.most
+            if wasted >= limits.bloat_bytes:
+                things.append(_bloated(root, index.name, "index", index.bytes, wasted))
+                fixes[index.name] = _run(_INDEX_ANEW, answers, index.name)
+    for root, own, size, needed in answers["bloat"]:
+        if root in logs:  # a refresh empties it
             continue
         if needed is None:
             unseen.append(own)
-            continue
-        if kind == "table" and not needed:  # a plain vacuum cuts it
-            continue
-        wasted = size - needed
-        if wasted < limits.bloat_bytes or wasted < limits.bloat_share * size:
-            continue
-        figures = {"kind": kind, "bytes": size, "wasted_bytes": round(wasted)}
-        things.append(Thing(root, own, wasted, figures))
-        fixes.append(_run(_ANEW[kind], answers, own))
+        elif needed:  # else a plain vacuum cuts it
+            wasted = size - needed
+            if wasted >= limits.bloat_bytes and wasted >= limits.bloat_share * size:
+                things.append(_bloated(root, own, "table", size, wasted))
+                fixes[own] = _run(_TABLE_ANEW, answers, own)
     if not things and unseen:
         return unknown(
             "bloat",
@@ -104,19 +114,29 @@ def judge_bloat(answers: Answers) -> Finding:
         )
     worst = sorted(things, key=lambda t: -t.weight)
     said = listed([f"{t.name} ({t.weight / t.figures['bytes']:.0%} of it)" for t in worst])
+    kinds = {str(t.figures["kind"]) for t in things}
+    ways = {
+        "index": "the job reindex makes indexes anew",
+        "table": "VACUUM FULL locks everybody out of a table meanwhile, so no job does it, and new "
+        "rows would fill it as well",
+    }
     return found(
         "bloat",
         things,
-        f"by estimate empty, and read all the same: {said}; VACUUM FULL locks everybody out of a "
-        "table meanwhile, and new rows would fill it as well",
+        f"by estimate empty, and read all the same: {said}; "
+        + "; ".join(ways[k] for k in sorted(kinds)),
         well="by estimate nothing large is half empty",
-        fix=fixes,
+        fix=[fixes[t.name] for t in worst],
         evidence={
             "is_estimate": True,
             "wasted_bytes": round(sum(t.weight for t in things)),
             "unknown": len(unseen),
         },
     )
+
+
+def _bloated(root: str, own: str, kind: str, size: int, wasted: float) -> Thing:
+    return Thing(root, own, wasted, {"kind": kind, "bytes": size, "wasted_bytes": round(wasted)})
 
 
 def judge_hit_rate(answers: Answers) -> Finding:
@@ -322,7 +342,12 @@ def _is_slack(options: Sequence[str]) -> bool:
 
 
 CHECKS = (
-    Check("bloat", "tables and indexes half empty, by estimate", ("bloat",), judge_bloat),
+    Check(
+        "bloat",
+        "tables and indexes half empty, by estimate",
+        ("bloat", "index_sizes"),
+        judge_bloat,
+    ),
     Check("hit-rate", "rows and indexes found in memory", ("tables",), judge_hit_rate),
     Check("partitions-ahead", "partitions missing ahead", ("tables",), judge_ahead),
     Check("partitions-many", "too many partitions", ("tables", "parents"), judge_many),
