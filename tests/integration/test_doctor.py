@@ -385,7 +385,7 @@ def test_a_job_keeps_a_snapshot_a_day(
 def test_snapshots_stay_few(blocking: toolkit.Store, sql: psycopg.Connection[Any]) -> None:
     sql.execute(
         "INSERT INTO doctor_snapshot (taken_at, statements, indexes) SELECT clock_timestamp() "
-        "- n * interval '1 hour', '{}', '{}' FROM generate_series(1, 1000) AS n"
+        "- n * interval '1 hour', '{}', '{}' FROM generate_series(1000, 1, -1) AS n"
     )
     examine(blocking, ["lag"], keeps_snapshot=True)
     kept = sql.execute(
