@@ -101,7 +101,8 @@ class Index:
 
 def list_indexes(ground: Ground) -> list[Index]:
     """Return the indexes of the schema."""
-    rows = ground.direct.fetch(compose("reindex/list_indexes"), {"schema": ground.schema})
+    params = {"schema": ground.schema, "least": 0}
+    rows = ground.direct.fetch(compose("reindex/list_indexes"), params)
     return [Index.from_row(r) for r in rows]
 
 

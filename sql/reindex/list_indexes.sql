@@ -1,5 +1,5 @@
 -- What: the indexes of the schema's tables, and what their size should be by the statistics.
--- Params: schema.
+-- Params: schema, least (bytes from which on an index is looked at; 0: parents, too).
 -- Columns: oid, name, name of the parent's index, oid of the table, name of the table, name of its
 --   parent, the table's bound as PostgreSQL writes it, access method, whether it is one of a parent,
 --   whether it is valid, how many partitions have none attached, bytes, pages of the table,
@@ -53,4 +53,5 @@ LEFT JOIN LATERAL (
     WHERE a.attrelid = c.oid AND a.attnum > 0
 ) AS k ON c.relkind = 'i'
 WHERE t.relnamespace = to_regnamespace(quote_ident(%(schema)s)) AND t.relpersistence <> 't'
+  AND coalesce(pg_relation_size(c.oid), 0) >= %(least)s
 ORDER BY c.relname

@@ -22,6 +22,8 @@ from toolkit.drivers.direct import Direct
 from toolkit.errors import Unavailable, UnknownName
 from toolkit_maintenance.doctor import Examination, Finding, Thresholds, examine, snapshots
 from toolkit_maintenance.ground import Ground
+from toolkit_maintenance.registry import JOBS
+from toolkit_maintenance.runner import maintain
 from toolkit_maintenance.runner import run as run_job
 
 TWO_MONTHS = {"ts": ["2024-01-01Z", "2024-02-01Z"], "close": [1.0, 2.0]}
@@ -227,6 +229,29 @@ def test_neglected_tables_are_found_per_parent_and_mended(
     assert "the job reindex makes indexes anew" in bloat.reason
     assert "reindex note_pkey" in run_job(blocking, "reindex").done
     assert looked()["bloat"].status == "ok"
+
+
+def test_what_maintenance_is_for_is_no_finding_after_it(worn_database: Database) -> None:
+    with (
+        toolkit.connect(worn_database.dsn) as store,
+        psycopg.connect(worn_database.dsn, autocommit=True) as sql,
+        psycopg.connect(worn_database.dsn) as other,
+    ):
+        part = sql.execute(
+            "SELECT min(inhrelid::regclass::text) FROM pg_inherits "
+            "WHERE inhparent = 'toolkit.metrics'::regclass"
+        ).fetchone()[0]  # type: ignore[index]  # there is one
+        other.execute(f"DELETE FROM {part} WHERE false".encode())  # the build waits for that
+        sql.execute("SET statement_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            sql.execute(f"REINDEX INDEX CONCURRENTLY {part}_pkey".encode())
+        other.rollback()
+        assert {"index-invalid", "never-vacuumed"} <= bad(examine(store, OBJECTS)).keys()
+        acting = [job for job in JOBS if job not in ("audit", "verify")]
+        for jobs in (acting, ["refresh", "vacuum"]):  # statistics come late to who vacuums
+            ended = {r.status for r in maintain(store, jobs, always=True)}
+            assert ended <= {"done", "nothing"}
+        assert bad(examine(store, OBJECTS)) == {}
 
 
 @pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.soak)])

@@ -43,7 +43,8 @@ class Question:
 
 def _simple(statement: str, *, everywhere: bool = False) -> Question:
     def ask(direct: Direct, facts: Facts, context: Context) -> Rows:
-        return direct.fetch(compose(f"doctor/{statement}"), _schema(context))
+        place = statement if "/" in statement else f"doctor/{statement}"
+        return direct.fetch(compose(place), _schema(context))
 
     return Question(ask, everywhere)
 
@@ -56,10 +57,6 @@ def _indexes(direct: Direct, facts: Facts, context: Context) -> Rows:
     has_last = facts.version >= 160_000
     last = raw("pg_stat_get_lastscan(c.oid)" if has_last else "NULL::timestamptz")
     return direct.fetch(compose("doctor/list_indexes", last_scan=last), _schema(context))
-
-
-def _index_sizes(direct: Direct, facts: Facts, context: Context) -> Rows:
-    return direct.fetch(compose("reindex/list_indexes"), {"schema": context.settings.schema})
 
 
 def _statements(statement: str) -> Question:
@@ -121,7 +118,7 @@ QUESTIONS: Mapping[str, Question] = {
     "tables": _simple("list_tables", everywhere=True),
     "parents": _simple("list_parents"),
     "bloat": _simple("estimate_bloat"),
-    "index_sizes": Question(_index_sizes),
+    "index_sizes": _simple("reindex/list_indexes"),
     "sessions": _simple("list_sessions", everywhere=True),
     "holders": _simple("list_holders"),
     "ages": _simple("list_ages"),
