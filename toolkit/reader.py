@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -52,12 +52,13 @@ _LOOKS = 3  # at a mark of retention that moves meanwhile
 class Explanation:
     """How a query would be answered: the plan, what speaks against the others, and the SQL.
 
-    ``database`` is PostgreSQL's own EXPLAIN of ``statement``.
+    ``database`` is PostgreSQL's own EXPLAIN of ``statement``, ``params`` the values of that.
     """
 
     plan: Plan
     statement: str
     database: str
+    params: Params = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         others = [f"  {line}" for line in self.plan.others]
@@ -190,7 +191,8 @@ class Reader:
         statement, params = self.fetcher.statement(work)
         options = b"(ANALYZE, BUFFERS) " if analyze else b""
         rows = await self._driver.fetch(b"EXPLAIN " + options + statement, params)
-        return Explanation(work.plan, statement.decode(), "\n".join(row[0] for row in rows))
+        said = "\n".join(row[0] for row in rows)
+        return Explanation(work.plan, statement.decode(), said, params)
 
     async def _targets(self, query: Query, entry: Entry) -> Targets:
         if query.asked.series is not None:

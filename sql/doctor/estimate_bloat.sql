@@ -24,7 +24,7 @@ SELECT r.relname, l.relname, l.bytes,
            ceil(l.reltuples * (w.width + 28)
                 / ((l.page - 24)
                    * coalesce(substring(array_to_string(l.reloptions, ' ')
-                                        FROM 'fillfactor=(\d+)')::integer, 100) / 100.0))::float8
+                                        FROM 'fillfactor=([0-9]+)')::integer, 100) / 100.0))::float8
            * l.page END
 FROM looked AS l
 JOIN wide AS w ON w.oid = l.oid

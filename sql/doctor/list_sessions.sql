@@ -9,7 +9,7 @@ SELECT a.pid, a.usename::text, a.application_name, a.client_addr::text, a.state,
         FROM pg_locks AS l WHERE l.pid = a.pid AND NOT l.granted),
        age(a.backend_xmin),
        CASE WHEN a.wait_event_type = 'Lock' THEN pg_blocking_pids(a.pid) ELSE '{{}}' END,
-       left(regexp_replace(a.query, '\s+', ' ', 'g'), 80)
+       left(regexp_replace(a.query, '[[:space:]]+', ' ', 'g'), 80)
 FROM pg_stat_activity AS a
 WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
   AND coalesce(a.backend_type, 'client backend') = 'client backend'

@@ -4,7 +4,7 @@
 --   up to the first literal: those of an ALTER ROLE … PASSWORD are not taken out by the server.
 SELECT s.queryid, sum(s.calls)::bigint, sum(s.total_exec_time)::float8, sum(s.rows)::bigint,
        sum(s.shared_blks_hit)::bigint, sum(s.shared_blks_read)::bigint,
-       left(min(regexp_replace(regexp_replace(s.query, '(''|\$[^0-9]).*', '…'), '\s+', ' ', 'g')),
+       left(min(regexp_replace(regexp_replace(s.query, '(''|[$][^0-9]).*', '…'), '[[:space:]]+', ' ', 'g')),
             300)
 FROM {schema}.pg_stat_statements AS s
 WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())

@@ -10,8 +10,8 @@ LEFT JOIN (
     JOIN pg_class AS c ON c.oid = i.inhrelid AND NOT i.inhdetachpending
 ) ON i.inhparent = to_regclass(format('%%I.%%I', %(schema)s::text, d.name))
 LEFT JOIN LATERAL (
-    SELECT substring(e.bound FROM 'FROM \(''([^'']+)''\)')::timestamptz AS low,
-           substring(e.bound FROM 'TO \(''([^'']+)''\)')::timestamptz AS high
+    SELECT substring(e.bound FROM 'FROM [(]''([^'']+)''[)]')::timestamptz AS low,
+           substring(e.bound FROM 'TO [(]''([^'']+)''[)]')::timestamptz AS high
     FROM (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound) AS e
 ) AS b ON true
 GROUP BY d.name ORDER BY d.name

@@ -7,7 +7,7 @@ SELECT b.pid, a.usename, coalesce(nullif(a.application_name, ''),
                                   nullif(a.backend_type, 'client backend')),
        a.client_addr::text, a.state,
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8,
-       CASE WHEN a.state IS NOT NULL THEN left(regexp_replace(a.query, '\s+', ' ', 'g'), 80) END
+       CASE WHEN a.state IS NOT NULL THEN left(regexp_replace(a.query, '[[:space:]]+', ' ', 'g'), 80) END
 FROM (SELECT DISTINCT unnest(pg_blocking_pids(w.pid)) FROM pg_stat_activity AS w
       WHERE w.pid = %(pid)s AND w.wait_event_type = 'Lock') AS b (pid)
 LEFT JOIN pg_stat_activity AS a ON a.pid = b.pid

@@ -10,12 +10,12 @@ SELECT o.said, o.pid, o.usename, o.application_name, o.address, o.state,
        o.age >= (SELECT age(c.relfrozenxid) FROM pg_class AS c WHERE c.oid = %(table)s::oid)
 FROM (
     SELECT NULL AS said, a.pid, a.usename, a.application_name, a.client_addr::text AS address,
-           a.state, left(regexp_replace(a.query, '\s+', ' ', 'g'), 80) AS query,
+           a.state, left(regexp_replace(a.query, '[[:space:]]+', ' ', 'g'), 80) AS query,
            a.xact_start AS began, greatest(age(a.backend_xmin), age(a.backend_xid)) AS age
     FROM pg_stat_activity AS a
     WHERE (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
       AND a.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL
-      AND a.datname = current_database() AND a.query !~* '^\s*vacuum'
+      AND a.datname = current_database() AND a.query !~* '^[[:space:]]*vacuum'
     UNION ALL
     SELECT format('the standby %%L, whose readers are waited for', r.application_name),
            NULL, NULL, NULL, NULL, NULL, NULL, NULL, age(r.backend_xmin)

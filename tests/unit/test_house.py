@@ -162,6 +162,7 @@ def test_every_statement_says_what_it_does_takes_and_returns(path: Path) -> None
     body = "\n".join(line for line in lines if not line.startswith("--"))
     assert lines[0].startswith("-- What: ")
     assert re.fullmatch(r"[a-z]+_[a-z_]+", path.stem), "verb_what"
+    assert "\\" not in body, "means another thing where standard_conforming_strings is off"
     parameters = set(re.findall(r"%\((\w+)\)s", body))
     if parameters:
         assert "Params: " in header

@@ -58,11 +58,11 @@ def _sent(column: str, kind: str) -> Composed:
         case "time" if column == "ts":  # the key is never NULL
             return SQL("timestamptz_send({})").format(name)
         case "time":
-            return SQL("coalesce(timestamptz_send({}), '\\x8000000000000000')").format(name)
+            return SQL("coalesce(timestamptz_send({}), E'\\\\x8000000000000000')").format(name)
         case "bool":
-            return SQL("coalesce(boolsend({}), '\\x02')").format(name)
+            return SQL("coalesce(boolsend({}), E'\\\\x02')").format(name)
         case "category":  # text holds no zero byte and no 0xff
-            return SQL("coalesce(textsend({}), '\\xff') || '\\x00'").format(name)
+            return SQL("coalesce(textsend({}), E'\\\\xff') || E'\\\\x00'").format(name)
         case _:
             sender = SQL("int8send" if kind in ("int", "decimal", "addend") else "float8send")
             return SQL("{}({})").format(sender, _filled(column, kind))
