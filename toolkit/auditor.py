@@ -26,7 +26,8 @@ from toolkit.partitions import NativePartitioning, Partition
 from toolkit.recount import arrays_of, counted, cuts, stored_params
 from toolkit.reduce import Table, bucket_points
 from toolkit.refresher import Refresher
-from toolkit.statements import NOTHING, compose, name, part
+from toolkit.statements import NOTHING, compose, filled, name, part
+from toolkit.strategy.compose import points_statement
 from toolkit.strategy.params import blocks_params, log_start, range_params
 from toolkit.timegrid import LATEST, Span, iso, to_datetime, to_us
 from toolkit.watching import Watch, watched
@@ -133,6 +134,24 @@ class Auditor:
                     report = await self._part(entry, series, some, repair, report)
                     on_progress(report)
         return await self._ended(report, repair, started, until)
+
+    async def statements(self, dataset: str, span: Span) -> tuple[str, ...]:
+        """Return what :meth:`audit` does with a part of a series, as it is sent.
+
+        Which series it is and what was counted of its points are $1, $2 and so on.
+        """
+        entry = await self._directory.confirmed(dataset)
+        params = {**range_params(span), **blocks_params(entry, span)}
+        lock = compose("refresh/lock_rollup", rollup=name(entry.schema, "rollup"))
+        points = points_statement(entry, entry.dataset.names, source="one", is_cold=True)
+        return (
+            "BEGIN",
+            *(filled(lock, {"rollup": rollup.id}) for rollup in entry.rollups),
+            filled(points, params),
+            filled(*_mark(entry)),
+            *(filled(_comparing(entry, rollup), params) for rollup in entry.rollups),
+            "COMMIT",
+        )
 
     async def _ended(
         self, report: AuditReport, repair: bool, started: float, until: float

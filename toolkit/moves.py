@@ -22,7 +22,7 @@ from toolkit.errors import Busy, DatabaseError
 from toolkit.merging import Cold, Run, merge_cold
 from toolkit.partitions import Partitioning
 from toolkit.reduce import Table, totals
-from toolkit.statements import NOTHING, compose
+from toolkit.statements import NOTHING, compose, filled
 from toolkit.strategy.compose import no_block, no_points, points_statement, stored_columns
 from toolkit.strategy.packing import packed, packing_of_points
 from toolkit.strategy.params import blocks_params, range_params
@@ -65,8 +65,7 @@ class Taken:
 
 async def begin(transaction: Transaction, patience: float) -> None:
     """Let points move without the change log hearing of it; wait so many seconds for a lock."""
-    statement = compose("blocks/begin_move")
-    await transaction.fetch(statement, {"patience": f"{max(int(patience * 1000), 1)}ms"})
+    await transaction.fetch(compose("blocks/begin_move"), {"patience": _ms(patience)})
 
 
 async def make_room(
@@ -122,14 +121,9 @@ async def lock_all(
     shared: bool = False,
 ) -> None:
     """Do so for several series, each with a span of its own."""
-    statement = compose(
-        "blocks/lock_series",
-        room=Literal(ROOM),
-        shared=SQL("_shared") if shared else NOTHING,
-    )
     grid = entry.once("partitions", lambda: Grid(Step.parse(entry.dataset.partition)))
     numbers = {n for series, span in wanted for n in locks_of(grid, series, span)}
-    await transaction.fetch(statement, {"locks": sorted(numbers)})
+    await transaction.fetch(_locking(shared=shared), {"locks": sorted(numbers)})
 
 
 def locks_of(grid: Grid, series: int, span: Span) -> set[int]:
@@ -259,9 +253,30 @@ def put_params(entry: Entry, blocks: Sequence[tuple[int, Encoded]]) -> dict[str,
     return params
 
 
-def statements(entry: Entry) -> tuple[str, str]:
-    """Return what takes points out of a span, and what puts blocks in, as they are sent."""
-    return _take(entry).decode(), _put(entry).decode()
+def statements(entry: Entry, span: Span, patience: float) -> tuple[str, ...]:
+    """Return what takes points of a series out of a span, and what puts blocks in.
+
+    Only a move knows the series, its locks and the blocks: these are $1, $2 and so on.
+    """
+    begin = filled(compose("blocks/begin_move"), {"patience": _ms(patience)})
+    params = {**range_params(span), **blocks_params(entry, span)}
+    return (
+        "BEGIN",
+        begin,
+        filled(_locking(shared=False), {}),
+        filled(_take(entry), params),
+        filled(_put(entry), {}),
+        "COMMIT",
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{max(int(seconds * 1000), 1)}ms"
+
+
+def _locking(*, shared: bool) -> bytes:
+    how = SQL("_shared") if shared else NOTHING
+    return compose("blocks/lock_series", room=Literal(ROOM), shared=how)
 
 
 def _put(entry: Entry) -> bytes:

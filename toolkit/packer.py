@@ -110,9 +110,9 @@ class Packer:
             raise tally.damaged[0]
         return replace(tally.report, seconds=time.perf_counter() - started)
 
-    async def statements(self, dataset: str) -> tuple[str, str]:
-        """Return the two statements that move a span."""
-        return moves.statements(await self._directory.entry(dataset))
+    async def statements(self, dataset: str, span: Span) -> tuple[str, ...]:
+        """Return the statements that move a span."""
+        return moves.statements(await self._directory.entry(dataset), span, _PATIENCE)
 
     async def _tasks(
         self,

@@ -20,9 +20,9 @@ from toolkit.drivers import BULK_TIMEOUT, OUT_OF_RANGE, Driver, Params, Rows, Tr
 from toolkit.errors import CorruptBlock, DatabaseError, SchemaError
 from toolkit.merging import Run, run_here
 from toolkit.recount import recount
-from toolkit.statements import NOTHING, compose, name, part
+from toolkit.statements import NOTHING, compose, filled, name, part
 from toolkit.strategy.states import merged_state, state_of_points
-from toolkit.timegrid import EARLIEST, to_datetime
+from toolkit.timegrid import EARLIEST, LATEST, to_datetime
 
 _log = logging.getLogger("toolkit.refresher")
 
@@ -37,6 +37,13 @@ _GRACE_S = 5.0  # once the time is over, for slices that find nothing to do: no 
 
 # the state of a level's passes: over all changes, and over the newest, which goes before
 _ALL, _NEWEST = "rollup", "rollup_head"
+# the bounds of a slice that is all there is
+_WHOLE = {
+    "after_series": 0,
+    **dict.fromkeys(("after_lo", "since", "low"), to_datetime(EARLIEST)),
+    "last_series": 2**31 - 1,
+    **dict.fromkeys(("last_lo", "high"), to_datetime(LATEST)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,7 @@ class LevelWork:
     """What of one rollup has to be refreshed: changed ranges of how many series and buckets.
 
     ``log_rows`` of the change log say so, of which the first 100,000 are looked at;
-    ``statement`` recomputes a slice of it.
+    ``statement`` recomputes a slice of it, and has the bounds of all of it in their places.
     """
 
     step: str
@@ -148,18 +155,11 @@ class Refresher:
         """Return what a refresh would have to do, level by level; changes nothing."""
         entry = await self._directory.confirmed(dataset)
         found = []
-        finer: Rollup | None = None
-        for rollup in entry.rollups:
+        for finer, rollup in zip((None, *entry.rollups), entry.rollups, strict=False):
             params = {"rollup": rollup.id, **_widths(rollup), "most": LOOKED_AT}
             row = (await self._driver.fetch(self._text(entry, "count_changed"), params))[0]
-            statement = self._recompute(entry, rollup, finer, False).decode()
-            rows, series, ranges, buckets, is_under_way = row
-            found.append(
-                LevelWork(
-                    str(rollup.grid.step), rows, series, ranges, buckets, is_under_way, statement
-                )
-            )
-            finer = rollup
+            statement = filled(self._recompute(entry, rollup, finer, False), {**params, **_WHOLE})
+            found.append(LevelWork(*[str(rollup.grid.step), *row, statement]))
         return tuple(found)
 
     async def count_prunable(self, dataset: str) -> int:

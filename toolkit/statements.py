@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-from psycopg.sql import SQL, Composable, Composed, Identifier
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 Part = Composable
 """A piece of SQL that is safe to put into a statement: never text from outside."""
+
+_PLACE = re.compile(r"%(?:%|\((\w+)\)[sb])")
 
 
 @lru_cache(maxsize=1)
@@ -33,6 +37,27 @@ def compose(name: str, **parts: Part) -> bytes:
 def part(name: str, **parts: Part) -> Composed:
     """Return the statement as a piece of another."""
     return _load(name).format(**parts)
+
+
+def filled(statement: bytes, params: Mapping[str, object]) -> str:
+    """Return a statement with its values in it, to be shown and never sent.
+
+    Those that are not known yet are $1, $2 and so on, as the server is sent them.
+
+    >>> filled(b"SELECT %(a)s, %(b)s, 7 %% 4, %(b)s", {"a": "it's"})
+    "SELECT 'it''s', $1, 7 % 4, $1"
+    """
+    unknown: dict[str, str] = {}
+
+    def value(place: re.Match[str]) -> str:
+        key = place[1]
+        if key is None:
+            return "%"
+        if key in params:
+            return Literal(params[key]).as_string(None).strip()
+        return unknown.setdefault(key, f"${len(unknown) + 1}")
+
+    return _PLACE.sub(value, statement.decode())
 
 
 def name(*parts: str) -> Identifier:

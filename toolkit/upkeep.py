@@ -55,9 +55,29 @@ class Upkeep:
         """Remove change-log rows that nobody needs any more, as refresh does; return how many."""
         return drive(self._roads.refresher.prune(dataset))
 
-    def move_statements(self, dataset: str) -> tuple[str, str]:
-        """Return what takes the points of a span out, and what puts blocks of them in."""
-        return drive(self._roads.packer.statements(dataset))
+    def move_statements(self, dataset: str, start: object, end: object) -> tuple[str, ...]:
+        """Return what moves points of ``[start, end)`` to blocks, as it is sent.
+
+        What only a move knows, a series and its blocks, is $1, $2 and so on.
+        """
+        span = build_query(dataset, None, *ends_of(start, end)).span
+        return drive(self._roads.packer.statements(dataset, span))
+
+    def audit_statements(self, dataset: str, start: object, end: object) -> tuple[str, ...]:
+        """Return what an audit does with a part of a series, as it is sent.
+
+        Which series, and what was counted of its points, is $1, $2 and so on.
+        """
+        span = build_query(dataset, None, *ends_of(start, end)).span
+        return drive(auditor_of(self._roads).statements(dataset, span))
+
+    def verify_statements(
+        self, dataset: str, series: str | Iterable[str] | None, start: object, end: object
+    ) -> tuple[str, ...]:
+        """Return what a verify reads, as it is sent; of each partition the first page."""
+        query = build_query(dataset, series, *ends_of(start, end))
+        names, verifier = query.asked.series, self._roads.verifier
+        return drive(verifier.statements(dataset, names, query.span))
 
     def audit(
         self,

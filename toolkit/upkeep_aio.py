@@ -34,9 +34,29 @@ class AsyncUpkeep:
         """Return what stores have been asked for most often, the most popular first."""
         return await popular(self._roads, dataset, most)
 
-    async def move_statements(self, dataset: str) -> tuple[str, str]:
-        """Return what takes the points of a span out, and what puts blocks of them in."""
-        return await self._roads.packer.statements(dataset)
+    async def move_statements(self, dataset: str, start: object, end: object) -> tuple[str, ...]:
+        """Return what moves points of ``[start, end)`` to blocks, as it is sent.
+
+        What only a move knows, a series and its blocks, is $1, $2 and so on.
+        """
+        span = build_query(dataset, None, *ends_of(start, end)).span
+        return await self._roads.packer.statements(dataset, span)
+
+    async def audit_statements(self, dataset: str, start: object, end: object) -> tuple[str, ...]:
+        """Return what an audit does with a part of a series, as it is sent.
+
+        Which series, and what was counted of its points, is $1, $2 and so on.
+        """
+        span = build_query(dataset, None, *ends_of(start, end)).span
+        return await auditor_of(self._roads).statements(dataset, span)
+
+    async def verify_statements(
+        self, dataset: str, series: str | Iterable[str] | None, start: object, end: object
+    ) -> tuple[str, ...]:
+        """Return what a verify reads, as it is sent; of each partition the first page."""
+        query = build_query(dataset, series, *ends_of(start, end))
+        names, verifier = query.asked.series, self._roads.verifier
+        return await verifier.statements(dataset, names, query.span)
 
     async def audit(
         self,

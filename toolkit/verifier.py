@@ -23,13 +23,15 @@ from toolkit.columns import dtype_of
 from toolkit.ddl import block_columns, blocks_table
 from toolkit.directory import Directory
 from toolkit.drivers import BULK_TIMEOUT, Driver, Params, Rows
-from toolkit.errors import DatabaseError
+from toolkit.errors import DatabaseError, SchemaError
+from toolkit.partitions import Partition
 from toolkit.reduce import Array, Table, totals
-from toolkit.statements import compose, name
+from toolkit.statements import compose, filled, name
 from toolkit.strategy.params import blocks_params, range_params
 from toolkit.timegrid import EARLIEST, Grid, Span, Step, iso, to_datetime, to_us
 
 _AT_ONCE = 8  # blocks in memory
+_FIRST = {"after_id": -1, "after_lo": to_datetime(EARLIEST)}
 _BROKEN = "XX"  # SQLSTATE class of a server that cannot read its own pages
 _ROUNDING = 1e-9  # of a sum's absolute values: machines add in different orders
 
@@ -126,13 +128,10 @@ class Verifier:
         """Check the blocks that reach into ``span``; a partition after the other, by key."""
         started = time.perf_counter()
         entry = await self._directory.confirmed(dataset)
-        ids = None
-        if names is not None:
-            ids = [s.id for s in await self._directory.series(entry, names)]
-        params = {**range_params(span), "ids": ids}
-        total, misplaced = await self._misplaced(entry, span, params)
+        params = await self._params(entry, names, span)
+        total, misplaced = await self._misplaced(entry, params)
         report, series = VerifyReport(dataset), dict[int, str]()
-        async for blocks in self._pages(entry, params):
+        async for blocks in self._pages(entry, span, params):
             found = await self._driver.compute(_look, entry, blocks)
             series |= await self._names({b.series for b in blocks} - series.keys())
             damaged = []
@@ -153,17 +152,30 @@ class Verifier:
             on_progress(report, total)
         return replace(report, seconds=time.perf_counter() - started)
 
+    async def statements(
+        self, dataset: str, names: tuple[str, ...] | None, span: Span
+    ) -> tuple[str, ...]:
+        """Return what :meth:`verify` reads, as it is sent; of each partition the first page."""
+        entry = await self._directory.confirmed(dataset)
+        params = await self._params(entry, names, span)
+        pages = [
+            filled(_page(entry, partition, _columns(entry)), {**params, **_FIRST})
+            for partition in await self._partitions(entry, span)
+        ]
+        return (filled(_places(entry), params), *pages)
+
+    async def _params(self, entry: Entry, names: tuple[str, ...] | None, span: Span) -> Params:
+        ids = None
+        if names is not None:
+            ids = [s.id for s in await self._directory.series(entry, names)]
+        places = {**blocks_params(entry, span), "dataset_id": entry.id}
+        return {**range_params(span), **places, "ids": ids, "limit": _AT_ONCE}
+
     async def _misplaced(
-        self, entry: Entry, span: Span, params: Params
+        self, entry: Entry, params: Params
     ) -> tuple[int, dict[tuple[int, int], list[str]]]:
         """Return how many blocks there are, and what is wrong with the place of some."""
-        text = compose(
-            "blocks/verify_places",
-            blocks=name(entry.schema, blocks_table(entry.dataset.name)),
-            dataset=name(entry.schema, "dataset"),
-        )
-        params = {**params, **blocks_params(entry, span), "dataset_id": entry.id}
-        row = (await self._driver.fetch(text, params, timeout=BULK_TIMEOUT))[0]
+        row = (await self._driver.fetch(_places(entry), params, timeout=BULK_TIMEOUT))[0]
         misplaced = {}
         for series, lo, overlaps in zip(*row[2:], strict=True):
             what = (
@@ -174,21 +186,35 @@ class Verifier:
             misplaced[series, to_us(lo)] = [what]
         return row[0], misplaced
 
-    async def _pages(self, entry: Entry, params: Params) -> AsyncIterator[list[_Read]]:
-        parent = name(entry.schema, blocks_table(entry.dataset.name)).as_string(None)
-        text = compose("partition/list_partitions")
-        for partition in await self._driver.fetch(text, {"parent": parent}):
-            after = {"after_id": -1, "after_lo": to_datetime(EARLIEST)}
-            while blocks := await self._page(entry, partition[0], {**params, **after}):
+    async def _pages(self, entry: Entry, span: Span, params: Params) -> AsyncIterator[list[_Read]]:
+        for partition in await self._partitions(entry, span):
+            after = {**params, **_FIRST}
+            while blocks := await self._next(entry, partition, span, after):
                 yield blocks
                 lo = to_datetime(blocks[-1].span.start)
-                after = {"after_id": blocks[-1].series, "after_lo": lo}
+                after |= {"after_id": blocks[-1].series, "after_lo": lo}
+
+    async def _partitions(self, entry: Entry, span: Span) -> list[str]:
+        """Return the partitions of blocks that a range touches, oldest first."""
+        parent = name(entry.schema, blocks_table(entry.dataset.name)).as_string(None)
+        rows = await self._driver.fetch(compose("partition/list_partitions"), {"parent": parent})
+        found = [Partition.from_row((r[0], r[1], r[2], r[3])) for r in rows]
+        return [p.name for p in found if not p.span.clip(span).is_empty]
+
+    async def _next(self, entry: Entry, partition: str, span: Span, params: Params) -> list[_Read]:
+        """Return the next blocks; none where retention has dropped the partition meanwhile."""
+        try:
+            return await self._page(entry, partition, params)
+        except (SchemaError, DatabaseError):
+            if partition in await self._partitions(entry, span):
+                raise
+            return []
 
     async def _page(self, entry: Entry, partition: str, params: Params) -> list[_Read]:
         """Return the next blocks; where the server cannot read one of them, one, piece by piece."""
-        columns = ("_header", *block_columns(entry.dataset))
+        columns = _columns(entry)
         try:
-            rows = await self._fetch(entry, partition, columns, {**params, "limit": _AT_ONCE})
+            rows = await self._fetch(entry, partition, columns, params)
             return [_read(row, columns) for row in rows]
         except DatabaseError as error:
             if not (error.sqlstate or "").startswith(_BROKEN):
@@ -207,11 +233,7 @@ class Verifier:
     async def _fetch(
         self, entry: Entry, partition: str, columns: Sequence[str], params: Params
     ) -> Rows:
-        text = compose(
-            "blocks/verify_page",
-            partition=name(entry.schema, partition),
-            columns=SQL("").join(SQL(", {}").format(Identifier("b", c)) for c in columns),
-        )
+        text = _page(entry, partition, columns)
         return await self._driver.fetch(text, params, timeout=BULK_TIMEOUT)
 
     async def _names(self, ids: Iterable[int]) -> dict[int, str]:
@@ -245,6 +267,26 @@ class Verifier:
         params = {"id": series, **range_params(span)}
         count: int = (await self._driver.fetch(text, params, timeout=BULK_TIMEOUT))[0][0]
         return count
+
+
+def _columns(entry: Entry) -> tuple[str, ...]:
+    return ("_header", *block_columns(entry.dataset))
+
+
+def _page(entry: Entry, partition: str, columns: Sequence[str]) -> bytes:
+    return compose(
+        "blocks/verify_page",
+        partition=name(entry.schema, partition),
+        columns=SQL("").join(SQL(", {}").format(Identifier("b", c)) for c in columns),
+    )
+
+
+def _places(entry: Entry) -> bytes:
+    return compose(
+        "blocks/verify_places",
+        blocks=name(entry.schema, blocks_table(entry.dataset.name)),
+        dataset=name(entry.schema, "dataset"),
+    )
 
 
 def _read(row: tuple[Any, ...], columns: Sequence[str]) -> _Read:

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import pairwise
 
 from toolkit.errors import DatabaseError
-from toolkit.timegrid import EARLIEST, LATEST, Span, to_datetime
+from toolkit.timegrid import EARLIEST, LATEST, Span
 from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 from toolkit_maintenance.looked import Piece, look, pieces
@@ -20,7 +20,8 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
             continue
         there = [p.span for p in ground.store.partitions(dataset.name)]
         for piece in pieces(ground, "audit", dataset, _tiles(there)):
-            sql = (f"-- the points and the buckets of {piece}, read and compared",)
+            name, _, *span = piece.asked()
+            sql = ground.store.audit_statements(name, *span)
             lock = f"ROW SHARE on rollup: a refresh of {dataset.name} waits for a part of a series"
             yield from look(ground, "audit", piece, sql, lock, partial(_recount, ground, piece))
 
@@ -40,16 +41,9 @@ def _tiles(there: list[Span]) -> list[Span]:
 
 
 def _recount(ground: Ground, piece: Piece, names: tuple[str, ...]) -> tuple[Counts, bool]:
-    dataset, span = piece.dataset.name, piece.span
-    report = ground.store.audit(
-        dataset,
-        names,
-        to_datetime(span.start),
-        to_datetime(span.end),
-        max_runtime=ground.left,
-    )
+    report = ground.store.audit(*piece.asked(names), max_runtime=ground.left)
     for wrong in report.named[:20]:
-        ground.say(f"{dataset}: {wrong}; repaired")
+        ground.say(f"{piece.dataset.name}: {wrong}; repaired")
     if report.unread:
         raise DatabaseError("; ".join(map(str, report.unread[:10])))
     counts = {

@@ -63,7 +63,9 @@ def moves(
         is_large = partition.bytes >= WORTH and partition.span.end <= before
         is_emptied = is_large and not found.points and not _holds_rows(ground, partition)
         done = [not (found.points or is_emptied or damage)]
-        why = damage or f"{found.points:,} points, about {found.block_bytes:,} bytes as blocks"
+        spans = "1 span" if found.spans == 1 else f"{found.spans:,} spans, a transaction each"
+        size = f"about {found.block_bytes:,} bytes as blocks"
+        why = damage or f"{found.points:,} points in {spans}; {size}"
         while not done[0]:
             yield _act(ground, dataset, partition, (start, end, only_late), found, why, done)
             if ground.is_dry:
@@ -124,10 +126,7 @@ def _act(
 
     return Act(
         f"{verb} {partition.name}",
-        (
-            f"-- {found.spans:,} spans, each in a transaction: taken out, encoded and put back",
-            *ground.store.move_statements(dataset.name),
-        ),
+        ground.store.move_statements(dataset.name, start, end),
         f"ROW EXCLUSIVE on {partition.name}; ACCESS EXCLUSIVE for a moment once it is empty",
         do,
         partition.bytes,

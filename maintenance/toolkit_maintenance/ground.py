@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from psycopg.sql import Literal
-
 from toolkit.dataset import Dataset
 from toolkit.drivers.direct import Direct, Patience
 from toolkit.errors import UnknownName
 from toolkit.options import MaintenanceOptions
-from toolkit.statements import Part, name
+from toolkit.statements import Part, filled, name
 from toolkit.store import Store
 
 Say = Callable[[str], None]
@@ -95,10 +93,6 @@ def texts(
 ) -> tuple[str, ...]:
     """Return statements as a dry run shows them: the values of ``params`` are in them.
 
-    >>> texts([b"SELECT %(a)s"], {"a": "it's"})
-    ("SELECT 'it''s'",)
+    Without ``params`` they are sent as they are, else as :func:`toolkit.statements.filled` says.
     """
-    if params is None:
-        return tuple(s.decode() for s in statements)
-    values = {key: Literal(value).as_string(None) for key, value in params.items()}
-    return tuple(s.decode() % values for s in statements)
+    return tuple(s.decode() if params is None else filled(s, params) for s in statements)

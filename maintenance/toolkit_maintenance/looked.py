@@ -36,6 +36,13 @@ class Piece:
     upto: int | None
     failed: list[str] = field(default_factory=list, compare=False)
 
+    def asked(
+        self, names: tuple[str, ...] | None = None
+    ) -> tuple[str, tuple[str, ...], datetime, datetime]:
+        """Return what a call of the store is asked for: of these series or of all."""
+        names = tuple(s.name for s in self.series) if names is None else names
+        return self.dataset.name, names, to_datetime(self.span.start), to_datetime(self.span.end)
+
     def __str__(self) -> str:
         first = self.series[0].name
         return f"{self.dataset.name} {self.span}, {len(self.series):,} series from {first!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from toolkit.dataset import Dataset
 from toolkit.errors import DatabaseError
@@ -41,21 +42,25 @@ def prune(ground: Ground, dataset: Dataset) -> Iterator[Act]:
     """Yield what removes change-log rows that nobody needs any more."""
     count = ground.store.count_prunable(dataset.name)
     if count:
-        log = ground.table(f"{dataset.name}_log")
-        tables = {n: ground.table(n) for n in ("dataset", "rollup")}
-        statements = texts(
-            [
-                compose("refresh/plan_prune", **tables),
-                compose("refresh/prune_log", log=log, **tables),
-            ]
-        )
         yield Act(
             f"cut the change log of {dataset.name}",
-            statements,
+            ("BEGIN", *_pruning(ground, dataset), "COMMIT"),
             f"ROW EXCLUSIVE on {dataset.name}_log",
             lambda: {"log_rows_removed": ground.store.prune(dataset.name)},
             why=f"every rollup has followed {count:,} rows",
         )
+
+
+def _pruning(ground: Ground, dataset: Dataset) -> tuple[str, ...]:
+    tables = {n: ground.table(n) for n in ("dataset", "rollup")}
+    mark = compose("retention/find_mark", dataset=tables["dataset"])
+    params = {
+        "dataset_id": ground.direct.fetch(mark, {"dataset": dataset.name})[0][0],
+        "keep": timedelta(seconds=ground.store.settings.cache.keep_log),
+    }
+    log = ground.table(f"{dataset.name}_log")
+    plan, cut = (compose(f"refresh/{s}", log=log, **tables) for s in ("plan_prune", "prune_log"))
+    return texts([plan, cut], params)
 
 
 def _act(ground: Ground, dataset: Dataset, levels: tuple[LevelWork, ...], done: Done) -> Act:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import partial
 
 from toolkit.errors import DatabaseError, SchemaError
-from toolkit.timegrid import to_datetime
 from toolkit.verifier import VerifyReport
 from toolkit_maintenance.compress import is_there
 from toolkit_maintenance.ground import Ground
@@ -19,7 +18,7 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
     for dataset in ground.datasets():
         there = [p.span for p in ground.store.partitions(dataset.name) if p.blocks]
         for piece in pieces(ground, "verify", dataset, there):
-            sql = (f"-- the blocks of {piece}, read and decoded",)
+            sql = ground.store.verify_statements(*piece.asked())
             lock = f"ACCESS SHARE on {dataset.name}_blocks"
             yield from look(ground, "verify", piece, sql, lock, partial(_read, ground, piece))
 
@@ -41,9 +40,8 @@ def _read(ground: Ground, piece: Piece, names: tuple[str, ...]) -> tuple[Counts,
         if ground.left is not None and ground.left <= 0 and so_far.blocks < total:
             raise _OutOfTime
 
-    span = (to_datetime(piece.span.start), to_datetime(piece.span.end))
     try:
-        report = ground.store.verify(piece.dataset.name, names, *span, on_progress=on_progress)
+        report = ground.store.verify(*piece.asked(names), on_progress=on_progress)
     except _OutOfTime:
         is_cut = True
     except SchemaError:

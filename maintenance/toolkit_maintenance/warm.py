@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from toolkit.errors import QueryError, ToolkitError
+from toolkit.statements import filled
 from toolkit.warming import Popular
 from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Counts, Job, Skip
@@ -56,7 +57,7 @@ def _cold(ground: Ground, popular: Popular) -> str:
     for series in popular.series:
         levels = store.peek_shared(popular.dataset, series, popular.start, popular.end)
         if any(one.level == level and one.missing for one in levels):
-            return found.statement
+            return filled(found.statement.encode(), found.params)
     return ""
 
 

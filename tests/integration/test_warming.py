@@ -101,6 +101,7 @@ def test_the_warm_job_fills_what_is_shared_and_then_has_nothing_to_do(
     with sharing("blocking", database, cache_server) as store:
         (act,) = runner.run(store, "warm", is_dry=True).planned
         assert "metrics_1h" in act.sql[0]
+        assert "%(" not in act.sql[0]
         assert "2 series, 1h" in act.what
         monkeypatch.setenv("TOOLKIT_CACHE_REDIS", cache_server.url)
         (warmed,) = json.loads(run("maintain", "warm", "--json").stdout)["reports"]

@@ -66,7 +66,8 @@ def snapshots(ground: Ground) -> Iterator[Act]:
         keep_snapshot(ground.direct, ground.store.settings)
         return {"snapshots_kept": 1}
 
-    sql = texts(_statements(ground.schema))
+    add, trim = _statements(ground.schema)
+    sql = ("BEGIN", *texts([add], {}), *texts([trim]), "COMMIT")  # measured as it is kept
     why = f"the last one is of {last:%Y-%m-%d %H:%M}" if last else "there is none"
     yield Act("keep a snapshot for the doctor", sql, f"ROW EXCLUSIVE on {SNAPSHOTS}", do, 0, why)
 
