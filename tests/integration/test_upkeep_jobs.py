@@ -133,6 +133,24 @@ def test_the_audit_job_repairs_and_looks_whenever_it_is_asked_to(
     assert runner.run(old, "refresh").status == NOTHING
 
 
+def test_the_audit_job_looks_at_partitions_and_at_buckets_where_none_can_be(
+    old: toolkit.Store, sql: psycopg.Connection
+) -> None:
+    old.refresh("metrics")
+    spans = [str(p.span) for p in old.partitions("metrics")]
+
+    def looked_at() -> list[str]:
+        planned = runner.run(old, "audit", ["metrics"], is_dry=True).planned
+        return [act.what.split(" ", 2)[2].partition("),")[0] + ")" for act in planned]
+
+    assert looked_at() == spans
+    sql.execute("INSERT INTO metrics_1h (series_id, ts) VALUES (1, '2024-12-31 05:00Z')")
+    (gap,) = set(looked_at()) - set(spans)
+    assert gap.startswith(f"[{spans[-1].partition(', ')[2][:-1]},")
+    assert runner.run(old, "audit", ["metrics"]).counts["buckets_repaired"] == 1
+    assert looked_at() == spans
+
+
 def series_read(report: Report) -> int:
     return report.counts.get("points_decoded", report.counts.get("points_read", 0)) // (60 * 72)
 
