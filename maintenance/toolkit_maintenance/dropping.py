@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -23,6 +23,10 @@ from toolkit_maintenance.job import Act, Counts, Skip
 _MARK = "retention drops this table, of before {}; a run that was cut is finished by the next"
 """The comment of what is being dropped: an orphan without it is somebody else's."""
 _MARKED = re.compile(re.escape(_MARK).replace(r"\{\}", r"(\S+)"))
+
+
+Stuck = dict[str, str]
+"""The tables whose partition could not be detached in this run, by which: no other can be, then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,31 @@ def tables(ground: Ground, parent: str) -> list[Table]:
     return sorted(found, key=lambda t: t.span.start)
 
 
-def finishing(ground: Ground, parent: str, partition: str, size: int) -> Act:
-    """Return what finishes a detach that somebody began."""
+def waiting(tables: Iterable[Table], stuck: Stuck) -> str:
+    """Return why partitions cannot be detached in this run; empty: they can.
+
+    A table takes one detach at a time, and who is in the way of one is in that of the next.
+    """
+    for table in tables:
+        if (first := stuck.get(table.parent)) is not None:
+            return f"{first} has to be detached from {table.parent} first; the next run goes on"
+    return ""
+
+
+def finishing(
+    ground: Ground, parent: str, partition: str, size: int, stuck: Stuck | None = None
+) -> Act:
+    """Return what finishes a detach that somebody began; where it cannot it notes that."""
     what = f"finish the detaching of {partition} from {parent}"
     statement = _finalize(ground, parent, partition)
 
     def do() -> Counts:
-        ground.ddl(what, [statement], together=False)
+        try:
+            ground.ddl(what, [statement], together=False)
+        except Busy:
+            if stuck is not None:
+                stuck[parent] = partition
+            raise
         return {"detaches_finished": 1}
 
     lock = f"SHARE UPDATE EXCLUSIVE on {parent}, ACCESS EXCLUSIVE on {partition}"
@@ -72,7 +94,11 @@ def orphans(ground: Ground, parents: list[str]) -> Rows:
 
 
 def leftovers(
-    ground: Ground, dataset: Dataset, parent: str, is_due: Callable[[str, int], bool]
+    ground: Ground,
+    dataset: Dataset,
+    parent: str,
+    is_due: Callable[[str, int], bool],
+    stuck: Stuck,
 ) -> Iterator[Act | Skip]:
     """Yield what finishes the dropping that a run began and was kept from.
 
@@ -80,7 +106,7 @@ def leftovers(
     """
     for table in tables(ground, parent):
         if table.is_pending:
-            yield finishing(ground, parent, table.name, table.bytes)
+            yield finishing(ground, parent, table.name, table.bytes, stuck)
     for orphan, _, size, comment in orphans(ground, [parent]):
         marked = _MARKED.fullmatch(comment or "")
         if marked is None:
@@ -108,13 +134,18 @@ def statements(ground: Ground, dataset: Dataset, table: Table) -> tuple[str, ...
     return (*texts(first), *_last(ground, dataset, table.parent, table.name))
 
 
-def drop(ground: Ground, dataset: Dataset, table: Table) -> None:
-    """Drop a partition; cut at any statement, :func:`leftovers` and this finish it."""
+def drop(ground: Ground, dataset: Dataset, table: Table, stuck: Stuck) -> None:
+    """Drop a partition; cut at any statement, :func:`leftovers` and this finish it.
+
+    Where it cannot be detached that is noted for its table's other partitions.
+    """
     what = f"drop {table.name}"
     ground.ddl(what, [_mark(ground, table)])
     try:
         _take_out(ground, table, what)
-    except (Busy, DatabaseError):
+    except (Busy, DatabaseError) as error:
+        if isinstance(error, Busy):
+            stuck[table.parent] = table.name
         if not _is_pending(ground, table):  # what is half out goes with the next run
             with suppress(Busy, DatabaseError):
                 ground.ddl(what, [_comment(ground, table, SQL("NULL"))])

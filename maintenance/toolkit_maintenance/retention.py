@@ -17,7 +17,7 @@ from toolkit.statements import compose, name
 from toolkit.timegrid import LATEST, Span, iso, to_datetime, to_us
 from toolkit_maintenance import dropping
 from toolkit_maintenance.archive import archive, path_of
-from toolkit_maintenance.dropping import Table
+from toolkit_maintenance.dropping import Stuck, Table
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 
@@ -43,21 +43,24 @@ class _Part:
 
 def plan(ground: Ground) -> Iterator[Act | Skip]:
     """Yield what finishes a run that was cut, then what is past: points first, then rollups."""
+    stuck: Stuck = {}
     for dataset in ground.datasets():
         relations = [f"{dataset.name}_{step}" for step in dataset.ladder]
         for parent in (dataset.name, blocks_table(dataset.name), *relations):
             is_due = partial(_is_due, ground, dataset, parent)
-            yield from dropping.leftovers(ground, dataset, parent, is_due)
+            yield from dropping.leftovers(ground, dataset, parent, is_due, stuck)
         if dataset.retain.of_points:
-            mark = yield from _points(ground, dataset)
+            mark = yield from _points(ground, dataset, stuck)
             if mark is not None and dataset.retain.rollups:
-                yield from _rollups(ground, dataset, mark)
+                yield from _rollups(ground, dataset, mark, stuck)
 
 
 JOB = Job("retention", "drop points and rollups that are past their age", plan)
 
 
-def _points(ground: Ground, dataset: Dataset) -> Generator[Act | Skip, None, int | None]:
+def _points(
+    ground: Ground, dataset: Dataset, stuck: Stuck
+) -> Generator[Act | Skip, None, int | None]:
     """Yield the freezing of what is past, and its dropping; return the mark there is then."""
     dataset_id, frozen = _frozen(ground, dataset)
     due, kept = [], LATEST
@@ -85,7 +88,7 @@ def _points(ground: Ground, dataset: Dataset) -> Generator[Act | Skip, None, int
                 mark = edge
     for part in due:
         if mark is not None and part.span.end <= mark:
-            yield _dropping(ground, dataset, part)
+            yield _dropping(ground, dataset, part, stuck)
         elif part.span.end > kept and not part.is_empty:
             why = f"is past its age, and waits for older points that are kept, from {iso(kept)} on"
             yield Skip(f"{dataset.name} {part.span}", why, is_warning=True)
@@ -229,7 +232,7 @@ def _check_frozen(ground: Ground, dataset: Dataset, end: int) -> None:
         )
 
 
-def _dropping(ground: Ground, dataset: Dataset, part: _Part) -> Act:
+def _dropping(ground: Ground, dataset: Dataset, part: _Part, stuck: Stuck) -> Act:
     span, tables = part.span, part.tables
     names = " and ".join(t.name for t in tables)
     is_kept = bool(ground.options.retain_export)
@@ -237,6 +240,8 @@ def _dropping(ground: Ground, dataset: Dataset, part: _Part) -> Act:
     what = f"drop {names}, {span}" + (f", once its points are in {path}" if path else "")
 
     def do() -> Counts | Skip:
+        if why := dropping.waiting(tables, stuck):
+            return Skip(what, why, is_warning=True, is_busy=True)
         _check_frozen(ground, dataset, span.end)
         if _due(dataset, _looked_at(ground, part), to_us(ground.now)) is not True:
             why = "points that are kept were written there before it was frozen"
@@ -246,7 +251,7 @@ def _dropping(ground: Ground, dataset: Dataset, part: _Part) -> Act:
             rows, blocks = (t.name if t else None for t in (part.rows, part.blocks))
             counts["points_exported"] = archive(ground, dataset, span, path, rows, blocks)
         for table in tables:
-            dropping.drop(ground, dataset, table)
+            dropping.drop(ground, dataset, table, stuck)
         return counts
 
     sql = tuple(s for t in tables for s in dropping.statements(ground, dataset, t))
@@ -257,7 +262,7 @@ def _dropping(ground: Ground, dataset: Dataset, part: _Part) -> Act:
     return Act(what, sql, lock, do, sum(t.bytes for t in tables), why)
 
 
-def _rollups(ground: Ground, dataset: Dataset, mark: int) -> Iterator[Act]:
+def _rollups(ground: Ground, dataset: Dataset, mark: int, stuck: Stuck) -> Iterator[Act]:
     """Yield the dropping of rollups that are past their age, each once its points are frozen."""
     statement = compose(
         "retention/list_rollups", **{k: ground.table(k) for k in ("dataset", "rollup")}
@@ -269,10 +274,12 @@ def _rollups(ground: Ground, dataset: Dataset, mark: int) -> Iterator[Act]:
         edge = min(to_us(ground.now) - age_us(age), mark)
         for table in dropping.tables(ground, relation):
             if table.span.end <= edge and not table.is_pending:
-                yield _forgetting(ground, dataset, rollup_id, table, age)
+                yield _forgetting(ground, dataset, rollup_id, table, age, stuck)
 
 
-def _forgetting(ground: Ground, dataset: Dataset, rollup_id: int, table: Table, age: str) -> Act:
+def _forgetting(
+    ground: Ground, dataset: Dataset, rollup_id: int, table: Table, age: str, stuck: Stuck
+) -> Act:
     note = compose(
         "retention/let_buckets_go",
         rollup=name(ground.schema, "rollup"),
@@ -281,10 +288,12 @@ def _forgetting(ground: Ground, dataset: Dataset, rollup_id: int, table: Table, 
     )
     what = f"drop {table.name}, {table.span}"
 
-    def do() -> Counts:
+    def do() -> Counts | Skip:
+        if why := dropping.waiting([table], stuck):
+            return Skip(what, why, is_warning=True, is_busy=True)
         _check_frozen(ground, dataset, table.span.end)
         ground.ddl(what, [note])
-        dropping.drop(ground, dataset, table)
+        dropping.drop(ground, dataset, table, stuck)
         return {"tables_dropped": 1}
 
     sql = (*texts([note]), *dropping.statements(ground, dataset, table))

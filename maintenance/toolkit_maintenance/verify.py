@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from toolkit.errors import DatabaseError, SchemaError
+from toolkit.errors import DatabaseError
 from toolkit.verifier import VerifyReport
-from toolkit_maintenance.compress import is_there
 from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 from toolkit_maintenance.looked import Piece, look, pieces
@@ -44,10 +43,6 @@ def _read(ground: Ground, piece: Piece, names: tuple[str, ...]) -> tuple[Counts,
         report = ground.store.verify(*piece.asked(names), on_progress=on_progress)
     except _OutOfTime:
         is_cut = True
-    except SchemaError:
-        if is_there(ground, piece.dataset, piece.span):
-            raise
-        return {}, False  # it was dropped meanwhile
     if report.damaged:
         said = "; ".join(
             f"{d.series!r} {d.span}: {', '.join(d.problems)}; {d.remedy}"
