@@ -79,17 +79,17 @@ def statements_of(dsn: str, job: str) -> int:
     return int(said)
 
 
-def kill_at(dsn: str, job: str, statement: int) -> None:
-    """Run a job in another process that is killed right after a statement of it."""
+def kill_at(dsn: str, job: str, statement: int, kind: bytes = b"") -> None:
+    """Run a job in another process that is killed right after a statement of it, of a kind."""
     pid = os.fork()
     if not pid:
-        _counted(dsn, job, statement)
+        _counted(dsn, job, statement, kind)
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     assert os.WIFSIGNALED(status), f"{job} ended before its statement {statement}"
 
 
-def _counted(dsn: str, job: str, last: int | None) -> int:
+def _counted(dsn: str, job: str, last: int | None, kind: bytes = b"") -> int:
     from toolkit_maintenance.runner import run
 
     count, execute = 0, psycopg.Cursor.execute
@@ -97,7 +97,7 @@ def _counted(dsn: str, job: str, last: int | None) -> int:
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal count
         result = execute(self, *args, **kwargs)
-        count += 1
+        count += not kind or (isinstance(args[0], bytes) and args[0].startswith(kind))
         if count == last:
             os.kill(os.getpid(), signal.SIGKILL)
         return result

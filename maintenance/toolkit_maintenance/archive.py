@@ -15,11 +15,15 @@ from toolkit.timegrid import Span, to_datetime
 from toolkit_maintenance.ground import Ground
 
 
-def path_of(ground: Ground, dataset: Dataset, table: str) -> Path:
-    """Return the file that the points of a partition go to: each schema has a folder of its own."""
+def path_of(ground: Ground, dataset: Dataset, span: Span) -> Path:
+    """Return the file that the points of a range go to: each schema has a folder of its own.
+
+    It has one name, whichever of its tables are left: that of its partition of rows.
+    """
     source = _source(ground, dataset)
     parts = [quote(source[k], safe=" ").replace(".", "%2E") for k in ("database", "schema")]
-    return Path(ground.options.retain_export, *parts, f"{table}.parquet")
+    name = f"{dataset.name}_p{to_datetime(span.start):%Y%m%d}.parquet"
+    return Path(ground.options.retain_export, *parts, name)
 
 
 def archive(
@@ -28,14 +32,15 @@ def archive(
     """Write the points of a span, which nobody writes to any more, to a file; return how many.
 
     ``rows`` and ``blocks`` are the tables that hold them: their own count is what the file's is
-    held against. A file that is there and has as many points of this span is kept.
+    held against. A file that is there and has as many points of this span is kept; more, where
+    a run was cut after it had dropped the rows of what it had written.
     """
     least, most = _count(ground, rows, blocks)
     source = _source(ground, dataset)
     _tidy(ground.options.retain_export, path)
     if path.exists():
         found = _points_in(path, dataset, span, source)
-        if not least <= found <= most:
+        if found < least or (found > most and rows is not None):
             raise ExportError(
                 f"{path} exists and holds {found:,} points of {span}, not the {most:,} that are to "
                 "be dropped; move it away, or name another folder"

@@ -236,7 +236,7 @@ def _dropping(ground: Ground, dataset: Dataset, part: _Part, stuck: Stuck) -> Ac
     span, tables = part.span, part.tables
     names = " and ".join(t.name for t in tables)
     is_kept = bool(ground.options.retain_export)
-    path = path_of(ground, dataset, tables[0].name) if is_kept else None
+    path = path_of(ground, dataset, span) if is_kept else None
     what = f"drop {names}, {span}" + (f", once its points are in {path}" if path else "")
 
     def do() -> Counts | Skip:

@@ -9,6 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import psycopg
+import pytest
+from fix_contract import kill_at
 from fix_retention import DAY, START, retained, tables
 from fix_servers import Database, Fleet
 from pyarrow import parquet
@@ -100,3 +102,33 @@ def test_what_a_killed_export_left_is_removed(
         assert retained(store, rows="30d").status == "done"
     assert {p.name for p in folder.iterdir() if p.name.startswith(".")} == {theirs.name}
     assert values(tmp_path) == [1.0] * 3
+
+
+def test_a_range_whose_rows_were_dropped_when_it_was_killed_is_exported_once(
+    database: Database,
+    sql: psycopg.Connection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with archiving(database, tmp_path) as store:
+        hours = [START + timedelta(hours=n) for n in range(3)]  # of one partition
+        store.write("metrics", {"ts": hours, "value": [1.0] * 3}, series="A")
+        store.refresh("metrics")
+        (first,) = store.partitions("metrics")
+        store.compress("metrics", None, START, START + 30 * DAY)
+        late = {"ts": [START + timedelta(hours=3)], "value": [2.0]}
+        store.write("metrics", late, series="A")
+        store.refresh("metrics")
+        bars = store.read("metrics", "A", START, START + 9 * DAY, step="1d").to_pandas()
+        store.set_retention("metrics", toolkit.Retention("30d", "30d"))
+    monkeypatch.setenv("TOOLKIT_MAINTENANCE_RETAIN_EXPORT", str(tmp_path))
+    kill_at(database.dsn, "retention", 2, b"COMMENT")  # the first table of the range has gone
+    left = [name for name in ("metrics_p", "metrics_blocks_p") if tables(sql, name)]
+    assert (left, sorted(values(tmp_path))) == (["metrics_blocks_p"], [1.0] * 3 + [2.0])
+    with archiving(database, tmp_path) as store:
+        report = runner.run(store, "retention")
+        assert (report.status, tables(sql, "metrics_blocks_p")) == ("done", 0), report
+        found = store.read("metrics", "A", START, START + 9 * DAY, step="1d").to_pandas()
+        assert found.equals(bars)
+    (file,) = tmp_path.rglob("*.parquet")
+    assert (file.stem, sorted(values(tmp_path))) == (first.name, [1.0] * 3 + [2.0])
