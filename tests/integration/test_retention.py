@@ -108,6 +108,10 @@ def test_a_read_that_cannot_be_as_before_says_so(
     cut = START + timedelta(minutes=10)
     with pytest.raises(QueryError, match=r"start at .*00:10Z or .*00:15Z"):
         blocking.read("metrics", "A", cut + timedelta(minutes=1), END, step="1h")
+    both = r"start at .*00:10Z or .*00:15Z, end at .*01:00Z or .*01:05Z"
+    minute = timedelta(minutes=1)
+    with pytest.raises(QueryError, match=both):
+        blocking.read("metrics", "A", cut + minute, cut + 51 * minute, step="1h")
     whole = blocking.read("metrics", "A", cut, END, step="1h")  # two 5m buckets fewer
     assert str(whole.plan.rollup.grid.step) == "5m"  # type: ignore[union-attr]
     # what rollups never knew is made of what there is

@@ -431,6 +431,10 @@ def test_rollups_go_after_their_points(blocking: toolkit.Store, sql: psycopg.Con
     assert blocking.read("metrics", "A", start, NOW, step="1d").to_pandas().equals(days)
     hours = blocking.read("metrics", "A", start, NOW, step="1h")
     assert hours.ts[0] == np.datetime64(edge.replace(tzinfo=None))
+    # only the last rung knows that time: its buckets are those that a range has to keep to
+    for offset in (timedelta(hours=5), timedelta(minutes=7)):
+        with pytest.raises(QueryError, match=f"a 1d bucket .* start at {start:%F}.* or .*-02T"):
+            blocking.read("metrics", "A", start + offset, NOW, step="1d")
     with pytest.raises(QueryError, match="are gone, too"):  # a day there is of some hours only
         blocking.read("metrics", "A", start, NOW, step="1d", tz="Asia/Kolkata")
     blocking.refresh("metrics")

@@ -14,8 +14,10 @@ from toolkit.timegrid import EARLIEST, Grid, Span, iso
 def left_of(query: Query, entry: Entry, ways: Ways) -> Ways:
     """Return the ways that give what they gave before points were dropped: rollups, and no other.
 
-    Raises QueryError where the range cuts a bucket there, and where a rollup would know the answer
-    but may not be used. What no rollup ever knew is made of the points that are left.
+    Of these only those that know most of the range: another's answer would lack buckets. Raises
+    QueryError where the range cuts a bucket there, which rounding would make another range, and
+    where a rollup would know the answer but may not be used. What no rollup ever knew is made of
+    the points that are left.
     """
     if not entry.is_frozen(query.span):
         return ways
@@ -27,19 +29,25 @@ def left_of(query: Query, entry: Entry, ways: Ways) -> Ways:
     if query.asked.strategy in ("direct", "aggregated"):
         raise QueryError(f"strategy {query.asked.strategy!r} cannot answer: {why}")
     cannot = {"direct": why, "aggregated": why, **ways.cannot}
-    fitting = []
+    known = min(_known_from(r, query.span) for r in ways.rollups)
+    problems = {}
     for rollup in ways.rollups:
-        problem = _problem(entry, rollup, query.span, ways.grid)
-        if problem:
-            cannot[f"downsampled from {rollup.grid.step}"] = problem
+        if _known_from(rollup, query.span) == known:
+            problems[rollup] = _problem(entry, rollup, query.span, ways.grid)
         else:
-            fitting.append(rollup)
-    if not fitting:
-        raise QueryError(f"{why}: {_problem(entry, ways.rollups[0], query.span, ways.grid)}")
-    whole = [r for r in fitting if r.gone_before is None or r.gone_before <= query.span.start]
-    rollups = tuple(whole or fitting)
+            problems[rollup] = f"its buckets before {iso(_known_from(rollup, query.span))} are gone"
+    cannot |= {f"downsampled from {r.grid.step}": p for r, p in problems.items() if p}
+    rollups = tuple(r for r, problem in problems.items() if not problem)
+    if not rollups:
+        # the finest of those that know most: its bounds are the nearest
+        finest = next(r for r in ways.rollups if _known_from(r, query.span) == known)
+        raise QueryError(f"{why}: {problems[finest]}")
     roads = tuple(road for road in ways.roads if road.rollup in rollups)
     return replace(ways, rollups=rollups, roads=roads, cannot=cannot)
+
+
+def _known_from(rollup: Rollup, span: Span) -> int:
+    return span.start if rollup.gone_before is None else max(span.start, rollup.gone_before)
 
 
 def _problem(entry: Entry, rollup: Rollup, span: Span, grid: Grid) -> str:
@@ -49,12 +57,12 @@ def _problem(entry: Entry, rollup: Rollup, span: Span, grid: Grid) -> str:
     gone = rollup.gone_before
     if gone is not None and gone > span.start and finer != grid and grid.floor_one(gone) != gone:
         return f"{finer.step} buckets before {iso(gone)} are gone, too; ask from then on"
+    bounds = []
     for word, at in (("start", span.start), ("end", span.end)):
-        is_inside = EARLIEST < at < mark
-        if is_inside and finer.floor_one(at) != at:
-            low, high = iso(finer.floor_one(at)), iso(finer.ceil_one(at))
-            return f"a {finer.step} bucket is whole or not known; {word} at {low} or {high}"
-    return ""
+        low, high = finer.floor_one(at), finer.ceil_one(at)
+        if EARLIEST < at < mark and low != at:
+            bounds.append(f"{word} at {iso(low)} or {iso(high)}")
+    return f"a {finer.step} bucket is whole or not known; {', '.join(bounds)}" if bounds else ""
 
 
 def _mark(entry: Entry) -> str:
