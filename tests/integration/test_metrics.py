@@ -170,6 +170,11 @@ def test_a_registry_shows_one_store(blocking: toolkit.Store) -> None:
     registry.unregister(first)
     metrics.register(blocking, registry, server_every=None)
     assert samples(registry)["toolkit_build_info"] == {(toolkit.__version__,): 1.0}
+    wrong: list[Any] = ["x", blocking]
+    with pytest.raises(QueryError, match="store: expected a Store or an AsyncStore, got str"):
+        metrics.register(wrong[0], registry)
+    with pytest.raises(QueryError, match=r"registry: expected a CollectorRegistry .* got Store"):
+        metrics.register(blocking, wrong[1])
 
 
 def test_a_scrape_waits_for_no_server_and_says_when_it_is_out(database: Database) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import ConfigError, ExportError, MissingExtra, ToolkitError
+from toolkit.errors import ConfigError, ExportError, MissingExtra, QueryError, ToolkitError
 from toolkit.metrics import server
 from toolkit.metrics.process import Process
 from toolkit.metrics.server import Figures
@@ -36,10 +36,12 @@ def register(
     A store costs nothing more for it: its counters are read when somebody scrapes. What the server
     says (jobs, partitions, connections) is asked for in the background, at most every
     ``server_every`` seconds, so that a scrape waits for nobody; None: not at all. Returns the
-    collector, for ``registry.unregister``. Raises MissingExtra without ``prometheus_client``, and
-    ConfigError where the registry shows a store already.
+    collector, for ``registry.unregister``. Raises MissingExtra without ``prometheus_client``,
+    QueryError where it is given something else, and ConfigError where the registry shows a store
+    already.
     """
     client = _client()
+    _check(store, registry)
     found = Metrics(store, server_every)
     try:
         (client.REGISTRY if registry is None else registry).register(found)
@@ -51,6 +53,17 @@ def register(
             "unregister that, or give this one a registry of its own",
         ) from None
     return found
+
+
+def _check(store: object, registry: object) -> None:
+    from toolkit.aio import AsyncStore
+    from toolkit.store import Store
+
+    if not isinstance(store, Store | AsyncStore):
+        raise QueryError(f"store: expected a Store or an AsyncStore, got {type(store).__name__}")
+    if registry is not None and not hasattr(registry, "register"):
+        kind = type(registry).__name__
+        raise QueryError(f"registry: expected a CollectorRegistry of prometheus_client, got {kind}")
 
 
 class Metrics:
