@@ -1,8 +1,11 @@
--- What: who does what goes by a name, alone.
+-- What: who does what goes by a name, alone, and for how long: its session is there for that alone,
+--   and may be idle while the work goes on in others.
 -- Params: name.
--- Columns: pid, user, application, address, state, seconds in it, statement.
-SELECT a.pid, a.usename, a.application_name, a.client_addr::text, a.state,
-       extract(epoch FROM clock_timestamp() - a.state_change)::float8, NULL
+-- Columns: pid, user, application, address, running (NULL: hidden from this role), seconds since
+--   its session began, statement (none: it is of no interest).
+SELECT a.pid, a.usename, a.application_name, a.client_addr::text,
+       CASE WHEN a.backend_start IS NOT NULL THEN 'running' END,
+       extract(epoch FROM clock_timestamp() - a.backend_start)::float8, NULL
 FROM pg_locks AS l
 JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2

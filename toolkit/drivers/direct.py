@@ -267,7 +267,8 @@ _FAILED = psycopg.pq.TransactionStatus.INERROR
 def _held(rows: Rows) -> str:
     if not rows:
         return "somebody did that until just now; try again"
-    return f"runs already: {described(rows[0])}; SELECT pg_terminate_backend({rows[0][0]}) ends it"
+    end = f"SELECT pg_terminate_backend({rows[0][0]}) would end it"
+    return f"runs already: {described(rows[0])}; {end}"
 
 
 def described(row: Sequence[Any]) -> str:
