@@ -18,6 +18,15 @@ BUSY, KILLED, RUNNING, PLANNED = "busy", "killed", "running", "planned"
 SUCCESSES = (DONE, NOTHING)
 
 
+def told(about: str, text: str) -> str:
+    """Return a text with what it is about before it, once.
+
+    >>> told("warm", "warm: not set"), told("vacuum", "track_counts is off")
+    ('warm: not set', 'vacuum: track_counts is off')
+    """
+    return text if text.startswith((f"{about}:", f"{about} ")) else f"{about}: {text}"
+
+
 @dataclass(frozen=True, slots=True)
 class Act:
     """One thing to be done: all or nothing, and small enough to end soon.
@@ -51,7 +60,7 @@ class Skip:
     is_busy: bool = False
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.why}"
+        return told(self.what, self.why)
 
 
 @dataclass(frozen=True, slots=True)

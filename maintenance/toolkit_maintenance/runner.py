@@ -37,6 +37,7 @@ from toolkit_maintenance.job import (
     Job,
     Report,
     Skip,
+    told,
 )
 from toolkit_maintenance.records import JobState
 from toolkit_maintenance.registry import JOBS
@@ -191,11 +192,12 @@ def _run(store: Store, direct: Direct, job: Job, wish: _Wish) -> Report | None:
         is_by_hand=wish.always,
         say=wish.say,
     )
+    name = f"job {ground.schema} {job.name}"
     if wish.is_dry:  # without the lock: it may be asked while the job runs
         direct.execute(b"SET default_transaction_read_only = on")
         return _Run(job, ground, now, started).planned()
     try:
-        with direct.alone(f"job {ground.schema} {job.name}"):
+        with direct.alone(name):
             if not wish.always and not _due(store, direct, [job]):
                 return None
             try:
@@ -219,7 +221,8 @@ def _run(store: Store, direct: Direct, job: Job, wish: _Wish) -> Report | None:
                 _record(direct, ground.schema, number, report)
             return report
     except Busy as error:
-        return Report(job.name, BUSY, now, skipped=(Skip(job.name, str(error)),))
+        why = str(error).removeprefix(f"{name}: ")
+        return Report(job.name, BUSY, now, skipped=(Skip(job.name, why),))
 
 
 @dataclass(slots=True)
@@ -280,21 +283,21 @@ class _Run:
             except (ToolkitError, OSError) as error:
                 if found is None and isinstance(error, QueryError):
                     raise
-                what = self.job.name if found is None else found.what
-                self.refused.add(what)
-                self._failed(what, error)
+                if found is not None:
+                    self.refused.add(found.what)
+                self._failed(found.what if found is not None else self.job.name, error)
 
     def _is_over(self) -> bool:
         return self.ground.left is not None and self.ground.left <= 0
 
     def _failed(self, what: str, error: ToolkitError | OSError) -> None:
+        said = str(error).removeprefix(f"{self.ground.direct.node}: ")  # no job works elsewhere
         if isinstance(error, QueryTimeout) and self._is_over():
             self.is_cut = True
         elif isinstance(error, DatabaseError) and error.sqlstate == _NO_RIGHT:
-            self.skipped.append(Skip(what, str(error)))
+            self.skipped.append(Skip(what, said))
         else:
-            said = str(error)
-            self.failed.append(said if said.startswith(f"{what}: ") else f"{what}: {said}")
+            self.failed.append(said if what == self.job.name else told(what, said))
 
     def report(self) -> Report:
         return Report(
@@ -332,7 +335,7 @@ def _why(error: BaseException) -> str:
 
 def _record(direct: Direct, schema: str, number: int, report: Report) -> None:
     for said in report.failed:
-        _log.warning("%s: %s", report.job, said)
+        _log.warning("%s", told(report.job, said))
     try:
         records.end(direct, schema, number, report)
     except ToolkitError as error:  # what was done is done; the next run says this one was killed

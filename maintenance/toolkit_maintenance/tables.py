@@ -174,5 +174,6 @@ def alone_on(
             statements, what, Patience(waits, tries=1), together=False, timeout=ground.timeout
         )
     except Busy as error:
-        return Skip(what, f"passed over: {error}", is_warning=True, is_busy=True)
+        why = str(error).removeprefix(f"{what}: ")
+        return Skip(what, f"passed over: {why}", is_warning=True, is_busy=True)
     return counts

@@ -170,7 +170,9 @@ def test_what_fails_stops_neither_another_act_nor_another_job(
         assert "division by zero" in reports["retention"].failed[0]
         assert "x.parquet" in reports["retention"].failed[1]
         assert reports["compress"].done == ("x",)
-        assert "division by zero" in reports["compress"].failed[0]
+        assert reports["compress"].failed[0].startswith("division by zero")
+        assert reports["retention"].failed[0].startswith("act 1: division by zero")
+        assert any(r.getMessage().startswith("compress: division") for r in caplog.records)
         assert reports["reindex"].failed[0].startswith("ended by ZeroDivisionError: odd, which sh")
         assert "connection lost" in reports["vacuum"].failed[0]
         assert reports["refresh"].status == "done"

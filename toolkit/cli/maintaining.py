@@ -16,7 +16,6 @@ from toolkit.cli.running import (
     seconds_of,
     show_done,
     show_planned,
-    told,
 )
 
 if TYPE_CHECKING:
@@ -95,6 +94,7 @@ def jobs(choice: Choice, as_json: bool) -> None:
 
 def _show_states(states: Sequence[JobState]) -> None:
     from toolkit.cli.render import echo_line, echo_table
+    from toolkit_maintenance.job import told
 
     headers = ("job", "every", "last run", "ended", "takes", "last success", "failed", "next")
     rows = [

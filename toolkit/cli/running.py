@@ -58,15 +58,6 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {noun} {rest.replace('_', ' ')}".rstrip()
 
 
-def told(job: str, text: str) -> str:
-    """Return what a job says with its name before it, once.
-
-    >>> told("warm", "warm: not set"), told("vacuum", "track_counts is off")
-    ('warm: not set', 'vacuum: track_counts is off')
-    """
-    return text if text.startswith((f"{job}:", f"{job} ")) else f"{job}: {text}"
-
-
 def seconds_of(
     context: click.Context, parameter: click.Parameter, text: str | None
 ) -> float | None:
@@ -148,6 +139,7 @@ def interrupting() -> Iterator[None]:
 def show_done(reports: Sequence[Report]) -> None:
     """Print what runs have done, a line a job."""
     from toolkit.cli.render import echo_line, echo_table
+    from toolkit_maintenance.job import told
 
     rows = [(r.job, r.status, f"{r.seconds:.1f} s", r.counts) for r in reports]
     echo_table(("job", "status", "took", "did"), rows, numbers=["took"], cell=200)
@@ -160,6 +152,7 @@ def show_done(reports: Sequence[Report]) -> None:
 def _show_one(report: Report) -> None:
     """Print what a run has done, partitions of a table in one line."""
     from toolkit.cli.render import echo_table, note
+    from toolkit_maintenance.job import told
 
     if report.done:
         rows = [(said, len(g)) for g in alike(report.done) for said in rolled(g)]
@@ -200,6 +193,7 @@ def show_planned(reports: Sequence[Report]) -> None:
 
 def _show_failed(report: Report) -> None:
     from toolkit.cli.render import note, shown
+    from toolkit_maintenance.job import told
 
     for said in rolled(report.failed):
         note(shown(told(report.job, said), 1_000))

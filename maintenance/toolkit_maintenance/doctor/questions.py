@@ -221,7 +221,8 @@ class Asker:
         except SchemaError as error:
             raise Untold(str(error)) from error
         except QueryTimeout as error:
-            raise Untold(f"{node} took too long to say: {error}") from error
+            why = str(error).removeprefix(f"{node}: ")
+            raise Untold(f"{node} took too long to say: {why}") from error
         except DatabaseError as error:
             if error.sqlstate == NO_RIGHT:
                 role = self.facts[node].role
