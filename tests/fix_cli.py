@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +38,28 @@ def run(database: Database) -> Run:
         return result
 
     return run
+
+
+def on_terminal(dsn: str, columns: int, *arguments: str) -> list[str]:
+    """Return the lines that a command prints on a terminal so wide, without what makes it bold."""
+    terminal, there = os.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    hidden = ("COLUMNS", "LINES", "NO_COLOR")
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments],
+        env={k: v for k, v in os.environ.items() if k not in hidden}
+        | {"TOOLKIT_DSN": dsn, "TERM": "xterm"},
+        stdin=there,
+        stdout=there,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(there)
+    shown = b""
+    with open(terminal, "rb", 0) as screen, suppress(OSError):  # nobody is left at the other end
+        while said := screen.read(10_000):
+            shown += said
+    assert process.wait(timeout=30) in (0, 1)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).splitlines()
 
 
 def write_bars(path: Path, count: int, lines: dict[int, str] | None = None) -> Path:

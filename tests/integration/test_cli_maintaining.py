@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from click.testing import CliRunner
 from fix_catalog import rows
-from fix_cli import Run
+from fix_cli import Run, on_terminal
 from fix_jobs import Register, job
 from fix_servers import Database
 
@@ -98,6 +100,40 @@ def test_time_that_is_over_is_no_failure(database: Database, run: Run, register:
     said = json.loads(run("maintain", "--max-runtime", "1s", "--json").stdout)
     assert [(r["status"], r["done"]) for r in said["reports"]] == [("cut", ["act 1"]), ("cut", [])]
     assert rows(database.dsn, "SELECT job, status FROM toolkit.job_run") == [("vacuum", "cut")]
+
+
+def test_names_and_times_are_whole_on_a_narrow_terminal(database: Database) -> None:
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute(
+            "INSERT INTO toolkit.job_run (job, targets, status, started_at, ended_at, said) "
+            "SELECT job, '{}', status, now() - ago, now() - ago + took, said FROM (VALUES"
+            " ('partitions', 'done', interval '59 min', interval '50 s', '{}'::text[]),"
+            " ('recompress', 'skipped', '23 h', '58 min', ARRAY["
+            "  'make 4 partitions of trades for [2026-11-16T00:00Z, 2026-12-14T00:00Z): too long "
+            "a sentence for one line: settings-checkpoint_completion_target']),"
+            " ('recompress', 'done', '40 days', '99 min', '{}'),"
+            " ('compress', 'killed', '40 s', '0 s', '{}')) AS r (job, status, ago, took, said)"
+        )
+    lines = on_terminal(database.dsn, 80, "jobs")
+    shown = "\n".join(lines)
+    assert max(map(len, lines)) <= 80
+    found = [re.split("  +", line.strip()) for line in lines]
+    assert ["partitions", "1h", "59 min ago", "done", "50.0 s", "59 min ago"] in [
+        words[:6] for words in found
+    ]
+    day = (datetime.now(UTC) - timedelta(days=40)).date().isoformat()
+    assert ["recompress", "1d", "23 h ago", "skipped", "99 min", day] in [w[:6] for w in found]
+    assert ["audit", "by hand", "never"] in found
+    for whole in ("2026-11-16T00:00Z,", " settings-checkpoint_completion_target"):
+        assert whole in shown
+    assert shown.count("partitions ") == 2  # in one table, and in what was said
+    # what is too much for a line stands below, by its name again
+    lines = on_terminal(database.dsn, 80, "stats")
+    assert max(map(len, lines)) <= 80
+    found = [line.split() for line in lines]
+    assert [words[0] for words in found if words].count("candles") == 2
+    assert "unfollowed" in " ".join(lines)
+    assert any(words[-1:] == ["never"] for words in found)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -93,27 +93,32 @@ def jobs(choice: Choice, as_json: bool) -> None:
 
 
 def _show_states(states: Sequence[JobState]) -> None:
-    from toolkit.cli.render import echo_line, echo_table
+    from toolkit.cli.render import ago, echo_table, echo_words, lasting
     from toolkit_maintenance.job import told
+
+    now = datetime.now(UTC)
+
+    def when(moment: datetime | None) -> str | None:
+        return None if moment is None else ago(moment, now)
 
     headers = ("job", "every", "last run", "ended", "takes", "last success", "failed", "next")
     rows = [
         (
             s.job,
             s.every or "by hand",
-            s.started_at,
-            s.status or "never ran",
-            None if s.seconds is None else f"{s.seconds:.1f} s",
-            s.success_at,
+            when(s.started_at),
+            s.status or "never",
+            None if s.seconds is None else lasting(s.seconds),
+            when(s.success_at),
             s.failures or None,
-            s.next_at,
+            "now" if s.next_at is not None and s.next_at <= now else when(s.next_at),
         )
         for s in states
     ]
-    echo_table(headers, rows, numbers=["takes", "failed"])
+    echo_table(headers, rows, numbers=["takes", "failed"], words=())
     for state in states:
         for said in rolled(state.said):
-            echo_line(told(state.job, said))
+            echo_words(told(state.job, said))
 
 
 def _print_timetable(

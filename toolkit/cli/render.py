@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
 
 _MAX_CELL = 48
+_LEAST = 24  # a column of words is no narrower
 _WIDE = 4_000  # a pipe has no width: nothing is folded there
 
 
@@ -62,16 +64,80 @@ def echo_table(
     *,
     numbers: Iterable[str] = (),
     cell: int = _MAX_CELL,
+    words: Iterable[str] | None = None,
 ) -> None:
-    """Print a table; the columns in ``numbers`` are aligned to the right."""
+    """Print a table; the columns in ``numbers`` are aligned to the right.
+
+    A cell that is too wide for the terminal is folded. Not so with ``words``: the columns in it
+    are broken between words, and no other is. Where that is too wide still, the last columns
+    follow in a table of their own, in which the first stands again.
+    """
     from rich.console import Console
 
-    table = table_of(headers, rows, numbers=numbers, cell=cell)
-    is_tty = sys.stdout.isatty()
-    console = Console(width=None if is_tty else _WIDE, markup=False, emoji=False, highlight=False)
-    with console.capture() as captured:  # print() would end the program where a pipe is closed
-        console.print(table)
-    click.echo(captured.get(), nl=False)
+    console = Console(width=_width(), markup=False, emoji=False, highlight=False)
+    given = list(rows)
+    if words is None:
+        tables = [table_of(headers, given, numbers=numbers, cell=cell)]
+    else:
+        tables = _fitting(console, headers, given, set(numbers), cell, set(words))
+    for number, table in enumerate(tables):
+        if number:
+            click.echo()
+        with console.capture() as captured:  # print() would end the program where a pipe is closed
+            console.print(table)
+        click.echo(captured.get(), nl=False)
+
+
+def _width(*, err: bool = False) -> int | None:
+    """Return the width to print in; None: the terminal's."""
+    return None if (sys.stderr if err else sys.stdout).isatty() else _WIDE
+
+
+def _fitting(
+    console: Console,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    numbers: set[str],
+    cell: int,
+    words: set[str],
+) -> list[Table]:
+    """Return the tables in which no cell is broken: one, where the console is wide enough."""
+    from rich.cells import cell_len
+
+    unbounded = console.options.update(width=_WIDE)
+
+    def of(chosen: Sequence[int], *, is_narrow: bool) -> Table:
+        some = [[row[c] for c in chosen] for row in rows]
+        names = [headers[c] for c in chosen]
+        table = table_of(names, some, numbers=numbers, cell=cell)
+        table.collapse_padding, table.show_edge = is_narrow, not is_narrow
+        for column, name in zip(table.columns, names, strict=True):
+            column.no_wrap = name not in words
+            if is_narrow:
+                column.header = name.replace(" ", "\n")
+                column.vertical = "bottom" if column.no_wrap else "top"
+            texts = [str(column.header), *map(str, column.cells)]
+            widest = max(cell_len(line) for text in texts for line in text.split("\n"))
+            column.min_width = widest if column.no_wrap else min(widest, _LEAST)
+        return table
+
+    def is_fit(table: Table) -> bool:
+        return console.measure(table, options=unbounded).minimum <= console.width
+
+    table = of(range(len(headers)), is_narrow=False)
+    if is_fit(table):
+        return [table]
+    tables, begin = [], 1
+    while begin < len(headers):
+        end = len(headers)
+        while True:
+            table = of([0, *range(begin, end)], is_narrow=True)
+            if end == begin + 1 or is_fit(table):
+                break
+            end -= 1
+        tables.append(table)
+        begin = end
+    return tables
 
 
 def table_of(
@@ -81,7 +147,7 @@ def table_of(
     numbers: Iterable[str] = (),
     cell: int = _MAX_CELL,
 ) -> Table:
-    """Return what :func:`echo_table` prints."""
+    """Return what :func:`echo_table` prints where all fits."""
     from rich import box
     from rich.table import Table
 
@@ -94,6 +160,24 @@ def table_of(
     for row in rows:
         table.add_row(*(shown(value, cell) for value in row))
     return table
+
+
+def echo_words(text: str, *, first: str = "", then: str = "  ", err: bool = False) -> None:
+    """Print a sentence, on a terminal in lines that end between words; ``then`` begins the next."""
+    from textwrap import fill
+
+    from rich.console import Console
+
+    width = _width(err=err) or Console(stderr=err).width
+    filled = fill(
+        shown(text, _WIDE),
+        width,
+        initial_indent=first,
+        subsequent_indent=then,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    click.echo(filled, err=err)
 
 
 def echo_line(text: str) -> None:
@@ -129,6 +213,35 @@ def _escaped(character: str) -> str:
         if character in "\u200d\ufe0f"
         else character.encode("unicode_escape", "surrogatepass").decode()
     )
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """Return how long ago a moment was, or in how long it is; a day and more away its date.
+
+    >>> from datetime import timedelta
+    >>> now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    >>> [ago(now - timedelta(seconds=s), now) for s in (90, 2, -7_200, 86_400)]
+    ['1 min ago', '2 s ago', 'in 2 h', '2026-01-30']
+    """
+    seconds = (now - moment).total_seconds()
+    if abs(seconds) >= 86_400:
+        return f"{moment.astimezone(UTC):%Y-%m-%d}"
+    size, unit = next(
+        (s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if s <= abs(seconds) or s == 1
+    )
+    count = f"{int(abs(seconds) / size)} {unit}"
+    return f"{count} ago" if seconds >= 0 else f"in {count}"
+
+
+def lasting(seconds: float) -> str:
+    """Return a length of time in few letters.
+
+    >>> lasting(0.04), lasting(59.96), lasting(5_400), lasting(400_000)
+    ('0.0 s', '60.0 s', '90 min', '111 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6_000 else f"{seconds / 3600:,.0f} h"
 
 
 def sized(count: int) -> str:

@@ -138,31 +138,32 @@ def interrupting() -> Iterator[None]:
 
 def show_done(reports: Sequence[Report]) -> None:
     """Print what runs have done, a line a job."""
-    from toolkit.cli.render import echo_line, echo_table
+    from toolkit.cli.render import echo_table, echo_words
     from toolkit_maintenance.job import told
 
     rows = [(r.job, r.status, f"{r.seconds:.1f} s", r.counts) for r in reports]
-    echo_table(("job", "status", "took", "did"), rows, numbers=["took"], cell=200)
+    headers = ("job", "status", "took", "did")
+    echo_table(headers, rows, numbers=["took"], cell=200, words=["did"])
     for report in reports:
         for said in rolled(map(str, report.skipped)):
-            echo_line(told(report.job, said))
+            echo_words(told(report.job, said))
         _show_failed(report)
 
 
 def _show_one(report: Report) -> None:
     """Print what a run has done, partitions of a table in one line."""
-    from toolkit.cli.render import echo_table, note
+    from toolkit.cli.render import echo_table, echo_words, note
     from toolkit_maintenance.job import told
 
     if report.done:
         rows = [(said, len(g)) for g in alike(report.done) for said in rolled(g)]
-        echo_table((report.job, "times"), rows, numbers=["times"], cell=200)
+        echo_table((report.job, "times"), rows, numbers=["times"], cell=200, words=[report.job])
     counts = "".join(f", {counted(n, w)}" for w, n in report.counts.items())
     click.echo(f"{report.job}: {report.status} in {report.seconds:.1f} s{counts}")
     if report.status == "cut":
         note("its time was over; the next run goes on")
     for said in rolled(map(str, report.skipped)):
-        note(told(report.job, said))
+        echo_words(told(report.job, said), err=True)
     _show_failed(report)
 
 
@@ -192,8 +193,8 @@ def show_planned(reports: Sequence[Report]) -> None:
 
 
 def _show_failed(report: Report) -> None:
-    from toolkit.cli.render import note, shown
+    from toolkit.cli.render import echo_words, shown
     from toolkit_maintenance.job import told
 
     for said in rolled(report.failed):
-        note(shown(told(report.job, said), 1_000))
+        echo_words(shown(told(report.job, said), 1_000), err=True)

@@ -94,13 +94,16 @@ def stats(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
     Rows are the server's estimate; in blocks are the points that were compressed. Unfollowed are
     the changes that some rollup has yet to follow: toolkit refresh brings it to nothing.
     """
-    from toolkit.cli.render import echo_json, echo_table, sized
+    from datetime import UTC, datetime
+
+    from toolkit.cli.render import ago, echo_json, echo_table, sized
 
     with choice.store() as store:
         found = [store.describe(n) for n in datasets or [d.name for d in store.datasets()]]
     if as_json:
         echo_json(found)
         return
+    now = datetime.now(UTC)
     headers = ("dataset", "series", "partitions", "rows", "size", "in blocks", "their size")
     headers += ("rollups", "log", "unfollowed", "refreshed")  # type: ignore[assignment]  # longer
     rows = [
@@ -115,8 +118,8 @@ def stats(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
             sized(d.rollup_bytes),
             sized(d.log_bytes),
             d.unfollowed,
-            d.refreshed_at or "never",
+            "never" if d.refreshed_at is None else ago(d.refreshed_at, now),
         )
         for d in found
     ]
-    echo_table(headers, rows, numbers=headers[1:10])
+    echo_table(headers, rows, numbers=headers[1:10], words=())
