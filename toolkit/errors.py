@@ -206,3 +206,16 @@ def shorten(text: str, limit: int = 60) -> str:
     if len(text) <= limit:
         return repr(text)
     return f"{text[: limit - 20]!r}…{text[-12:]!r} ({len(text)} characters)"
+
+
+_SINGULARS = {"indexes": "index", "series": "series", "tries": "try"}
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a count for a message; ``noun`` is many.
+
+    >>> counted(1, "rows"), counted(2_000, "rows"), counted(1, "indexes")
+    ('1 row', '2,000 rows', '1 index')
+    """
+    one = _SINGULARS.get(noun) or noun.removesuffix("s")
+    return f"{number:,} {one if number == 1 else noun}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from fix_cli import Run
+from fix_cli import Run, on_terminal
 from fix_servers import Database
 from fix_stores import create, minutes
 
@@ -21,6 +21,7 @@ from toolkit.dataset import METRICS
 from toolkit.drivers.direct import Direct
 from toolkit.errors import Unavailable, UnknownName
 from toolkit_maintenance.doctor import Examination, Finding, Thresholds, examine, snapshots
+from toolkit_maintenance.doctor.settings import FORMULAS
 from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.registry import JOBS
 from toolkit_maintenance.runner import maintain
@@ -356,13 +357,19 @@ def test_what_a_role_may_not_see_is_unknown_and_never_ok(
         assert {"bloat", "index-unused", "blockers", "long-transactions", "slow-queries"} <= set(
             unknown
         )
-        assert "GRANT pg_read_all_stats" in unknown["blockers"]
+        assert unknown["blockers"].endswith("it lacks pg_read_all_stats")
         assert "may not see" in unknown["index-unused"]
+        for check in ("blockers", "long-transactions", "xmin-holders"):
+            mend(superuser, seen[check])  # what is unknown, too, has what mends it
+        with toolkit.connect(f"postgresql://{role}:x@{dsn[1]}") as store:
+            assert {f.status for f in examine(store, ["blockers", "xmin-*"]).findings} == {"ok"}
     finally:
         superuser.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
-def test_command_says_what_it_found_and_ends_with_1(run: Run, sql: psycopg.Connection[Any]) -> None:
+def test_command_says_what_it_found_and_ends_with_1(
+    database: Database, run: Run, sql: psycopg.Connection[Any]
+) -> None:
     sql.execute("CREATE INDEX again ON series (dataset_id, name)")
     text = run("doctor", "--only", "index-*", code=1).output
     assert 'DROP INDEX CONCURRENTLY "toolkit"."again";' in text
@@ -383,6 +390,28 @@ def test_command_says_what_it_found_and_ends_with_1(run: Run, sql: psycopg.Conne
     assert "…" not in listed
     assert "there is none that could go" in run("doctor", "--only", "index-unused").output
     assert "no size" in run("doctor", "--ram", "much", code=2).output
+    # the worst first; what is ok is counted; what an administrator does stands in one place
+    lines = run("doctor", "--ram", "64GB", code=1).stdout.splitlines()
+    whole = run("doctor", "--ram", "64GB", "--all", code=1).stdout.splitlines()
+    ids = [line.split()[:2] for line in lines if line.startswith(("crit ", "warn ", "unknown "))]
+    statuses = [status for status, _ in ids]
+    assert statuses == sorted(statuses, key=("crit", "warn", "unknown").index)
+    ok = [line for line in whole if line.startswith("ok ")]
+    assert lines[-1] == f"{len(ok)} checks are ok (--all)"
+    assert len(ok) > 10
+    assert lines.count("    SELECT pg_reload_conf();") == 1
+    begin = lines.index(
+        "as an administrator (of a managed server in its parameters: --as provider):"
+    )
+    mine = [line for line in lines[begin:] if line.startswith("    ")]
+    assert mine.count('    GRANT "pg_read_all_stats" TO "toolkit";') == 1
+    assert not any("ALTER SYSTEM" in line or "GRANT" in line for line in lines[:begin])
+    assert lines[-2] == "  after a restart of the server: shared_buffers"
+    # and no name is broken, however narrow the terminal is
+    narrow = on_terminal(database.dsn, 80, "doctor", "--ram", "64GB", "--all")
+    assert max(map(len, narrow)) <= 80
+    heads = [line.split()[1].rstrip(":") for line in narrow if line[:1].isalpha() and ":" in line]
+    assert {f"settings-{key}" for key in FORMULAS} <= set(heads)
     run("doctor", dsn="postgresql://127.0.0.1:1/x", code=3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -192,8 +193,9 @@ def test_advice_followed_is_no_advice_any_more(cluster: MakeCluster) -> None:
     with session(servers, "pg1", is_admin=True) as admin:
         with toolkit.connect(servers.dsn("pg1")) as store:
             seen = examine(store, ["settings-*"], machine=big)
-            assert "pg_read_all_settings" in seen["settings-shared_preload_libraries"].reason
-        admin.execute("GRANT pg_read_all_settings TO toolkit")
+            (grant,) = seen["settings-shared_preload_libraries"].fix
+        assert grant == 'GRANT "pg_read_all_settings" TO "toolkit"'
+        admin.execute(grant.encode())
         with toolkit.connect(servers.dsn("pg1")) as store:
             advice = bad(examine(store, ["settings-*"], machine=big))
             assert len(advice) == len(seen.findings) == 16  # nothing is as it should be
@@ -220,20 +222,33 @@ def test_advice_followed_is_no_advice_any_more(cluster: MakeCluster) -> None:
 
 def test_advice_is_written_for_who_sets_it(run: Run, database: Database) -> None:
     machine = ["--ram", "8GB", "--cpus", "4", "--storage", "san", "--workload", "dw"]
-    conf = run("doctor", *machine, "--as", "conf", code=1).output
+    conf = run("doctor", *machine, "--as", "conf", code=1).stdout
     assert "shared_buffers = '2GB'  # was 256MB; needs a restart" in conf
-    provider = run("doctor", *machine, "--as", "provider", code=1).output
+    shown = run("doctor", *machine, "--as", "provider", code=1)
+    provider = shown.stdout
+    assert "\nleft out: shared_preload_libraries: role toolkit lacks" in f"\n{shown.stderr}"
+    assert "after a restart: shared_buffers\n" in shown.stderr
     told = dict(line.split(" = ") for line in provider.splitlines())
     assert told["shared_buffers"] == str((2 << 30) // 8192)
     assert told["max_wal_size"] == str(16 << 10)
     assert told["random_page_cost"] == "1.1"
     assert told["default_statistics_target"] == "500"
-    assert all(line.count(" = ") == 1 for line in conf.splitlines())
-    alter = run("doctor", *machine, "--as", "alter", code=1).output.splitlines()
-    assert alter[0] == "ALTER SYSTEM SET \"shared_buffers\" = '2GB';"
+    assert all(line.count(" = ") == 1 for line in conf.splitlines() if line[0] != "#")
+    alter = run("doctor", *machine, "--as", "alter", code=1).stdout.splitlines()
+    assert alter[:2] == [
+        "-- as an administrator:",
+        "ALTER SYSTEM SET \"shared_buffers\" = '2GB';  -- needs a restart",
+    ]
+    assert alter.count("SELECT pg_reload_conf();") == 1
     assert alter[-1] == "SELECT pg_reload_conf();"
     only = run("doctor", *machine, "--as", "conf", "--only", "settings-wal_buffers")
-    assert only.output == ""
+    assert only.stdout == ""
+    assert only.stderr == "nothing is advised for the settings that could be judged\n"
+    # what nothing is printed of is said
+    none = run("doctor", "--as", "provider", "--only", "bloat")
+    assert (none.stdout, none.stderr.split(",")[0]) == ("", "--as is for the advice on settings")
+    half = run("doctor", "--ram", "8GB", "--as", "provider", code=1).stderr
+    assert re.search("left out: .*random_page_cost, .*: give --storage\n", half)
     assert "not both" in run("doctor", "--json", "--as", "conf", code=2).output
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from textwrap import indent
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,11 @@ import click
 from toolkit.cli.choice import Choice
 
 if TYPE_CHECKING:
-    from toolkit_maintenance.doctor import Examination, Machine
+    from toolkit_maintenance.doctor import Examination, Finding, Machine
 
 _MOST_FIXES = 5  # a check; --json has them all
+_INDENT = 9  # as wide as the longest status, and two
+_THEN = " " * _INDENT
 
 
 @click.command()
@@ -44,7 +47,8 @@ _MOST_FIXES = 5  # a check; --json has them all
     is_flag=True,
     help="Keep what statements took until now; the next time shows what has become slower.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--all", "shows_all", is_flag=True, help="Show what is ok, too, as --only does.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, of all checks.")
 @click.pass_obj
 @click.pass_context
 def doctor(
@@ -57,18 +61,18 @@ def doctor(
     storage: str | None,
     workload: str,
     snapshot: bool,
+    shows_all: bool,
     as_json: bool,
 ) -> None:
     """Check the database and its servers, and say what mends them.
 
-    Changes nothing. What cannot be judged is unknown, and says what would make it known. Advice
-    on settings goes by the machine: described by --ram, --cpus and --storage, or looked at where
-    the server is on this one. Exits 1 if anything is found.
+    Changes nothing. The worst comes first, and what is ok is only counted. What cannot be judged
+    is unknown, and says why. Advice on settings goes by the machine: described by --ram, --cpus
+    and --storage, or looked at where the server is on this one. Exits 1 if anything is found.
     """
-    from toolkit.cli.render import echo_json, echo_line, working
+    from toolkit.cli.render import echo_json, working
     from toolkit_maintenance.doctor import Machine, examine
     from toolkit_maintenance.doctor.machine import read_size
-    from toolkit_maintenance.doctor.settings import written
 
     if how and as_json:
         raise click.UsageError("give --as or --json, not both")
@@ -81,33 +85,71 @@ def doctor(
             keeps_snapshot=snapshot,
         )
     if how:
-        if text := written(found.findings, how):
-            echo_line(text)
+        _echo_advice(found, how)
     elif as_json:
         echo_json(found.to_mapping())
     else:
-        _echo(found)
+        _echo(found, shows_all=shows_all or bool(only))
     context.exit(0 if found.is_well else 1)
 
 
-def _echo(found: Examination) -> None:
-    from toolkit.cli.render import echo_line, echo_table
+def _echo_advice(found: Examination, how: str) -> None:
+    from toolkit.cli.render import echo_line, echo_words
+    from toolkit_maintenance.doctor.settings import remarks, written
 
-    echo_table(
-        ("check", "status", "reason"),
-        [(f.id, f.status, f.reason) for f in found.findings],
-        cell=1_000,
-    )
-    for finding in found.findings:
-        if not (finding.is_bad and (finding.fix or finding.objects)):
-            continue
-        echo_line(f"{finding.id}:")
-        for thing in finding.objects[:_MOST_FIXES]:
-            more = f" (of {thing.count:,})" if thing.count > len(thing.worst) else ""
-            names = ", ".join(thing.worst)
-            echo_line(f"  {thing.name}" + (f": {names}{more}" if names != thing.name else ""))
-        for statement in finding.fix[:_MOST_FIXES]:
-            end = "" if finding.id.startswith("redis-") else ";"
-            echo_line(indent(statement + end, "    "))
-        if len(finding.fix) > _MOST_FIXES:
-            echo_line(f"    … and {len(finding.fix) - _MOST_FIXES:,} more: --json has them")
+    if text := written(found.findings, how):
+        echo_line(text)
+    for said in remarks(found.findings, how):
+        echo_words(said, err=True)
+
+
+def _echo(found: Examination, *, shows_all: bool) -> None:
+    from toolkit.errors import counted
+    from toolkit_maintenance.doctor.finding import CRIT, OK, UNKNOWN, WARN
+
+    shown = (CRIT, WARN, UNKNOWN, *((OK,) if shows_all else ()))
+    for finding in sorted(found.findings, key=lambda f: (CRIT, WARN, UNKNOWN, OK).index(f.status)):
+        if finding.status in shown:
+            _echo_finding(finding)
+    _echo_administrators(found.findings)
+    count = sum(f.status == OK for f in found.findings)
+    if count and not shows_all:
+        click.echo(f"{counted(count, 'checks')} {'is' if count == 1 else 'are'} ok (--all)")
+
+
+def _echo_finding(finding: Finding) -> None:
+    from toolkit.cli.render import echo_line, echo_words
+    from toolkit_maintenance.doctor.finding import takes_administrator
+
+    echo_words(f"{finding.id}: {finding.reason}", first=f"{finding.status:<{_INDENT}}", then=_THEN)
+    if not finding.is_bad:
+        return
+    for thing in finding.objects[:_MOST_FIXES]:
+        more = f" (of {thing.count:,})" if thing.count > len(thing.worst) else ""
+        names = ", ".join(thing.worst)
+        said = thing.name + (f": {names}{more}" if names != thing.name else "")
+        echo_words(said, first=f"{_THEN}  ", then=f"{_THEN}    ")
+    fixes = [s for s in finding.fix if not takes_administrator(s)]
+    for statement in fixes[:_MOST_FIXES]:
+        end = "" if finding.id.startswith("redis-") else ";"
+        echo_line(indent(statement + end, f"{_THEN}    "))
+    if len(fixes) > _MOST_FIXES:
+        echo_line(f"{_THEN}    … and {len(fixes) - _MOST_FIXES:,} more: --json has them")
+
+
+def _echo_administrators(findings: Sequence[Finding]) -> None:
+    from toolkit.cli.render import echo_line, echo_words
+    from toolkit_maintenance.doctor.finding import for_administrator
+
+    statements = for_administrator(findings)
+    if not statements:
+        return
+    has_settings = any(s.startswith("ALTER SYSTEM") for s in statements)
+    managed = " (of a managed server in its parameters: --as provider)" if has_settings else ""
+    echo_words(f"as an administrator{managed}:")
+    for statement in statements:
+        echo_line(f"    {statement};")
+    restarts = [f.evidence["setting"] for f in findings if f.evidence.get("needs_restart")]
+    if restarts:
+        said = f"after a restart of the server: {', '.join(restarts)}"
+        echo_words(said, first="  ", then="    ")

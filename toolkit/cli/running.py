@@ -46,16 +46,16 @@ def rolled(texts: Iterable[str]) -> list[str]:
     return lines
 
 
-def counted(number: int, what: str) -> str:
+def in_words(number: int, what: str) -> str:
     """Return a count of a report in words.
 
-    >>> counted(1, "tables_frozen"), counted(1, "indexes_remade"), counted(2, "series_warmed")
+    >>> in_words(1, "tables_frozen"), in_words(1, "indexes_remade"), in_words(2, "series_warmed")
     ('1 table frozen', '1 index remade', '2 series warmed')
     """
+    from toolkit.errors import counted
+
     noun, _, rest = what.partition("_")
-    if number == 1:
-        noun = {"indexes": "index", "series": "series"}.get(noun, noun.removesuffix("s"))
-    return f"{number:,} {noun} {rest.replace('_', ' ')}".rstrip()
+    return f"{counted(number, noun)} {rest.replace('_', ' ')}".rstrip()
 
 
 def seconds_of(
@@ -158,7 +158,7 @@ def _show_one(report: Report) -> None:
     if report.done:
         rows = [(said, len(g)) for g in alike(report.done) for said in rolled(g)]
         echo_table((report.job, "times"), rows, numbers=["times"], cell=200, words=[report.job])
-    counts = "".join(f", {counted(n, w)}" for w, n in report.counts.items())
+    counts = "".join(f", {in_words(n, w)}" for w, n in report.counts.items())
     click.echo(f"{report.job}: {report.status} in {report.seconds:.1f} s{counts}")
     if report.status == "cut":
         note("its time was over; the next run goes on")

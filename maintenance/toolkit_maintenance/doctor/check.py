@@ -7,11 +7,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from psycopg.sql import SQL
+
 from toolkit.config import Settings
 from toolkit.dataset import Dataset
 from toolkit.drivers import Rows
+from toolkit.statements import name
 from toolkit_maintenance.doctor.finding import CRIT, OK, UNKNOWN, WARN, Finding, Thing, rolled
 from toolkit_maintenance.doctor.machine import Machine
+
+STATISTICS = "pg_read_all_stats"
+"""The right to see what other roles do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,22 +157,23 @@ def found(
     )
 
 
-def unknown(check: str, reason: str, **evidence: Any) -> Finding:
+def unknown(check: str, reason: str, fix: Iterable[str] = (), /, **evidence: Any) -> Finding:
     """Return that a check cannot be judged, and what would change that."""
-    return Finding(check, UNKNOWN, reason, evidence)
+    return Finding(check, UNKNOWN, reason, evidence, tuple(fix))
+
+
+def granting(answers: Answers, right: str) -> tuple[str, ...]:
+    """Return what lets the role see what it may not."""
+    text = SQL("GRANT {} TO {}").format(name(right), name(answers.of_primary.role))
+    return (text.as_string(None),)
 
 
 def hidden(answers: Answers, nodes: Iterable[str] | None = None) -> str | None:
-    """Return what the role has to be granted to see other roles' sessions; None where it does."""
+    """Return why the role does not see other roles' sessions; None where it does."""
     asked = answers.facts if nodes is None else nodes
-    blind = [n for n in asked if not answers.facts[n].sees_all]
-    if not blind:
+    if all(answers.facts[n].sees_all for n in asked):
         return None
-    role = answers.of_primary.role
-    return (
-        f"role {role} sees its own sessions only; GRANT pg_read_all_stats TO "
-        f'"{role}" makes the others known'
-    )
+    return f"role {answers.of_primary.role} sees its own sessions only: it lacks {STATISTICS}"
 
 
 def settled(row: Sequence[Any]) -> list[Any]:

@@ -11,7 +11,11 @@ OK, WARN, CRIT, UNKNOWN = "ok", "warn", "crit", "unknown"
 SCHEMA_VERSION = 1
 """Of the JSON: it grows when a key changes its meaning or goes, not when one is added."""
 
+RELOAD = "SELECT pg_reload_conf()"
+"""What has settings taken up that need no restart."""
+
 _WORST = 3
+_ADMINISTRATORS = ("ALTER SYSTEM ", "GRANT ", "CREATE EXTENSION ", RELOAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,10 @@ class Object:
 class Finding:
     """The outcome of one check.
 
-    ``evidence`` are figures, ``reason`` says what they mean and, of what is ``unknown``, what
-    would make it known. ``fix`` are statements that can be run as they are, on the primary (of
-    ``lag`` on the replica, of ``redis-…`` on that server); ``objects`` what it is about, rolled
-    up per parent.
+    ``evidence`` are figures, ``reason`` says what they mean and, of what is ``unknown``, why.
+    ``fix`` are statements that can be run as they are, on the primary (of ``lag`` on the replica,
+    of ``redis-…`` on that server), and mend it, or make it known; ``objects`` what it is about,
+    rolled up per parent.
     """
 
     id: str
@@ -101,6 +105,30 @@ class Examination:
             "counts": counts,
             "checks": [f.to_mapping() for f in self.findings],
         }
+
+
+def takes_administrator(statement: str) -> bool:
+    """Return whether a statement needs more than who owns the schema may.
+
+    >>> takes_administrator("SELECT pg_reload_conf()"), takes_administrator("DROP INDEX a")
+    (True, False)
+    """
+    return statement.startswith(_ADMINISTRATORS)
+
+
+def for_administrator(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Return what an administrator has to run of all fixes: each once, and the reload last.
+
+    Where two checks want another value of a setting it is that of the later one.
+
+    >>> a = Finding("a", WARN, "", fix=("ALTER SYSTEM SET x = '1'", RELOAD))
+    >>> b = Finding("b", WARN, "", fix=("ALTER SYSTEM SET y = '2'", RELOAD, "DROP INDEX z"))
+    >>> for_administrator([a, b, a])[1:]
+    ("ALTER SYSTEM SET y = '2'", 'SELECT pg_reload_conf()')
+    """
+    found = [s for f in findings for s in f.fix if takes_administrator(s)]
+    chosen = {s.partition(" = ")[0]: s for s in found if s != RELOAD}
+    return (*chosen.values(), *((RELOAD,) if RELOAD in found else ()))
 
 
 def rolled(things: Iterable[Thing]) -> tuple[Object, ...]:

@@ -6,7 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toolkit_maintenance.doctor.check import Answers, Check, Thresholds, found, hidden, unknown
+from toolkit_maintenance.doctor.check import (
+    STATISTICS,
+    Answers,
+    Check,
+    Thresholds,
+    found,
+    granting,
+    hidden,
+    unknown,
+)
 from toolkit_maintenance.doctor.finding import OK, Finding, Thing, listed
 
 SNAPSHOTS = "doctor_snapshot"
@@ -55,7 +64,7 @@ def judge_slow(answers: Answers) -> Finding:
     if finding.status == OK:
         blind = hidden(answers, [answers.primary])
         if blind:
-            return unknown("slow-queries", blind, **evidence)
+            return unknown("slow-queries", blind, granting(answers, STATISTICS), **evidence)
         if not snapshot:
             return unknown(
                 "slow-queries",

@@ -6,7 +6,15 @@ from datetime import datetime
 from math import inf
 from typing import Any
 
-from toolkit_maintenance.doctor.check import Answers, Check, found, hidden, unknown
+from toolkit_maintenance.doctor.check import (
+    STATISTICS,
+    Answers,
+    Check,
+    found,
+    granting,
+    hidden,
+    unknown,
+)
 from toolkit_maintenance.doctor.finding import CRIT, OK, WARN, Finding, Thing, listed
 from toolkit_maintenance.slots import Slot
 
@@ -59,8 +67,10 @@ def judge_lag(answers: Answers) -> Finding:
             things.append(Thing("nodes", node, bytes_behind or 0, figures))
     unseen = [n for n, b, s, _ in answers["lag"] if b is None and s is None]
     if not things and unseen:
-        said_hidden = hidden(answers, [answers.primary]) or "its position could not be read"
-        return unknown("lag", f"{listed(unseen)}: how far behind is not known: {said_hidden}")
+        said_hidden = hidden(answers, [answers.primary])
+        why = said_hidden or "its position could not be read"
+        fix = granting(answers, STATISTICS) if said_hidden else ()
+        return unknown("lag", f"{listed(unseen)}: how far behind is not known: {why}", fix)
     # on the replica, where alone it means something
     fixes = ["SELECT pg_wal_replay_resume()"] if _is_paused(things) else []
     return found(

@@ -10,7 +10,17 @@ from psycopg.sql import SQL, Literal
 
 from toolkit.drivers.direct import command_of
 from toolkit.statements import name
-from toolkit_maintenance.doctor.check import Answers, Check, found, hidden, settled, unknown, worst
+from toolkit_maintenance.doctor.check import (
+    STATISTICS,
+    Answers,
+    Check,
+    found,
+    granting,
+    hidden,
+    settled,
+    unknown,
+    worst,
+)
 from toolkit_maintenance.doctor.finding import CRIT, OK, WARN, Finding, Thing, listed
 
 
@@ -48,7 +58,9 @@ def _end(pid: int) -> str:
 def _or_unknown(answers: Answers, finding: Finding) -> Finding:
     """Return a finding; unknown where all seemed well to a role that sees little."""
     said = hidden(answers)
-    return unknown(finding.id, said) if finding.status == OK and said else finding
+    if finding.status != OK or not said:
+        return finding
+    return unknown(finding.id, said, granting(answers, STATISTICS))
 
 
 def judge_transactions(answers: Answers) -> Finding:
@@ -161,7 +173,7 @@ def judge_holders(answers: Answers) -> Finding:
     )
     said_hidden = hidden(answers, [answers.primary])
     if finding.status == OK and said_hidden:
-        return unknown("xmin-holders", said_hidden)
+        return unknown("xmin-holders", said_hidden, granting(answers, STATISTICS))
     return finding
 
 

@@ -7,7 +7,7 @@ less than a twentieth, or from advice in the harmless direction, is silent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 from psycopg.sql import SQL, Literal
 
 from toolkit.statements import name
-from toolkit_maintenance.doctor.check import Answers, Check, unknown
-from toolkit_maintenance.doctor.finding import OK, WARN, Finding
+from toolkit_maintenance.doctor.check import Answers, Check, granting, unknown
+from toolkit_maintenance.doctor.finding import OK, RELOAD, UNKNOWN, WARN, Finding
 from toolkit_maintenance.doctor.machine import Machine
 
 TOLERANCE = 0.05
@@ -25,6 +25,7 @@ _SIZES = {"B": 1, "kB": _KB, "MB": _MB, "GB": _GB, "TB": _GB << 10}
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _WAL = {"web": (1, 4), "oltp": (2, 8), "dw": (4, 16), "mixed": (1, 4)}
 LIBRARY = "pg_stat_statements"
+_RIGHT = "pg_read_all_settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +307,7 @@ def _advised(check: str, setting: Setting, shown: str, wanted: Wanted) -> Findin
 
 def _altered(setting: Setting, *values: Literal) -> tuple[str, ...]:
     text = SQL("ALTER SYSTEM SET {} = {}").format(name(setting.name), SQL(", ").join(values))
-    reload = () if setting.context == "postmaster" else ("SELECT pg_reload_conf()",)
+    reload = () if setting.context == "postmaster" else (RELOAD,)
     return (text.as_string(None), *reload)
 
 
@@ -318,11 +319,8 @@ def judge_libraries(answers: Answers) -> Finding:
     if is_counting:
         return Finding(check, OK, f"{LIBRARY} is loaded")
     if setting is None:
-        return unknown(
-            check,
-            f"role {answers.of_primary.role} may not see it; "
-            f'GRANT pg_read_all_settings TO "{answers.of_primary.role}" makes it known',
-        )
+        why = f"role {answers.of_primary.role} lacks {_RIGHT}, and does not see it"
+        return unknown(check, why, granting(answers, _RIGHT))
     loaded = [x.strip() for x in setting.setting.split(",") if x.strip()]
     if LIBRARY in loaded:
         return Finding(
@@ -375,17 +373,49 @@ def written(findings: Iterable[Finding], how: str) -> str:
     postgresql.conf) or ``provider`` (names and values in each setting's own unit, as the parameter
     groups of managed servers take them).
     """
-    lines, advised = [], [f for f in findings if f.is_bad and "advised" in f.evidence]
+    lines, advised = [], _advised_of(findings)
     for finding in advised:
         told: Mapping[str, Any] = finding.evidence
         if how == "alter":
-            lines.append(f"{finding.fix[0]};")
+            restart = "  -- needs a restart" if told["needs_restart"] else ""
+            lines.append(f"{finding.fix[0]};{restart}")
         elif how == "conf":
             restart = "; needs a restart" if told["needs_restart"] else ""
             value = str(told["advised"]).replace("'", "''")
             lines.append(f"{told['setting']} = '{value}'  # was {told['value']}{restart}")
         else:
             lines.append(f"{told['setting']} = {told['parameter']}")
-    if how == "alter" and any(len(f.fix) > 1 for f in advised):
-        lines.append("SELECT pg_reload_conf();")
+    if how == "alter" and advised:
+        lines.insert(0, "-- as an administrator:")
+        lines += [f"{RELOAD};"] if any(RELOAD in f.fix for f in advised) else []
+    if how == "conf" and advised:
+        lines.insert(0, "# by an administrator, in postgresql.conf; a reload takes it up")
     return "\n".join(lines)
+
+
+def remarks(findings: Sequence[Finding], how: str) -> list[str]:
+    """Return what has to be said beside :func:`written`: what is left out of it, and why."""
+    ours = [f for f in findings if f.id.startswith("settings-")]
+    if not ours:
+        return ["--as is for the advice on settings, and no settings-… is among --only"]
+    advised, said = _advised_of(ours), []
+    if not advised:
+        said.append("nothing is advised for the settings that could be judged")
+    restarts = [f.evidence["setting"] for f in advised if f.evidence["needs_restart"]]
+    if how == "provider" and restarts:
+        said.append(f"after a restart: {', '.join(restarts)}")
+    if any(_MODEST in f.reason for f in ours):
+        said.append(
+            "the server is of toolkit up, which leaves the machine to others; --ram, --cpus "
+            "or --storage ask for advice"
+        )
+    whys: dict[str, list[str]] = {}
+    for finding in ours:
+        if finding.status == UNKNOWN:
+            whys.setdefault(finding.reason, []).append(finding.id.removeprefix("settings-"))
+    said += [f"left out: {', '.join(names)}: {why}" for why, names in whys.items()]
+    return said
+
+
+def _advised_of(findings: Iterable[Finding]) -> list[Finding]:
+    return [f for f in findings if f.is_bad and "advised" in f.evidence]
