@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from toolkit.errors import MissingExtra, QueryError, UnknownName
+from toolkit.errors import MissingExtra, QueryError, UnknownName, counted
 from toolkit.timegrid import Instants, iso
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Columns:
         if rows:
             extent = f", {iso(int(self._ts.min()))} to {iso(int(self._ts.max()))}"
         of = f"{count:,} series" if count != 1 else repr(self.names[0])
-        return f"<Columns: {rows:,} rows of {of}{extent}; {shown}>"
+        return f"<Columns: {counted(rows, 'rows')} of {of}{extent}; {shown}>"
 
     def select(self, rows: slice | npt.NDArray[np.bool_] | npt.NDArray[np.integer]) -> Columns:
         """Return the chosen rows; a slice shares memory, a mask or positions copy."""

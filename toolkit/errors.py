@@ -211,11 +211,13 @@ def shorten(text: str, limit: int = 60) -> str:
 _SINGULARS = {"indexes": "index", "series": "series", "tries": "try"}
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a count for a message; ``noun`` is many.
+def counted(number: float, noun: str, verb: str = "") -> str:
+    """Return a count for a message; ``noun`` and ``verb`` are those of many.
 
-    >>> counted(1, "rows"), counted(2_000, "rows"), counted(1, "indexes")
-    ('1 row', '2,000 rows', '1 index')
+    >>> counted(1, "rows"), counted(2_000, "indexes", "are"), counted(1, "indexes", "are")
+    ('1 row', '2,000 indexes are', '1 index is')
     """
-    one = _SINGULARS.get(noun) or noun.removesuffix("s")
-    return f"{number:,} {one if number == 1 else noun}"
+    if number == 1:
+        noun = _SINGULARS.get(noun) or noun.removesuffix("s")
+        verb = verb and ("is" if verb == "are" else f"{verb}s")
+    return f"{number:,} {noun} {verb}".rstrip()

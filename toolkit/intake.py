@@ -13,7 +13,7 @@ import numpy.typing as npt
 from toolkit.catalog import Entry, Series
 from toolkit.directory import Directory
 from toolkit.drivers import Driver
-from toolkit.errors import InputError, PartialWrite, ToolkitError
+from toolkit.errors import InputError, PartialWrite, ToolkitError, counted
 from toolkit.ingest.frames import Batch, Numbering, arrange, to_batch
 from toolkit.timegrid import Span, iso
 
@@ -163,7 +163,7 @@ def _before(report: WriteReport) -> str:
     >>> _before(WriteReport(received=1, chunks=1)), _before(WriteReport(received=2000, chunks=2))
     ('the chunk before it, 1 row, is stored', 'the 2 chunks before it, 2,000 rows, are stored')
     """
-    rows = f"{report.received:,} row{'s' if report.received != 1 else ''}"
+    rows = counted(report.received, "rows")
     if report.chunks == 1:
         return f"the chunk before it, {rows}, is stored"
     return f"the {report.chunks:,} chunks before it, {rows}, are stored"

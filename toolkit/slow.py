@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from toolkit.columns import Columns
+from toolkit.errors import counted
 from toolkit.intake import WriteReport
 from toolkit.query import Query
 from toolkit.strategy import Plan
@@ -41,10 +42,12 @@ def _how(outcome: Columns | WriteReport | BaseException | None) -> str:
         assert isinstance(plan, Plan)
         touched = ", ".join(f"{count:,} of {kind}" for kind, count in plan.sources.items())
         where = f" on {plan.node}" if plan.node else ""
-        return f"{plan.strategy}{where}, {len(outcome):,} rows from {touched or 'nothing'}"
+        return (
+            f"{plan.strategy}{where}, {counted(len(outcome), 'rows')} from {touched or 'nothing'}"
+        )
     if isinstance(outcome, WriteReport):
         counts = {n: getattr(outcome, n) for n in ("inserted", "updated", "unchanged")}
-        return ", ".join(f"{n:,} rows {how}" for how, n in counts.items() if n) or "done"
+        return ", ".join(f"{counted(n, 'rows')} {how}" for how, n in counts.items() if n) or "done"
     return "done"
 
 

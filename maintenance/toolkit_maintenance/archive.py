@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from toolkit.dataset import Dataset
 from toolkit.directory import source_of
-from toolkit.errors import DatabaseError, ExportError, MissingExtra
+from toolkit.errors import DatabaseError, ExportError, MissingExtra, counted
 from toolkit.exporting import unfinished
 from toolkit.statements import compose
 from toolkit.timegrid import Span, to_datetime
@@ -42,8 +42,8 @@ def archive(
         found = _points_in(path, dataset, span, source)
         if found < least or (found > most and rows is not None):
             raise ExportError(
-                f"{path} exists and holds {found:,} points of {span}, not the {most:,} that are to "
-                "be dropped; move it away, or name another folder"
+                f"{path} exists and holds {counted(found, 'points')} of {span}, not the {most:,} "
+                "that are to be dropped; move it away, or name another folder"
             )
         return found
     low, high = to_datetime(span.start), to_datetime(span.end)
@@ -53,7 +53,7 @@ def archive(
         # a replica that is behind, or somebody who has written past the toolkit
         path.unlink()
         raise ExportError(
-            f"{path}: {found:,} points of {span} were written, and {most:,} are to be dropped; "
+            f"{path} got {counted(found, 'points')} of {span}, and {most:,} are to be dropped; "
             "nothing was dropped, try again"
         )
     return found

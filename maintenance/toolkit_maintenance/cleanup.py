@@ -9,6 +9,7 @@ from psycopg.sql import Literal
 
 from toolkit.dataset import Dataset
 from toolkit.ddl import blocks_table
+from toolkit.errors import counted
 from toolkit.statements import Part, compose
 from toolkit.timegrid import EARLIEST, Step, to_us
 from toolkit_maintenance.doctor.snapshots import snapshots
@@ -57,14 +58,18 @@ def _removals(ground: Ground) -> Iterator[Act]:
         count = ground.direct.fetch(compose(counting, **parts))[0][0]
         if count:
             statement = compose(file, **parts)
-            counted = f"{file.rpartition('_')[2]}_forgotten"
+            label = f"{file.rpartition('_')[2]}_forgotten"
 
-            def do(statement: bytes = statement, counted: str = counted) -> Counts:
-                return {counted: ground.direct.execute(statement)}
+            def do(statement: bytes = statement, label: str = label) -> Counts:
+                return {label: ground.direct.execute(statement)}
 
             table = "job_run" if "runs" in parts else "popularity"
             yield Act(
-                what, texts([statement]), f"ROW EXCLUSIVE on {table}", do, why=f"{count:,} rows"
+                what,
+                texts([statement]),
+                f"ROW EXCLUSIVE on {table}",
+                do,
+                why=counted(count, "rows"),
             )
 
 
@@ -87,7 +92,7 @@ def _looked(ground: Ground, dataset: Dataset) -> Iterator[Act]:
             return {"looked_forgotten": ground.direct.execute(statement)}
 
         what = f"forget what was looked at in partitions of {dataset.name} that have gone"
-        why = f"{len(gone):,} partitions"
+        why = counted(len(gone), "partitions")
         yield Act(what, texts([statement]), "ROW EXCLUSIVE on looked_at", do, why=why)
 
 

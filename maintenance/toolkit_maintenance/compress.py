@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 from toolkit.dataset import Dataset
-from toolkit.errors import CorruptBlock, SchemaError
+from toolkit.errors import CorruptBlock, SchemaError, counted
 from toolkit.partitions import Partition
 from toolkit.reclaiming import WORTH
 from toolkit.statements import compose
@@ -65,7 +65,7 @@ def moves(
         done = [not (found.points or is_emptied or damage)]
         spans = "1 span" if found.spans == 1 else f"{found.spans:,} spans, a transaction each"
         size = f"about {found.block_bytes:,} bytes as blocks"
-        why = damage or f"{found.points:,} points in {spans}; {size}"
+        why = damage or f"{counted(found.points, 'points')} in {spans}; {size}"
         while not done[0]:
             yield _act(ground, dataset, partition, (start, end, only_late), found, why, done)
             if ground.is_dry:

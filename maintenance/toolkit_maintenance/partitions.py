@@ -11,7 +11,7 @@ from psycopg.sql import SQL, Literal
 
 from toolkit.dataset import Dataset
 from toolkit.ddl import ROLLUP_PARTITION, blocks_table
-from toolkit.errors import DatabaseError
+from toolkit.errors import DatabaseError, counted
 from toolkit.partitions import Partition
 from toolkit.statements import Part, compose, name
 from toolkit.timegrid import Grid, Span, Step, iso, to_datetime, to_us
@@ -110,7 +110,7 @@ def _made(
             runs.append([span])
     for run in runs:
         whole = Span(run[0].start, run[-1].end)
-        count = "1 partition" if len(run) == 1 else f"{len(run)} partitions"
+        count = counted(len(run), "partitions")
         what = f"make {count} of {table.name} for {whole}"
         begin = compose("partition/begin_adding", parent=ground.table(table.name))
         statements = [begin, call(ground, table.name, whole)]

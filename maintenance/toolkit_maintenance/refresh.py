@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from toolkit.dataset import Dataset
-from toolkit.errors import DatabaseError
+from toolkit.errors import DatabaseError, counted
 from toolkit.refresher import LOOKED_AT, LevelWork
 from toolkit.statements import compose
 from toolkit_maintenance.ground import Ground, texts
@@ -47,7 +47,7 @@ def prune(ground: Ground, dataset: Dataset) -> Iterator[Act]:
             ("BEGIN", *_pruning(ground, dataset), "COMMIT"),
             f"ROW EXCLUSIVE on {dataset.name}_log",
             lambda: {"log_rows_removed": ground.store.prune(dataset.name)},
-            why=f"every rollup has followed {count:,} rows",
+            why=f"every rollup has followed {counted(count, 'rows')}",
         )
 
 
@@ -73,9 +73,9 @@ def _act(ground: Ground, dataset: Dataset, levels: tuple[LevelWork, ...], done: 
         )
         if report.damaged:  # all others are done; these are told until they are repaired
             count = len(report.damaged)
-            blocks = "1 block is" if count == 1 else f"{count:,} blocks are"
             raise DatabaseError(
-                f"{blocks} damaged: what changed over it waits for its repair; "
+                f"{counted(count, 'blocks', 'are')} damaged: "
+                "what changed over it waits for its repair; "
                 + "; ".join(map(str, report.damaged[:10]))
             )
         done.is_all = not report.is_cut
@@ -88,7 +88,7 @@ def _act(ground: Ground, dataset: Dataset, levels: tuple[LevelWork, ...], done: 
 
     why = "; ".join(
         f"{level.step}: {'at least ' if level.log_rows >= LOOKED_AT else ''}"
-        f"{level.buckets:,} buckets (ranges: {level.ranges:,}, "
+        f"{counted(level.buckets, 'buckets')} (ranges: {level.ranges:,}, "
         f"series: {level.series:,})"
         for level in levels
         if level.log_rows or level.is_under_way

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from toolkit.drivers.direct import described
+from toolkit.errors import counted
 from toolkit.statements import compose, name
 from toolkit_maintenance.bloat import DOUBT, JUDGED, WORTH, Index, Measure, list_indexes
 from toolkit_maintenance.ground import Ground, texts
@@ -142,7 +143,7 @@ def _invalid(ground: Ground, indexes: list[Index]) -> Iterator[Skip]:
             continue
         if index.is_parent:
             why = (
-                f"is invalid: {index.unattached:,} partitions have none attached to it; "
+                f"is invalid: none is attached to it in {counted(index.unattached, 'partitions')}; "
                 "CREATE INDEX CONCURRENTLY on each, then ALTER INDEX … ATTACH PARTITION"
             )
             yield Skip(what, why, is_warning=True)

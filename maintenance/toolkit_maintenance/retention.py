@@ -11,7 +11,7 @@ from psycopg.sql import Literal
 
 from toolkit.dataset import Dataset
 from toolkit.ddl import blocks_table
-from toolkit.errors import Busy, DatabaseError
+from toolkit.errors import Busy, DatabaseError, counted
 from toolkit.retaining import age_us
 from toolkit.statements import compose, name
 from toolkit.timegrid import LATEST, Span, iso, to_datetime, to_us
@@ -181,8 +181,8 @@ def _look(ground: Ground, dataset: Dataset, dataset_id: int, mark: int) -> tuple
     unfollowed, systems, since = ground.direct.fetch(statement, params, timeout=ground.timeout)[0]
     if unfollowed:
         return (
-            f"{unfollowed:,} changes of before are not in the rollups yet; "
-            f"run: toolkit refresh {dataset.name}"
+            f"{counted(unfollowed, 'changes')} of before {'is' if unfollowed == 1 else 'are'} not "
+            f"in the rollups yet; run: toolkit refresh {dataset.name}"
         ), since
     try:
         here = ground.direct.fetch(compose("session/identify_server"))[0][0]

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from toolkit.drivers.direct import described
+from toolkit.errors import counted
 from toolkit.statements import compose, raw
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
@@ -56,7 +57,7 @@ def needs(table: Table) -> list[Need]:
         said = f"{hidden:,} of {table.pages:,} pages are not all-visible"
         found.append(Need(VISIBLE, -hidden / max(table.pages, 1), said))
     if table.changed.is_over or (table.analyzed_at is None and table.pages > 0):
-        said = f"{table.changed.value:,.0f} rows changed since the last analyze"
+        said = f"{counted(round(table.changed.value), 'rows')} changed since the last analyze"
         said = said if table.analyzed_at else "never analyzed"
         found.append(Need(STATISTICS, -table.changed.ratio, said))
     return sorted(found)
@@ -84,7 +85,7 @@ def parent_needs(parent: Table, partitions: Iterable[Table], now: datetime) -> l
     shift = abs(live - parent.rows)
     limit = 50 + 0.1 * parent.rows
     if shift > limit:
-        said = f"holds {live:,.0f} rows, {parent.rows:,.0f} when it was last analyzed"
+        said = f"holds {counted(round(live), 'rows')}, {parent.rows:,.0f} when it was last analyzed"
         return [Need(STATISTICS, -shift / limit, said)]
     since = parent.analyzed_at.timestamp()
     for partition in filled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from toolkit.errors import DatabaseError
+from toolkit.errors import DatabaseError, counted
 from toolkit.verifier import VerifyReport
 from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Counts, Job, Skip
@@ -49,5 +49,5 @@ def _read(ground: Ground, piece: Piece, names: tuple[str, ...]) -> tuple[Counts,
             for d in report.damaged[:5]
         )
         count = len(report.damaged)
-        raise DatabaseError(f"{count:,} damaged block{'s' if count > 1 else ''}: {said}")
+        raise DatabaseError(f"{counted(count, 'damaged blocks')}: {said}")
     return {"blocks_read": report.blocks, "points_decoded": report.points}, is_cut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from toolkit.errors import QueryError, ToolkitError
+from toolkit.errors import QueryError, ToolkitError, counted
 from toolkit.statements import filled
 from toolkit.warming import Popular
 from toolkit_maintenance.ground import Ground
@@ -67,5 +67,5 @@ def _act(ground: Ground, popular: Popular, sql: str) -> Act:
         return {"reads": 1, "series_warmed": len(popular.series), "rows_read": len(columns)}
 
     what = f"warm {popular.dataset}, {len(popular.series):,} series, {popular.step or 'points'}"
-    why = f"read {popular.reads:,.0f} times a day of late"
+    why = f"read {counted(round(popular.reads), 'times')} a day of late"
     return Act(f"{what} from {popular.start:%Y-%m-%dT%H:%MZ}", (sql,), "ACCESS SHARE", do, why=why)

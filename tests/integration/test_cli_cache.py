@@ -63,7 +63,7 @@ def test_stats_count_what_is_there(pair: Any, run: Run, cache_server: CacheServe
     shown = run("stats").stdout
     assert "points" in shown
     assert f"127.0.0.1:{cache_server.port}" in shown
-    assert "1 spans of other databases" in shown
+    assert "1 span of other databases" in shown
     assert cursor(cache_server) == before
 
 
@@ -169,7 +169,7 @@ def test_drop_asks_first(pair: Any, run: Run, cache_server: CacheServer) -> None
     assert "nothing was done" in asked
     assert "give --yes" in run("drop", "metrics", "--all", code=1).stderr
     assert len(spans(cache_server)) == 1
-    assert run("drop", "metrics", "a", input="y\n").stdout == "1 spans dropped\n"
+    assert run("drop", "metrics", "a", input="y\n").stdout == "1 span dropped\n"
     assert spans(cache_server) == []
 
 

@@ -17,6 +17,7 @@ from fix_servers import PROJECT, Database
 
 import toolkit
 from toolkit.dataset import CANDLES
+from toolkit.errors import counted
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_decompress_asks(run: Run, rows: int, sql: psycopg.Connection) -> None:
         count, points = sql.execute(held + where).fetchall()[0]  # type: ignore[call-overload]
         said = run("decompress", "candles", "B", *more, input="n\n", code=1).stderr
         assert f"Make rows of {points:,} points of dataset 'candles'" in said
-        assert f"that are in {count:,} blocks of " in said
+        assert f"that are in {counted(count, 'blocks')} of " in said
         shown = run("decompress", "candles", "B", *more, "--dry-run", "--json").stdout
         report = json.loads(shown)["report"]
         assert (report["points"], report["blocks"]) == (points, count)

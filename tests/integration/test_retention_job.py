@@ -55,7 +55,7 @@ def test_what_is_not_refreshed_is_not_dropped(
     count = tables(sql)
     report = retained(blocking, rows="30d")
     assert (report.status, tables(sql)) == ("skipped", count)
-    assert "1 changes of before are not in the rollups yet" in report.skipped[0].why
+    assert "1 change of before is not in the rollups yet" in report.skipped[0].why
     assert "toolkit refresh metrics" in report.skipped[0].why
     blocking.refresh("metrics")
     before = answers(blocking)

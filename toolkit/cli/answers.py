@@ -16,7 +16,7 @@ import numpy as np
 
 from toolkit.cli.render import echo_line, echo_table, note, plain
 from toolkit.columns import NULL_INT, Columns, is_null
-from toolkit.errors import MissingExtra, QueryError
+from toolkit.errors import MissingExtra, QueryError, counted
 from toolkit.strategy import Plan
 from toolkit.timegrid import to_datetime, zone
 
@@ -48,11 +48,11 @@ def echo_answer(columns: Columns, tz: str) -> None:
 
 def _summary(columns: Columns) -> str:
     rows, series = len(columns), len(np.unique(columns.series))
-    answer = f"{rows:,} row{'s' if rows != 1 else ''} of {series:,} series"
+    answer = f"{counted(rows, 'rows')} of {series:,} series"
     if not isinstance(columns.plan, Plan):
         return answer
     plan = columns.plan
-    return f"{answer}; {plan.rows:,} rows touched, {plan.elapsed_ms:.1f} ms\n{plan}"
+    return f"{answer}; {counted(plan.rows, 'rows')} touched, {plan.elapsed_ms:.1f} ms\n{plan}"
 
 
 def _cells(columns: Columns, tz: str) -> Iterator[list[str]]:
@@ -180,7 +180,7 @@ def save(columns: Columns, target: str, write: Writer) -> None:
         return
     with whole_file(Path(target)) as file:
         write(columns, file)
-    note(f"{len(columns):,} rows written to {target}")
+    note(f"{counted(len(columns), 'rows')} written to {target}")
 
 
 @contextmanager

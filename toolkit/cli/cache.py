@@ -11,6 +11,7 @@ import click
 
 from toolkit.cli.choice import Choice
 from toolkit.cli.numbers import Seconds
+from toolkit.errors import counted
 
 if TYPE_CHECKING:
     from toolkit.shelved import DatasetShared, LevelShared, ShelfReport
@@ -120,10 +121,10 @@ def _echo_report(report: ShelfReport) -> None:
     limit = f" of {sized(server.max_memory)}" if server.max_memory else ""
     echo_line(
         f"{server.server} {server.version} at {report.where}: {sized(server.used_memory)}{limit} "
-        f"used, {server.keys:,} keys, maxmemory-policy {server.policy}"
+        f"used, {counted(server.keys, 'keys')}, maxmemory-policy {server.policy}"
     )
     if others.spans:
-        echo_line(f"{others.spans:,} spans of other databases ({sized(others.bytes)})")
+        echo_line(f"{counted(others.spans, 'spans')} of other databases ({sized(others.bytes)})")
 
 
 def _behind(dataset: DatasetShared) -> str:
@@ -163,7 +164,8 @@ def peek(
     echo_table(headers, rows, numbers=headers[3:])
     for level in levels:
         missing = "something" if level.missing else "nothing"
-        echo_line(f"{level.level}: {len(level.found):,} spans are there, {missing} is missing")
+        spans = counted(len(level.found), "spans", "are")
+        echo_line(f"{level.level}: {spans} there, {missing} is missing")
 
 
 def _level(level: LevelShared) -> dict[str, Any]:
@@ -241,7 +243,7 @@ def drop(
     if as_json:
         echo_json({"spans": count})
     else:
-        click.echo(f"{count:,} spans dropped")
+        click.echo(f"{counted(count, 'spans')} dropped")
 
 
 def _check_known(store: Store, dataset: str, patterns: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ import click
 
 from toolkit.cli.choice import Choice
 from toolkit.cli.numbers import Seconds
+from toolkit.errors import counted
 
 
 @click.command()
@@ -36,7 +37,8 @@ def calibrate(choice: Choice, dataset: str, seconds: float, as_json: bool) -> No
         cases = measured(store, dataset_of(store, dataset), seconds, say)
     prices, error = fitted(cases)
     found = {name: float(f"{value:.3g}") for name, value in asdict(prices).items()}
-    note(f"{len(cases)} kinds of reads; half of them within {error:.0%} of what this says")
+    kinds = counted(len(cases), "kinds")
+    note(f"{kinds} of reads; half of them within {error:.0%} of what this says")
     if as_json:
         echo_json({"prices": found, "cases": len(cases), "error": round(error, 4)})
         return

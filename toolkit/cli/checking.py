@@ -7,6 +7,7 @@ import click
 from toolkit.cli.checking_alerts import judge_alerts
 from toolkit.cli.choice import Choice
 from toolkit.cli.failing import FAILED
+from toolkit.errors import counted
 
 _MORE = "what jobs, refreshes and DDL need: toolkit check --grants --as maintainer"
 _AS = click.Choice(["reader", "writer", "maintainer"])
@@ -78,7 +79,7 @@ def _grants(choice: Choice, as_: str | None, role: str | None, as_json: bool) ->
         note(f"{found.name!r} has all that a {wanted} needs{more}")
     else:
         purposes = ", ".join(dict.fromkeys(r.rule.purpose for r in lacks))
-        note(f"{found.name!r} lacks {len(lacks)} rights of a {wanted}, for: {purposes}")
+        note(f"{found.name!r} lacks {counted(len(lacks), 'rights')} of a {wanted}, for: {purposes}")
     for statement in statements:
         click.echo(f"{statement};")
     for statement in advised:

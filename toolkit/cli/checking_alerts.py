@@ -31,7 +31,7 @@ def judge_alerts(choice: Choice, as_json: bool) -> bool:
         )
     else:
         rows = [(a.id, v.status, a.severity, v.said) for a, v in found]
-        echo_table(("alert", "status", "severity", "said"), rows, cell=200)
+        echo_table(("alert", "status", "severity", "said"), rows, cell=200, words=["said"])
         for alert, verdict in found:
             if verdict.status == FIRING:
                 click.echo(f"\n{alert.id}: {alert.description}")

@@ -11,7 +11,7 @@ import click
 
 from toolkit.cli.choice import Choice, dataset_of
 from toolkit.cli.failing import BUSY, FAILED, INTERRUPTED, Failure
-from toolkit.errors import QueryError
+from toolkit.errors import QueryError, counted
 from toolkit.timegrid import Step
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ def decompress(
         report = store.decompress(dataset, names, low, high, dry_run=True)
         if report.blocks and not dry_run:
             confirmed(
-                f"Make rows of {report.points:,} points of dataset {dataset!r} that are in "
-                f"{report.blocks:,} blocks of {sized(report.block_bytes)}?",
+                f"Make rows of {counted(report.points, 'points')} of dataset {dataset!r} that "
+                f"are in {counted(report.blocks, 'blocks')} of {sized(report.block_bytes)}?",
                 is_sure=yes,
             )
             with _bar("decompressing", dataset) as hear:
@@ -203,8 +203,9 @@ def _bar(act: str, dataset: str) -> Iterator[Callable[[Any, int], None]]:
             if act == "verifying" or done is None:
                 raise Failure("interrupted; nothing was changed", INTERRUPTED) from None
             raise Failure(
-                f"interrupted; {done.points:,} points of {done.spans:,} spans are done and stay "
-                "so, nothing is half done; the same command goes on with the rest",
+                f"interrupted; {counted(done.points, 'points')} of {counted(done.spans, 'spans')} "
+                "are done and stay so, nothing is half done; the same command goes on with the "
+                "rest",
                 INTERRUPTED,
             ) from None
 
@@ -216,7 +217,7 @@ def _why_nothing(partitions: Sequence[Partition], until: datetime) -> str:
     edge = to_us(until)
     packed = sum(p.block_points for p in partitions if p.span.start < edge)
     said = f"nothing to compress before {iso(edge)}: "
-    said += f"{packed:,} points are in blocks" if packed else "there are no points"
+    said += f"{counted(packed, 'points', 'are')} in blocks" if packed else "there are no points"
     later = next((p for p in partitions if p.rows and p.span.end > edge), None)
     if later is not None:
         upto = iso(later.span.end)
@@ -248,7 +249,7 @@ def _show_packed(
             rows.append(("smaller by", f"{report.row_bytes / report.block_bytes:.1f} ×"))
         echo_table((report.dataset, ""), rows, numbers=[""])
         if not is_dry:
-            click.echo(f"{report.points:,} points {done} in {report.seconds:.1f} s")
+            click.echo(f"{counted(report.points, 'points')} {done} in {report.seconds:.1f} s")
         elif is_back:
             click.echo("nothing was changed")
         else:
@@ -298,6 +299,6 @@ def _show_verified(report: VerifyReport, as_json: bool) -> None:
         echo_line(f"  columns that decode: {', '.join(d.columns) or 'none'}")
         echo_line(f"  {d.remedy}")
     click.echo(
-        f"{report.blocks:,} blocks of {report.points:,} points, {sized(report.bytes)}: "
-        f"{len(report.damaged) or 'none'} damaged; {report.seconds:.1f} s"
+        f"{counted(report.blocks, 'blocks')} of {counted(report.points, 'points')}, "
+        f"{sized(report.bytes)}: {len(report.damaged) or 'none'} damaged; {report.seconds:.1f} s"
     )

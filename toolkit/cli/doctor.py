@@ -114,7 +114,7 @@ def _echo(found: Examination, *, shows_all: bool) -> None:
     _echo_administrators(found.findings)
     count = sum(f.status == OK for f in found.findings)
     if count and not shows_all:
-        click.echo(f"{counted(count, 'checks')} {'is' if count == 1 else 'are'} ok (--all)")
+        click.echo(f"{counted(count, 'checks', 'are')} ok (--all)")
 
 
 def _echo_finding(finding: Finding) -> None:

@@ -10,6 +10,7 @@ import click
 
 from toolkit.cli.choice import Choice
 from toolkit.cli.failing import INTERRUPTED, Failure
+from toolkit.errors import counted
 
 if TYPE_CHECKING:
     from toolkit.exporting import ExportReport
@@ -104,4 +105,4 @@ def export(
 
 
 def _counts(report: ExportReport) -> str:
-    return f"{report.rows:,} rows of {report.series:,} series"
+    return f"{counted(report.rows, 'rows')} of {report.series:,} series"

@@ -15,7 +15,7 @@ from toolkit.catalog import Entry
 from toolkit.cli.failing import Failure
 from toolkit.columns import Columns
 from toolkit.dataset import Dataset
-from toolkit.errors import QueryError
+from toolkit.errors import QueryError, counted
 from toolkit.options import Prices
 from toolkit.query import Query, build_query
 from toolkit.store import Store
@@ -53,18 +53,18 @@ def measured(
     """Read by turns until the time is up; each read once at least, and once before it counts."""
     started = time.perf_counter()
     cases: list[Case] = []
-    counted: dict[Any, int] = {}
+    counts: dict[Any, int] = {}
     for query in _queries(store, dataset):
         if time.perf_counter() - started > seconds / 2:
             break
         say(f"measuring: {len(cases)} kinds of reads")
-        case = _case(store, query, counted, dataset)
+        case = _case(store, query, counts, dataset)
         if case is not None:
             cases.append(case)
     if cases and len(cases) < len(NAMES):
         raise Failure(
-            f"{len(cases)} kinds of reads tell too little about {len(NAMES)} prices: give more "
-            "--seconds, or a dataset with more points"
+            f"{counted(len(cases), 'kinds')} of reads, too few to tell {len(NAMES)} prices: give "
+            "more --seconds, or a dataset with more points"
         )
     if not cases:
         raise Failure(f"dataset {dataset.name!r} has nothing to measure by: load some points")
@@ -169,7 +169,7 @@ def _columns(dataset: Dataset) -> list[tuple[str, ...] | None]:
     return chosen
 
 
-def _case(store: Store, query: Query, counted: dict[Any, int], dataset: Dataset) -> Case | None:
+def _case(store: Store, query: Query, counts: dict[Any, int], dataset: Dataset) -> Case | None:
     asked = query.asked
     assert asked.grid is not None
     bounds = to_datetime(query.span.start), to_datetime(query.span.end)
@@ -192,10 +192,10 @@ def _case(store: Store, query: Query, counted: dict[Any, int], dataset: Dataset)
         return None
     assert isinstance(plan, Plan)
     key = asked.series, query.span
-    if key not in counted:
+    if key not in counts:
         direct = plan if plan.strategy == "direct" else ask("direct").plan
-        counted[key] = direct.sources["points"] if isinstance(direct, Plan) else 0
-    return Case(ask, amounts_of(query, plan, counted[key], dataset))
+        counts[key] = direct.sources["points"] if isinstance(direct, Plan) else 0
+    return Case(ask, amounts_of(query, plan, counts[key], dataset))
 
 
 def amounts_of(query: Query, plan: Plan, points: int, dataset: Dataset) -> npt.NDArray[np.float64]:

@@ -169,15 +169,15 @@ def _show_one(report: Report) -> None:
 
 def show_planned(reports: Sequence[Report]) -> None:
     """Print what would be done as SQL, the rest as its comments."""
-    from toolkit.cli.render import echo_line, sized
+    from toolkit.cli.render import echo_line, echo_words, sized
 
     for report in reports:
         if not report.planned and not report.skipped and not report.failed:
             echo_line(f"-- {report.job}: nothing to do")
         for act in report.planned:
-            echo_line(f"-- {report.job}: {act.what}")
+            echo_words(f"-- {report.job}: {act.what}", then="--   ")
             if act.why:
-                echo_line(f"--   ({act.why})")
+                echo_words(f"--   ({act.why})", then="--   ")
             size = f"; {sized(act.bytes)}" if act.bytes else ""
             echo_line(f"-- lock: {act.lock}{size}")
             for statement in act.sql:
@@ -186,7 +186,7 @@ def show_planned(reports: Sequence[Report]) -> None:
             click.echo()
         kinds = [("note" if s.is_warning else "skipped", str(s)) for s in report.skipped]
         for said in rolled(f"{kind}: {text}" for kind, text in kinds):
-            echo_line(f"-- {report.job}: {said}")
+            echo_words(f"-- {report.job}: {said}", then="--   ")
         _show_failed(report)
     if any(r.planned for r in reports):
         click.echo("-- nothing was changed")

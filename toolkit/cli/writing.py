@@ -13,6 +13,7 @@ import click
 from toolkit.cli.choice import Choice, dataset_of
 from toolkit.cli.failing import INTERRUPTED, Failure
 from toolkit.cli.running import run_by_hand, seconds_of
+from toolkit.errors import counted
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -257,9 +258,9 @@ def _show_found(store: Store, dataset: str, found: Found, as_json: bool) -> None
     rows = [(n, found.series[n], "new" if n not in there else "") for n in names]
     echo_table(("series", "rows", ""), rows, numbers=["rows"])
     click.echo(
-        f"{found.rows:,} rows of {len(found.series):,} series ({len(new_series):,} new), "
+        f"{counted(found.rows, 'rows')} of {len(found.series):,} series ({len(new_series):,} new), "
         f"{shown['start']} to {shown['last']}, "
-        f"{len(found.partitions - starts):,} new partitions; checked, nothing stored"
+        f"{counted(len(found.partitions - starts), 'new partitions')}; checked, nothing stored"
     )
 
 
@@ -274,9 +275,10 @@ def _show_report(report: WriteReport | BackfillReport, found: Found, as_json: bo
     counts += [("unchanged", report.unchanged), *report.rejected.items()]
     said = ", ".join(f"{count:,} {what}" for what, count in counts if count) or "nothing to store"
     if isinstance(report, BackfillReport) and report.blocks:
-        said += f"; {report.blocks:,} blocks of {report.block_bytes:,} bytes"
+        said += f"; {counted(report.blocks, 'blocks')} of {report.block_bytes:,} bytes"
     click.echo(
-        f"{report.received:,} rows of {len(found.series):,} series: {said}; {report.seconds:.1f} s"
+        f"{counted(report.received, 'rows')} of {len(found.series):,} series: {said}; "
+        f"{report.seconds:.1f} s"
     )
 
 
@@ -319,14 +321,14 @@ def delete(
                 pieces = store.stream(dataset, names, span[0], span[1], columns=[column])
                 count = sum(map(len, pieces))
         if count and not dry_run:
-            confirmed(f"Delete {count:,} points of {len(names)} series?", is_sure=yes)
+            confirmed(f"Delete {counted(count, 'points')} of {len(names)} series?", is_sure=yes)
         if not dry_run and count != 0:
             with working("deleting"):
                 count = store.delete(dataset, names, span[0], span[1])
     if as_json:
         echo_json({"dry_run": dry_run, "points": count})
     else:
-        click.echo(f"{count:,} points {'would be ' if dry_run else ''}deleted")
+        click.echo(f"{counted(count or 0, 'points')} {'would be ' if dry_run else ''}deleted")
 
 
 @click.command()

@@ -18,7 +18,7 @@ from psycopg.sql import SQL, Literal
 
 from toolkit.drivers import Params, Rows, session
 from toolkit.drivers.failures import translated
-from toolkit.errors import Busy, DatabaseError, ToolkitError, Unavailable
+from toolkit.errors import Busy, DatabaseError, ToolkitError, Unavailable, counted
 from toolkit.options import PoolOptions
 from toolkit.statements import compose
 
@@ -161,7 +161,7 @@ class Direct:
             way = "; ".join(seen.blockers) or "nobody was seen"
             way = f"in the way was {way}"
             if not left:
-                tries = "1 try" if patience.tries == 1 else f"{patience.tries} tries"
+                tries = counted(patience.tries, "tries")
                 took = time.monotonic() - began
                 raise Busy(f"{what}: its lock was not free in {tries}, {took:.1f} s: {way}")
             _log.info("%s: its lock was not free (%s), %d tries left", what, way, left)

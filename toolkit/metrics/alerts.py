@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from toolkit.errors import counted
 from toolkit.metrics.server import Figures
 from toolkit.options import AlertOptions
 
@@ -89,7 +90,7 @@ def _slow_queries(figures: Figures, options: AlertOptions) -> Verdict:
     if longest <= options.slow and database.hidden:
         return Verdict(
             UNKNOWN,
-            f"{database.hidden} sessions of other roles may not be looked at; "
+            f"{counted(database.hidden, 'sessions')} of other roles may not be looked at; "
             "GRANT pg_read_all_stats to this one",
         )
     said = f"the oldest statement runs for {longest:.0f} s" if longest else "no statement runs"

@@ -8,7 +8,7 @@ import numpy as np
 
 from toolkit.catalog import Entry, Rollup
 from toolkit.dataset import Aggregate, Dataset
-from toolkit.errors import QueryError, UnknownName
+from toolkit.errors import QueryError, UnknownName, counted
 from toolkit.options import Limits, Prices
 from toolkit.query import Query
 from toolkit.strategy.frozen import left_of
@@ -106,7 +106,9 @@ def _by_thresholds(
             raise QueryError(f"strategy 'downsampled' cannot answer: {why_not}")
         chosen = rollup if query.asked.strategy == "downsampled" else None
         return replace(plan, strategy=query.asked.strategy, reason="asked for", rollup=chosen)
-    about = f"up to {count:,} points" if count is not None else "an unknown number of points"
+    about = (
+        f"up to {counted(count, 'points')}" if count is not None else "an unknown number of points"
+    )
     if rollup is not None and "direct" in ways.cannot:
         reason = ways.cannot["direct"]
         return replace(
@@ -138,7 +140,7 @@ def _choose_resolution(
     is_small = count <= limits.direct and not is_frozen
     if query.asked.strategy == "auto" and is_small and not _needs_bars(query):
         columns = _columns_of_points(query, entry.dataset)
-        reason = f"{count:,} points, at most {limits.direct:,}: as they are"
+        reason = f"{counted(count, 'points')}, at most {limits.direct:,}: as they are"
         return Plan("direct", reason, query.span, columns)
     wants_ladder = count > limits.aggregated and query.asked.strategy in ("auto", "downsampled")
     ladder = [r.grid.step for r in entry.rollups] if wants_ladder else []
@@ -200,7 +202,7 @@ def _choose_chart(
     if query.asked.strategy == "direct":
         return replace(plan, reason="asked for")
     if query.asked.strategy != "downsampled" and density.count <= limits.chart_points:
-        return replace(plan, reason=f"{density.count:,} points, picked from by shape")
+        return replace(plan, reason=f"{counted(density.count, 'points')}, picked from by shape")
     rollup, why_not = _rollup_for_chart(query, entry, density.extent, points)
     drawn = _drawn(dataset)
     aggregates = {c: _bar_of(dataset, c, drawn) for c in columns}

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from toolkit.catalog import Entry, Rollup
-from toolkit.errors import QueryError
+from toolkit.errors import QueryError, counted
 from toolkit.options import Prices
 from toolkit.query import Query
 from toolkit.strategy.plan import Kept, Plan
@@ -136,7 +136,7 @@ def _remembered_as_asked(query: Query, ways: Ways, known: Known) -> Road | None:
 
 
 def _reason(price: float, known: Known, others: Mapping[str, float | str]) -> str:
-    about = "points" if known.points is None else f"{known.points:,} points"
+    about = "points" if known.points is None else counted(known.points, "points")
     if not others:
         return f"up to {about}, about {price:,.1f} ms; nothing else can answer"
     next_best = min(others.values())

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
+from toolkit.errors import counted
 from toolkit_maintenance.doctor.check import Answers, Check, found, unknown
 from toolkit_maintenance.doctor.finding import Finding, Thing, listed
 from toolkit_maintenance.doctor.index import (
@@ -190,7 +191,9 @@ def judge_invalid(answers: Answers) -> Finding:
             "on that table; ask again when that has ended",
         )
     names = listed([t.name for t in things])
-    lacks = "; ".join(f"{i.name} lacks a part in {i.unattached:,} partitions" for i in wholes)
+    lacks = "; ".join(
+        f"{i.name} lacks a part in {counted(i.unattached, 'partitions')}" for i in wholes
+    )
     reason = f"{names}: kept up by each write and used by no read: a build was interrupted"
     return found(
         "index-invalid",

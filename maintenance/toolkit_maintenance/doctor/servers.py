@@ -6,6 +6,7 @@ from datetime import datetime
 from math import inf
 from typing import Any
 
+from toolkit.errors import counted
 from toolkit_maintenance.doctor.check import (
     STATISTICS,
     Answers,
@@ -108,8 +109,8 @@ def judge_checkpoints(answers: Answers) -> Finding:
     if both < limits.checkpoints:
         return unknown(
             "checkpoints",
-            f"only {both} checkpoints since the statistics were reset; {limits.checkpoints} tell "
-            "something",
+            f"only {counted(both, 'checkpoints')} since the statistics were reset; "
+            f"{limits.checkpoints} tell something",
             **evidence,
         )
     is_few = timed >= requested

@@ -9,6 +9,7 @@ from typing import Any
 from psycopg.sql import SQL, Literal
 
 from toolkit.drivers.direct import command_of
+from toolkit.errors import counted
 from toolkit.statements import name
 from toolkit_maintenance.doctor.check import (
     STATISTICS,
@@ -119,8 +120,8 @@ def judge_blockers(answers: Answers) -> Finding:
     finding = found(
         "blockers",
         things,
-        f"{len(waiting)} sessions wait for locks, the longest for {longest:,.0f} s, behind "
-        f"{listed([t.name for t in things])}",
+        f"{counted(len(waiting), 'sessions', 'wait')} for locks, the longest for {longest:,.0f} s, "
+        f"behind {listed([t.name for t in things])}",
         well="nobody waits long for a lock",
         fix=[_end(pid) for pid in behind if pid],
         status=CRIT if longest >= 60 * least else WARN,
@@ -163,7 +164,12 @@ def judge_holders(answers: Answers) -> Finding:
             things.append(Thing(kind, label, age, {"kind": kind, "age": age}))
             value: Any = int(handle) if kind == "session" else handle
             fixes.append(SQL(_ENDS[kind]).format(Literal(value)).as_string(None))
-    said = listed([f"{t.figures['kind']} {t.name}, {t.weight:,.0f} transactions" for t in things])
+    said = listed(
+        [
+            f"{t.figures['kind']} {t.name}, {counted(round(t.weight), 'transactions')}"
+            for t in things
+        ]
+    )
     finding = found(
         "xmin-holders",
         things,

@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg.sql import SQL, Literal
 
+from toolkit.errors import counted
 from toolkit.statements import name
 from toolkit.timegrid import Grid, Span, Step, iso, to_datetime, to_us
 from toolkit_maintenance.bloat import Index
@@ -166,7 +167,7 @@ def judge_hit_rate(answers: Answers) -> Finding:
     if not things and total < limits.hit_blocks:
         return unknown(
             "hit-rate",
-            f"only {total:,} blocks were asked for since the statistics were reset; "
+            f"only {counted(total, 'blocks')} asked for since the statistics were reset; "
             f"{limits.hit_blocks:,} tell something",
             **evidence,
         )
