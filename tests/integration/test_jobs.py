@@ -33,6 +33,7 @@ from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Job, Skip
 from toolkit_maintenance.registry import JOBS
 from toolkit_maintenance.runner import _session
+from toolkit_maintenance.tables import alone_on
 
 RUNS = "SELECT job, status, counts, said, targets FROM toolkit.job_run ORDER BY id"
 WAITS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
@@ -319,6 +320,26 @@ def test_ddl_near_the_end_of_the_time_tries_less_often(
             report = run(store, "vacuum", max_runtime=1.5)
     assert report.status == "failed"
     assert "act 1: lock it: its lock was not free in 1 try" in report.failed[0]
+
+
+def test_what_an_act_is_called_is_said_once(database: Database, register: Register) -> None:
+    passed = []
+    oid = value(database.dsn, "SELECT 'toolkit.series'::regclass::oid::int")
+
+    def lock(ground: Ground) -> None:
+        ground.ddl("act 1", [b"LOCK TABLE toolkit.candles"])
+
+    def index(ground: Ground) -> None:
+        build = [b"CREATE INDEX CONCURRENTLY ON toolkit.series (labels)"]
+        passed.append(alone_on(ground, oid, "act 2", build, {}, waits=0.1))
+
+    register(job("vacuum", lock, index))
+    with psycopg.connect(database.dsn) as other:
+        other.execute("LOCK TABLE toolkit.candles, toolkit.series IN ROW EXCLUSIVE MODE")
+        with toolkit.connect(settings(database.dsn, lock_timeout=0.1, tries=1)) as store:
+            report = run(store, "vacuum")
+    assert report.failed[0].startswith("act 1: its lock was not free in 1 try")
+    assert str(passed[0]).startswith("act 2: passed over: its lock was not free in 1 try")
 
 
 def test_due_once_however_many_turns_were_missed(database: Database, register: Register) -> None:

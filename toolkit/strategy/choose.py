@@ -157,8 +157,8 @@ def _choose_resolution(
         plan = _by_thresholds(road, limits, ways, count, known.kept is not None)
     more = "more than " if count > limits.aggregated else ""
     reason = (
-        f"{more}{min(count, limits.aggregated):,} points; {grid.step} is the finest step "
-        f"with at most {limits.buckets:,} buckets"
+        f"{more}{counted(min(count, limits.aggregated), 'points')}; {grid.step} is the finest "
+        f"step with at most {limits.buckets:,} buckets"
     )
     return replace(plan, reason=reason)
 
