@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from fix_replicas import MakeCluster
 from fix_servers import PROJECT, Database
@@ -66,8 +67,10 @@ def test_a_call_that_goes_to_a_server_is_a_span_that_says_no_values(
             store.read("metrics", SECRET, *DAY)
             store.latest("metrics", SECRET)
             assert len(list(store.stream("metrics", SECRET, *DAY, rows=60))) == 2
-        with pytest.raises(QueryTimeout):
-            store.read("metrics", SECRET, *DAY, cache=False, timeout=1e-6)
+        with psycopg.connect(database.dsn) as other:
+            other.execute("LOCK TABLE toolkit.metrics")
+            with pytest.raises(QueryTimeout):
+                store.read("metrics", SECRET, *DAY, cache=False, timeout=0.1)
         with pytest.raises(InputError):
             store.write("metrics", {"ts": ["x"], "value": [1.0]}, series=SECRET)
         assert not trace.get_current_span().get_span_context().is_valid
