@@ -429,7 +429,7 @@ def test_a_job_keeps_a_snapshot_a_day(
     with Direct(database.dsn, settings.pool) as direct:
         ground = Ground(blocking, direct, datetime.now(UTC), settings.maintenance)
         (act,) = snapshots(ground)
-        assert "INSERT INTO" in act.sql[0]
+        assert "INSERT INTO" in act.sql[1]  # after its BEGIN
         assert act.do() == {"snapshots_kept": 1}
         assert list(snapshots(ground)) == []
         sql.execute("UPDATE doctor_snapshot SET taken_at = taken_at - interval '25 hours'")
