@@ -42,21 +42,29 @@ os.environ.setdefault("TOOLKIT_CACHE_KEEP_LOG", "0")
 os.environ.setdefault("TOOLKIT_POOL_MIN_SIZE", "0")
 
 
+# what the SQL of an older server has no part in: who starts it, who asks it, what is said of it
+_NOT_ITS_SQL = re.compile(
+    r"/test_(asyncpg|cache_|cli_|deadlines|demo|local|packaging|pgbouncer|push|read_many|reading_in"
+    r"|routing_roads|sqlalchemy|topologies|waits)"
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Ask an older server each test once, whatever its parameters: it is there for its SQL.
+    """Beside the newest server ask an older one each test once that is about its SQL.
 
     What is about connections asks it all. The long forms of `./run soak` do, too.
     """
-    from fix_servers import WHEEL  # here: pytest rewrites its assertions first
+    from fix_servers import WHEEL, chosen_versions  # here: pytest rewrites its assertions first
 
     kept, left_out, asked = [], [], set[str]()
     is_long = "soak" in config.option.markexpr and "not soak" not in config.option.markexpr
+    is_alone = len(chosen_versions()) == 1
     for item in items:
         given = set(re.findall(r"[a-z0-9]+", item.name.partition("[")[2]))
         is_older = any(part.startswith("pg") and part != f"pg{WHEEL}" for part in given)
-        if is_older and not is_long and "connections" not in item.nodeid:
+        if is_older and not (is_long or is_alone) and "connections" not in item.nodeid:
             test = item.nodeid.partition("[")[0]
-            if given & {"asyncio", "redis7"} or test in asked:
+            if given & {"asyncio", "redis7"} or test in asked or _NOT_ITS_SQL.search(test):
                 left_out.append(item)
                 continue
             asked.add(test)

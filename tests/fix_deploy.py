@@ -324,11 +324,10 @@ def stage(
     home.mkdir(mode=0o755)
     account = choose_account(home / "none")
     account.give(home)
-    system = system_bin(server_version)
     if server_version == WHEEL:
         system = postgres_wheel().usable_by(account, store).parent
-    elif system is None:
-        give_up(f"no PostgreSQL {server_version}")
+    else:
+        system = system_bin(server_version)
     programs = _debian(programs_folder)
     programs["valkey-cli"] = programs.pop("redis-cli")
     programs |= {
