@@ -301,9 +301,10 @@ def test_a_mark_is_an_edge_of_every_rollup_and_kept_by_stores_where_no_trigger_i
         assert first.replace(day=1) > start
         # between the freezing and the dropping, a store that has not heard of it
         sql.execute("UPDATE dataset SET frozen_before = frozen_before + interval '14 days'")
+        late = mark + DAY + timedelta(minutes=1)  # no point of ours
         with pytest.raises(InputError, match="are frozen"):
-            unaware.write("twins", {"ts": [mark + DAY], "value": [7.0]}, series="A")
-        assert not len(unaware.read("twins", "A", mark + DAY, mark + DAY + timedelta(seconds=1)))
+            unaware.write("twins", {"ts": [late], "value": [7.0]}, series="A")
+        assert not len(unaware.read("twins", "A", late, late + timedelta(seconds=1)))
         assert sql.execute(text, ["bare"]).fetchone()[0] > NOW - 90 * DAY
         with pytest.raises(Exception, match="there is no way back but a backup"):
             migrate.downgrade(database.dsn, revision="0004")
