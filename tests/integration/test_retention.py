@@ -159,7 +159,7 @@ def test_a_transaction_that_began_before_the_mark_moved_writes_nothing_before_it
     blocking: toolkit.Store, database: Database, sql: psycopg.Connection, level: str
 ) -> None:
     late = [START + timedelta(minutes=1)]
-    blocking.write("metrics", {"ts": [START], "value": [1.0]}, series="A")
+    blocking.write("metrics", {"ts": [START, END], "value": [1.0, 1.0]}, series="A")
     with psycopg.connect(database.dsn) as writer:
         writer.execute(f"BEGIN ISOLATION LEVEL {level}")
         writer.execute("SELECT frozen_before FROM toolkit.dataset")
@@ -170,7 +170,8 @@ def test_a_transaction_that_began_before_the_mark_moved_writes_nothing_before_it
         writer.rollback()
         # tried again, it is told why; and after the mark it may
         writer.execute(f"BEGIN ISOLATION LEVEL {level}")
-        writer.execute("INSERT INTO toolkit.metrics SELECT 1, %s, 5", [START + DAY])
+        after = [END + timedelta(microseconds=1)]
+        writer.execute("INSERT INTO toolkit.metrics SELECT 1, %s, 5", after)
         with pytest.raises(psycopg.Error, match="are frozen"):
             writer.execute("INSERT INTO toolkit.metrics SELECT 1, %s, 5", late)
 
