@@ -13,7 +13,7 @@ from fix_servers import PROJECT
 from toolkit.config import load_settings
 from toolkit.errors import ConfigError
 from toolkit_maintenance.doctor.check import Answers, Facts, Thresholds
-from toolkit_maintenance.doctor.finding import Finding
+from toolkit_maintenance.doctor.finding import Finding, for_administrator
 from toolkit_maintenance.doctor.machine import Machine, read_size
 from toolkit_maintenance.doctor.queries import judge_slow
 from toolkit_maintenance.doctor.questions import QUESTIONS
@@ -25,7 +25,7 @@ from toolkit_maintenance.doctor.sessions import (
     judge_transactions,
     judge_wraparound,
 )
-from toolkit_maintenance.doctor.settings import Setting
+from toolkit_maintenance.doctor.settings import Setting, judge_setting
 from toolkit_maintenance.doctor.tables import judge_bloat
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
@@ -118,7 +118,15 @@ def test_checkpoints_that_somebody_asked_for_are_no_fault() -> None:
     full = seen(20, 80, 30 * gb)
     assert (full.status, full.evidence["log_full"]) == ("warn", 60)
     assert "up to 60 of them" in full.reason
-    assert seen(20, 80, 30 * gb, apart=90.0).status == "unknown"
+    apart = seen(20, 80, 30 * gb, apart=90.0)
+    assert (apart.status, apart.evidence["log_full"]) == ("unknown", None)
+    # what is not counted since the same time tells nothing of those that were requested
+    assert seen(60, 50, 0, apart=90.0).reason == "60 of 110 checkpoints came by the clock"
+    # and whoever wants another setting says so once
+    rows = [("max_wal_size", "1024", "MB", "sighup", False, "1024")]
+    advised = judge_setting("max_wal_size", answers(settings=rows))
+    assert for_administrator([full, advised]) == advised.fix
+    assert advised.fix[1] == full.fix[1] == "SELECT pg_reload_conf()"
 
 
 def test_slots_are_judged_by_what_they_keep() -> None:

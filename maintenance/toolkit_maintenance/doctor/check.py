@@ -7,13 +7,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from psycopg.sql import SQL
+from psycopg.sql import SQL, Literal
 
 from toolkit.config import Settings
 from toolkit.dataset import Dataset
 from toolkit.drivers import Rows
 from toolkit.statements import name
-from toolkit_maintenance.doctor.finding import CRIT, OK, UNKNOWN, WARN, Finding, Thing, rolled
+from toolkit_maintenance.doctor.finding import (
+    CRIT,
+    OK,
+    RELOAD,
+    UNKNOWN,
+    WARN,
+    Finding,
+    Thing,
+    rolled,
+)
 from toolkit_maintenance.doctor.machine import Machine
 
 STATISTICS = "pg_read_all_stats"
@@ -166,6 +175,13 @@ def granting(answers: Answers, right: str) -> tuple[str, ...]:
     """Return what lets the role see what it may not."""
     text = SQL("GRANT {} TO {}").format(name(right), name(answers.of_primary.role))
     return (text.as_string(None),)
+
+
+def altering(setting: str, *values: str, needs_restart: bool = False) -> tuple[str, ...]:
+    """Return what changes a setting of the server: in the same words, whichever check wants it."""
+    wanted = SQL(", ").join(map(Literal, values))
+    text = SQL("ALTER SYSTEM SET {} = {}").format(name(setting), wanted).as_string(None)
+    return (text,) if needs_restart else (text, RELOAD)
 
 
 def hidden(answers: Answers, nodes: Iterable[str] | None = None) -> str | None:

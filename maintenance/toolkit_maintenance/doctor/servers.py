@@ -11,6 +11,7 @@ from toolkit_maintenance.doctor.check import (
     STATISTICS,
     Answers,
     Check,
+    altering,
     found,
     granting,
     hidden,
@@ -98,10 +99,11 @@ def judge_checkpoints(answers: Answers) -> Finding:
     limits = answers.limits
     timed, requested, since, size, each, written, written_since = answers["checkpoints"][0]
     both, full = timed + requested, min(requested, int(written / each))
+    is_told = _apart_s(since, written_since) <= limits.checkpoints_apart_s
     evidence: dict[str, Any] = {
         "timed": timed,
         "requested": requested,
-        "log_full": full,
+        "log_full": full if is_told else None,
         "since": since.isoformat() if since else None,
         "wal_bytes": round(written),
         "max_wal_size": size,
@@ -113,8 +115,8 @@ def judge_checkpoints(answers: Answers) -> Finding:
             f"{limits.checkpoints} tell something",
             **evidence,
         )
-    is_few = timed >= requested
-    if not is_few and _apart_s(since, written_since) > limits.checkpoints_apart_s:
+    is_few = requested < limits.checkpoints_share * both
+    if not is_few and not is_told:
         return unknown(
             "checkpoints",
             f"{requested} of {both} checkpoints were requested, and whether the log was full then "
@@ -123,7 +125,7 @@ def judge_checkpoints(answers: Answers) -> Finding:
         )
     if is_few or full < limits.checkpoints_share * both:
         well = f"{timed} of {both} checkpoints came by the clock"
-        if requested:
+        if requested and is_told:
             well += f", and at most {full} because the log was full; others were asked for"
         return Finding("checkpoints", OK, well, evidence)
     wanted = max(2 * size, 2 * _GB)
@@ -134,7 +136,7 @@ def judge_checkpoints(answers: Answers) -> Finding:
         f"came because the log was full ({written / _GB:,.1f} GB were written to it): each writes "
         "whole pages anew; a larger max_wal_size lets the clock decide",
         evidence,
-        (f"ALTER SYSTEM SET max_wal_size = '{wanted >> 20}MB'", "SELECT pg_reload_conf()"),
+        altering("max_wal_size", f"{wanted >> 20}MB"),
     )
 
 

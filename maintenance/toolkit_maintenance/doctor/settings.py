@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from psycopg.sql import SQL, Literal
-
-from toolkit.statements import name
-from toolkit_maintenance.doctor.check import Answers, Check, granting, unknown
+from toolkit_maintenance.doctor.check import Answers, Check, altering, granting, unknown
 from toolkit_maintenance.doctor.finding import OK, RELOAD, UNKNOWN, WARN, Finding
 from toolkit_maintenance.doctor.machine import Machine
 
@@ -288,27 +285,22 @@ def _is_modest(answers: Answers) -> bool:
 
 
 def _advised(check: str, setting: Setting, shown: str, wanted: Wanted) -> Finding:
-    advised = setting.shown(wanted.value)
+    advised, needs_restart = setting.shown(wanted.value), setting.context == "postmaster"
     evidence = {
         "setting": setting.name,
         "value": shown,
         "advised": advised,
         "parameter": setting.counted(wanted.value),
-        "needs_restart": setting.context == "postmaster",
+        "needs_restart": needs_restart,
     }
-    when = "after a restart" if setting.context == "postmaster" else "after a reload"
+    when = "after a restart" if needs_restart else "after a reload"
     reason = f"{shown}, and {advised} is advised: {wanted.why} ({when})"
     if setting.name == "max_connections":  # a standby does not start with less than its primary
         reason += "; standbys go first where it grows, and last where it shrinks"
     if setting.is_pending:
         reason += "; a change to it waits for a restart already"
-    return Finding(check, WARN, reason, evidence, _altered(setting, Literal(advised)))
-
-
-def _altered(setting: Setting, *values: Literal) -> tuple[str, ...]:
-    text = SQL("ALTER SYSTEM SET {} = {}").format(name(setting.name), SQL(", ").join(values))
-    reload = () if setting.context == "postmaster" else (RELOAD,)
-    return (text.as_string(None), *reload)
+    fix = altering(setting.name, advised, needs_restart=needs_restart)
+    return Finding(check, WARN, reason, evidence, fix)
 
 
 def judge_libraries(answers: Answers) -> Finding:
@@ -346,7 +338,7 @@ def judge_libraries(answers: Answers) -> Finding:
         f"{LIBRARY} is not loaded: nobody knows which statements take the time (after a restart, "
         f"and CREATE EXTENSION {LIBRARY})",
         evidence,
-        _altered(setting, *(Literal(x) for x in [*loaded, LIBRARY])),
+        altering(setting.name, *loaded, LIBRARY, needs_restart=True),
     )
 
 

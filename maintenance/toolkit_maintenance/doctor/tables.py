@@ -12,7 +12,7 @@ from toolkit.errors import counted
 from toolkit.statements import name
 from toolkit.timegrid import Grid, Span, Step, iso, to_datetime, to_us
 from toolkit_maintenance.bloat import Index
-from toolkit_maintenance.doctor.check import Answers, Check, found, settled, unknown
+from toolkit_maintenance.doctor.check import Answers, Check, altering, found, settled, unknown
 from toolkit_maintenance.doctor.finding import CRIT, WARN, Finding, Thing, listed
 from toolkit_maintenance.tables import span_of
 
@@ -325,7 +325,7 @@ def judge_options(answers: Answers) -> Finding:
             "autovacuum is off: rows that are dead stay, and the server stops before wraparound",
             {"setting": "autovacuum", "value": "off", "advised": "on", "parameter": "1"}
             | {"needs_restart": False},
-            ("ALTER SYSTEM SET autovacuum = 'on'", "SELECT pg_reload_conf()"),
+            altering("autovacuum", "on"),
         )
     parts = "autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_enabled = true"
     return found(
