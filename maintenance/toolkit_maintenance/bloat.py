@@ -79,7 +79,11 @@ class Index:
         return self._afresh(1.0) if self.is_plain else None
 
     def _afresh(self, alike: float) -> int | None:
-        if self.method != "btree" or self.width is None or self.rows <= 0:
+        if self.method != "btree":
+            return None
+        if not self.table_pages:  # emptied and vacuumed: there is no row to keep
+            return _PAGE
+        if self.width is None or self.rows <= 0:
             return None
         has_nulls = 8 if self.nulls else 0
         row = float(_TUPLE + has_nulls + math.ceil(self.width / 8) * 8)

@@ -94,6 +94,20 @@ def test_what_is_to_be_pasted_says_whom_it_locks_out_and_none_is_against_its_own
     assert crowded.fix == ()
 
 
+def test_the_index_of_an_emptied_partition_is_bloat_and_of_rows_nobody_counted_is_unknown() -> None:
+    def seen(pages: int, rows: float) -> Finding:
+        bound = "FOR VALUES FROM ('2023-01-01 00:00:00+00') TO ('2023-02-01 00:00:00+00')"
+        index = (1, "candles_p20230101_pkey", "candles_pkey", 2, "candles_p20230101", "candles")
+        figures = (pages, 90, rows, None, None, None)  # without statistics: there are no rows
+        row = (*index, bound, "btree", False, True, 0, 64 << 20, *figures, True, True)
+        return judge_bloat(answers(bloat=[], index_sizes=[row]))
+
+    emptied = seen(0, 0.0)  # a vacuum cuts the table, and leaves its index as it was
+    assert emptied.fix == ('REINDEX INDEX CONCURRENTLY "toolkit"."candles_p20230101_pkey"',)
+    assert "the job reindex makes indexes anew" in emptied.reason
+    assert seen(8_000, 0.0).status == "unknown"
+
+
 def test_wraparound_counts_multixacts_too() -> None:
     million = 1_000_000
     rows = [("database", "shop", "shop", 9, 600 * million), ("database", "x", "x", 9, 9)]
