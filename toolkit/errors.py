@@ -23,6 +23,10 @@ class ToolkitError(Exception):
     exit_code: ClassVar[int] = 1
 
 
+class Stopped(Exception):
+    """Whoever heard how far a call is has ended it there: no error, and counted as none."""
+
+
 class ConfigError(ToolkitError):
     """A setting is missing or wrong."""
 

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from toolkit import slow
 from toolkit.columns import Columns
 from toolkit.counters import Counters
-from toolkit.errors import ToolkitError
+from toolkit.errors import Stopped, ToolkitError
 from toolkit.intake import WriteReport
 from toolkit.query import Query
 from toolkit.tracing import Span, Tracing
@@ -73,6 +73,8 @@ class Call:
     ) -> None:
         watch = self._watch
         took = watch.clock() - self._began
+        if isinstance(error, Stopped):
+            error = None
         if isinstance(error, Exception):
             is_ours = isinstance(error, ToolkitError)
             watch.counters.add(**{f"errors_{type(error).__name__ if is_ours else 'other'}": 1})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 from toolkit.dataset import Dataset
-from toolkit.errors import CorruptBlock, SchemaError, counted
+from toolkit.errors import CorruptBlock, SchemaError, Stopped, counted
 from toolkit.partitions import Partition
 from toolkit.reclaiming import WORTH
 from toolkit.statements import compose
@@ -33,10 +33,6 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
 
 
 JOB = Job("compress", "move old points to blocks", plan)
-
-
-class _OutOfTime(Exception):
-    """The run's time is over; what is done is done."""
 
 
 def moves(
@@ -102,13 +98,13 @@ def _act(
             so_far[0] = report
             ground.say(f"{verb} {partition.name}: {report.points:,} of {found.points:,} points")
             if ground.left is not None and ground.left <= 0:
-                raise _OutOfTime
+                raise Stopped
 
         try:
             report = _report(
                 ground, dataset, start, end, only_late=only_late, on_progress=on_progress
             )
-        except _OutOfTime:  # each span is a transaction
+        except Stopped:  # each span is a transaction
             done[0] = False
             report = so_far[0]
         except SchemaError:

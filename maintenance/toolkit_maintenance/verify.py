@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from toolkit.errors import DatabaseError, counted
+from toolkit.errors import DatabaseError, Stopped, counted
 from toolkit.verifier import VerifyReport
 from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Counts, Job, Skip
@@ -25,10 +25,6 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
 JOB = Job("verify", "read every block", plan)
 
 
-class _OutOfTime(Exception):
-    """The run's time is over before all was read."""
-
-
 def _read(ground: Ground, piece: Piece, names: tuple[str, ...]) -> tuple[Counts, bool]:
     report, is_cut = VerifyReport(piece.dataset.name), False
 
@@ -37,11 +33,11 @@ def _read(ground: Ground, piece: Piece, names: tuple[str, ...]) -> tuple[Counts,
         report = so_far
         ground.say(f"verify {piece}: {so_far.blocks:,} of {total:,} blocks")
         if ground.left is not None and ground.left <= 0 and so_far.blocks < total:
-            raise _OutOfTime
+            raise Stopped
 
     try:
         report = ground.store.verify(*piece.asked(names), on_progress=on_progress)
-    except _OutOfTime:
+    except Stopped:
         is_cut = True
     if report.damaged:
         said = "; ".join(

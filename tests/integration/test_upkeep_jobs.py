@@ -52,7 +52,12 @@ def test_compress_is_cut_and_gone_on_with_and_ends(
     assert runs > 1
     assert (status in (DONE, NOTHING), moved) == (True, 180)
     assert runner.run(old, "compress").status == NOTHING
+    assert not errors(old)  # who has no time left is none
     assert runner.run(old, "compress", ["candles"]).status == SKIPPED  # it has no policy
+
+
+def errors(store: toolkit.Store) -> list[str]:
+    return [name for name in store.stats() if name.startswith("errors_")]
 
 
 def test_a_partition_that_cannot_be_compressed_keeps_no_other_back(
@@ -199,4 +204,5 @@ def test_a_read_that_is_cut_amid_blocks_is_not_noted(
 
     report = runner.run(old, "verify", max_runtime=1, say=wait)
     assert (report.status, report.counts["blocks_read"]) == (CUT, 1)
+    assert not errors(old)
     assert sql.execute("SELECT count(*) FROM looked_at").fetchone() == (0,)
