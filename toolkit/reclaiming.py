@@ -19,6 +19,15 @@ WORTH = 128 << 10
 """Bytes of an empty partition that are worth a vacuum."""
 
 
+def statements(schema: str, partition: str) -> tuple[bytes, bytes]:
+    """Return what :func:`reclaim` sends; the second where the first has emptied the partition."""
+    table = name(schema, partition)
+    return (
+        compose("blocks/reclaim_rows", partition=table),
+        compose("blocks/reclaim_index", partition=table),
+    )
+
+
 async def reclaim(driver: Driver, entry: Entry, partition: Partition, *, has_moved: bool) -> int:
     """Give back what a partition's rows no longer need, and return how many bytes that was.
 
@@ -27,6 +36,7 @@ async def reclaim(driver: Driver, entry: Entry, partition: Partition, *, has_mov
     """
     table = name(entry.schema, partition.name)
     params = {"partition": table.as_string(None)}
+    vacuum, reindex = statements(entry.schema, partition.name)
     measure, alone = compose("blocks/measure_partition"), f"reclaim {entry.id} {partition.name}"
     before = (await driver.fetch(measure, params))[0]
     if not has_moved and before[1] < WORTH:
@@ -41,11 +51,9 @@ async def reclaim(driver: Driver, entry: Entry, partition: Partition, *, has_mov
                 continue
             drop = compose("reindex/drop_index", index=name(row[0], row[1]))
             await driver.command(drop, timeout=_LONGEST, alone=alone)
-        vacuum = compose("blocks/reclaim_rows", partition=table)
         if not await driver.command(vacuum, timeout=_LONGEST, alone=alone):
             return 0  # two at once would wait for each other
         if (await driver.fetch(measure, params))[0][0] == 0 and before[1] >= WORTH:
-            reindex = compose("blocks/reclaim_index", partition=table)
             await driver.command(reindex, timeout=_LONGEST, alone=alone)
     except (DatabaseError, SchemaError, Busy) as error:  # dropped meanwhile, too
         _log.warning(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
+from toolkit import reclaiming
 from toolkit.dataset import Dataset
 from toolkit.errors import CorruptBlock, SchemaError, Stopped, counted
 from toolkit.partitions import Partition
-from toolkit.reclaiming import WORTH
 from toolkit.statements import compose
 from toolkit.tally import PackReport
 from toolkit.timegrid import LATEST, Span, Step, to_datetime, to_us
-from toolkit_maintenance.ground import Ground
+from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 
 _PAGE = 8_192
@@ -56,14 +56,14 @@ def moves(
                 raise
             continue
         # a run that was cut may have moved the last row, and not given back the space
-        is_large = partition.bytes >= WORTH and partition.span.end <= before
+        is_large = partition.bytes >= reclaiming.WORTH and partition.span.end <= before
         is_emptied = is_large and not found.points and not _holds_rows(ground, partition)
-        done = [not (found.points or is_emptied or damage)]
-        spans = "1 span" if found.spans == 1 else f"{found.spans:,} spans, a transaction each"
-        size = f"about {found.block_bytes:,} bytes as blocks"
-        why = damage or f"{counted(found.points, 'points')} in {spans}; {size}"
+        if not (found.points or is_emptied or damage):
+            continue
+        why, sql = _shown(ground, dataset, partition, end, found, damage)
+        done = [False]
         while not done[0]:
-            yield _act(ground, dataset, partition, (start, end, only_late), found, why, done)
+            yield _act(ground, dataset, partition, (start, end, only_late), found, sql, why, done)
             if ground.is_dry:
                 break
 
@@ -78,12 +78,35 @@ def _holds_rows(ground: Ground, partition: Partition) -> bool:
     return bool(ground.direct.fetch(statement)[0][0])
 
 
+def _shown(
+    ground: Ground,
+    dataset: Dataset,
+    partition: Partition,
+    end: datetime,
+    found: PackReport,
+    damage: str,
+) -> tuple[str, tuple[str, ...]]:
+    """Return what speaks for moving points of a partition, and the statements that do it."""
+    freeing: tuple[str, ...] = ()
+    if partition.span.end <= to_us(end):
+        vacuum, reindex = texts(reclaiming.statements(ground.schema, partition.name))
+        freeing = (vacuum, f"-- where it is empty then\n{reindex}")
+    if not (found.points or damage):
+        return "it holds no rows any more, and its space was not given back", freeing
+    spans = "1 span" if found.spans == 1 else f"{found.spans:,} spans, a transaction each"
+    size = f"about {found.block_bytes:,} bytes as blocks"
+    moving = ground.store.move_statements(dataset.name, to_datetime(partition.span.start), end)
+    why = damage or f"{counted(found.points, 'points')} in {spans}; {size}"
+    return why, (*moving, *freeing)
+
+
 def _act(
     ground: Ground,
     dataset: Dataset,
     partition: Partition,
     what: tuple[datetime, datetime, bool],
     found: PackReport,
+    sql: tuple[str, ...],
     why: str,
     done: list[bool],
 ) -> Act:
@@ -122,7 +145,7 @@ def _act(
 
     return Act(
         f"{verb} {partition.name}",
-        ground.store.move_statements(dataset.name, start, end),
+        sql,
         f"ROW EXCLUSIVE on {partition.name}; ACCESS EXCLUSIVE for a moment once it is empty",
         do,
         partition.bytes,

@@ -12,7 +12,7 @@ import pytest
 from fix_stores import minutes
 
 import toolkit
-from toolkit import verifier
+from toolkit import packer, verifier
 from toolkit_maintenance import looked, runner
 from toolkit_maintenance.job import CUT, DONE, FAILED, NOTHING, SKIPPED, Report
 
@@ -43,6 +43,8 @@ def test_compress_is_cut_and_gone_on_with_and_ends(
     assert planned.what.startswith("compress metrics_p2024")
     assert "180 points" in planned.why
     assert any("DELETE FROM" in statement for statement in planned.sql)
+    assert planned.sql[-2].startswith("VACUUM (TRUNCATE ON")
+    assert planned.sql[-1].splitlines()[1].startswith("REINDEX TABLE CONCURRENTLY")
     moved, status, runs = 0, CUT, 0
     while status == CUT:
         report = runner.run(old, "compress", ["metrics"], max_runtime=0.2)
@@ -58,6 +60,24 @@ def test_compress_is_cut_and_gone_on_with_and_ends(
 
 def errors(store: toolkit.Store) -> list[str]:
     return [name for name in store.stats() if name.startswith("errors_")]
+
+
+def test_a_partition_whose_space_was_not_given_back_is_given_it_and_nothing_else(
+    old: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:  # as by a run that was killed before
+        patch.setattr(packer, "reclaim", kept)
+        assert runner.run(old, "compress").counts["points_moved"] == 3 * 60 * 72
+    (planned,) = runner.run(old, "compress", is_dry=True).planned
+    assert "its space was not given back" in planned.why
+    assert [s.split()[0] for s in planned.sql] == ["VACUUM", "--"]
+    report = runner.run(old, "compress")
+    assert report.counts["row_bytes_freed"] > 128 << 10
+    assert runner.run(old, "compress").status == NOTHING
+
+
+async def kept(*args: Any, **options: Any) -> int:
+    return 0
 
 
 def test_a_partition_that_cannot_be_compressed_keeps_no_other_back(
