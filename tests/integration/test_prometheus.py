@@ -6,14 +6,13 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-import pytest
 from fix_cache_servers import CacheServer
 from fix_prometheus import MakePrometheus, Promtool
 from fix_replicas import MakeCluster, until
@@ -205,7 +204,7 @@ def under_load(store: Any) -> Iterator[None]:
                 store.read("metrics", f"host{n % 50}", *DAY)
                 store.forget("metrics", "cpu")
             if n % 15 == 0:
-                with pytest.raises(QueryTimeout):
+                with suppress(QueryTimeout):  # which it may or may not be in time for
                     store.read("metrics", "cpu", *DAY, cache=False, timeout=1e-6)
 
     thread = Thread(target=work)
