@@ -27,7 +27,7 @@ from toolkit.errors import QueryTimeout
 from toolkit.metrics.alerts import ALERTS
 from toolkit.metrics.dashboard import DASHBOARD
 from toolkit.metrics.rendering import GRAFANA, RULES, dashboard, rules
-from toolkit.metrics.table import HISTOGRAM, METRICS
+from toolkit.metrics.table import BOUNDS_S, HISTOGRAM, METRICS
 from toolkit.options import AlertOptions, CacheOptions
 from toolkit_maintenance.runner import run
 from toolkit_routing import AdmissionOptions
@@ -158,6 +158,9 @@ def test_the_page_lists_every_metric_and_every_alert_as_it_is() -> None:
         assert page.count(row) == 1, row
     listed = [line for line in page if line.startswith("| `toolkit_")]
     assert len(listed) == len(METRICS)
+    *most, last = [f"{b * 1000:g}" for b in BOUNDS_S if b < 1]
+    long = " and ".join(f"{b:g}" for b in BOUNDS_S if b >= 1)
+    assert f"bounds of {', '.join(most)} and {last} ms, {long} s," in " ".join(page)
     for alert in ALERTS:
         key = alert.threshold
         limit = f"`{key}` | {alert.limit(AlertOptions()):g}" if isinstance(key, str) else "|"
