@@ -62,7 +62,7 @@ class UnknownName(QueryError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "") -> None:
         names = sorted(known)
-        near = get_close_matches(name, names, n=3, cutoff=0.5)
+        near = get_close_matches(name, names, n=3)
         place = f" in {where}" if where else ""
         if near:
             hint = f"did you mean {', '.join(repr(n) for n in near)}?"

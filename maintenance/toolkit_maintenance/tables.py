@@ -129,7 +129,7 @@ def meant(ground: Ground, tables: Iterable[Table], indexes: Iterable[str] = ()) 
             continue
         elif asked not in names:
             kind = "dataset, table or index" if of_indexes else "dataset or table"
-            near = get_close_matches(asked, {*names, *of_indexes, *datasets}, cutoff=0.5)
+            near = get_close_matches(asked, {*names, *of_indexes, *datasets})
             raise UnknownName(kind, target, near or datasets, f"schema {ground.schema}")
         found |= {t.name for t in tables if t.name in roots or t.parent in roots}
     return found

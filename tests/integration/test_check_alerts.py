@@ -59,7 +59,7 @@ def test_a_fresh_database_lacks_maintenance_and_after_it_nothing_fires(
     assert {n for n, one in before.items() if one["status"] == FIRING} == {
         *("job-silence", "partitions-missing"),
     }
-    assert "partitions (every 3600 s) ever" in before["job-silence"]["said"]
+    assert "no success: partitions ever (due every 3600 s)" in before["job-silence"]["said"]
     assert "candles has 0" in before["partitions-missing"]["said"]
     with toolkit.connect(database.dsn) as store:
         maintain(store, ["partitions"])
@@ -115,8 +115,8 @@ def test_who_looked_and_had_nothing_to_do_is_not_silent_and_who_could_not_look_i
     assert ended == {"retention": "nothing", "warm": "nothing", "vacuum": "done"}
     figures = Figures(CALM, jobs={n: found[n] for n in (*ended, "verify", "reindex")})
     (said,) = [v.said for a, v in judged(figures, AlertOptions()) if a.id == "job-silence"]
-    assert "verify (every 2592000 s) ever (the last run: skipped: act 1: " in said
-    assert "reindex (every 86400 s) ever (the last run: skipped: candles: passed over)" in said
+    assert "verify ever (due every 2592000 s; the last run: skipped: act 1: " in said
+    assert "reindex ever (due every 86400 s; the last run: skipped: candles: passed over)" in said
     assert not [n for n in ended if n in said]
 
 

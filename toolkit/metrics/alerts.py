@@ -156,13 +156,13 @@ def _silence(figures: Figures, options: AlertOptions) -> Verdict:
     if figures.jobs is None:
         return _untold(figures, "jobs")
     silent = [
-        f"{n} (every {j.every:.0f} s) "
+        f"{n} "
         + (f"for {j.silent:.0f} s" if j.success_at else "ever")
-        + (f" (the last run: {j.last})" if j.last else "")
+        + f" (due every {j.every:.0f} s{f'; the last run: {j.last}' if j.last else ''})"
         for n, j in figures.jobs.items()
         if j.silent > options.silence * max(j.every, _LEAST_S)
     ]
-    said = f"without success: {', '.join(silent)}" if silent else "every job had success in time"
+    said = f"no success: {', '.join(silent)}" if silent else "every job had success in time"
     return _verdict(bool(silent), said)
 
 
