@@ -10,18 +10,21 @@ from toolkit.errors import QueryError, shorten
 from toolkit.timegrid import Step, zone
 
 _RELATIVE = re.compile(r"(now|today|yesterday|tomorrow)(?:\s*([+-])\s*([0-9]+[smhdwMy]))?")
+_DAY_IN_UTC = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})Z")  # as the library takes it
 _DAYS = {"today": 0, "yesterday": -1, "tomorrow": 1}
 
 
 def read_time(text: str, tz: str = "UTC", *, now: datetime, what: str = "time") -> datetime:
     """Return the instant a text names; without an offset it is the clock's of ``tz``.
 
-    Takes ISO 8601, perhaps a date alone, and ``now``, ``today``, ``yesterday`` or ``tomorrow``
-    (midnights in ``tz``), each with a distance like ``now-7d`` or ``today+9h``. Days and longer
-    keep the clock's time over a clock change.
+    Takes ISO 8601, perhaps a date alone or with a Z, and ``now``, ``today``, ``yesterday`` or
+    ``tomorrow`` (midnights in ``tz``), each with a distance like ``now-7d`` or ``today+9h``.
+    Days and longer keep the clock's time over a clock change.
 
     >>> read_time("2024-01-31 09:30", "Europe/Berlin", now=datetime.now(UTC)).isoformat()
     '2024-01-31T08:30:00+00:00'
+    >>> read_time("2024-01-31Z", "Europe/Berlin", now=datetime.now(UTC)).isoformat()
+    '2024-01-31T00:00:00+00:00'
     """
     where = zone(tz)
     if match := _RELATIVE.fullmatch(text.strip()):
@@ -40,7 +43,9 @@ def read_time(text: str, tz: str = "UTC", *, now: datetime, what: str = "time") 
                 raise QueryError(f"{what}: {text!r} is out of range") from None
         return _in_zone(local, tz, text, what, is_exact=False)
     try:
-        moment = datetime.fromisoformat(text.strip())
+        said = text.strip()
+        day = _DAY_IN_UTC.fullmatch(said)
+        moment = datetime.fromisoformat(f"{day[1]}T00:00Z" if day else said)
     except ValueError:
         raise QueryError(
             f"{what}: {shorten(text)} is not a time; write 2024-01-31, '2024-01-31 09:30', "
