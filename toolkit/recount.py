@@ -76,7 +76,7 @@ async def recount(
                     "ts": [to_datetime(t) for t in mine.ts.tolist()],
                     **stored_params(entry, mine),
                 }
-                rows = await transaction.fetch(_statement(entry, rollup), params)
+                rows = await transaction.fetch(storing(entry, rollup), params)
                 total += (len(mine), *rows[0])
     computed, written, removed = total.tolist()
     return computed, written, removed
@@ -161,7 +161,9 @@ def arrays_of(entry: Entry) -> list[SQL]:
     return [SQL("%(ts)s::timestamptz[]"), *states]
 
 
-def _statement(entry: Entry, rollup: Rollup) -> bytes:
+def storing(entry: Entry, rollup: Rollup) -> bytes:
+    """Return what stores buckets of one series that were counted here."""
+
     def make() -> bytes:
         states = entry.dataset.states
         names = [Identifier(s.name) for s in states]

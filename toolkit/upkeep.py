@@ -55,6 +55,17 @@ class Upkeep:
         """Remove change-log rows that nobody needs any more, as refresh does; return how many."""
         return drive(self._roads.refresher.prune(dataset))
 
+    def refresh_statements(self, dataset: str) -> tuple[str, ...]:
+        """Return what a refresh sends to change or lock something, of all slices one.
+
+        What only the run knows, where a slice begins and ends, is $1, $2 and so on.
+        """
+        return drive(self._roads.refresher.statements(dataset))
+
+    def prune_statements(self, dataset: str) -> tuple[str, ...]:
+        """Return what :meth:`prune` sends."""
+        return drive(self._roads.refresher.prune_statements(dataset))
+
     def move_statements(self, dataset: str, start: object, end: object) -> tuple[str, ...]:
         """Return what moves points of ``[start, end)`` to blocks, as it is sent.
 

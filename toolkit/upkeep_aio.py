@@ -34,6 +34,17 @@ class AsyncUpkeep:
         """Return what stores have been asked for most often, the most popular first."""
         return await popular(self._roads, dataset, most)
 
+    async def refresh_statements(self, dataset: str) -> tuple[str, ...]:
+        """Return what a refresh sends to change or lock something, of all slices one.
+
+        What only the run knows, where a slice begins and ends, is $1, $2 and so on.
+        """
+        return await self._roads.refresher.statements(dataset)
+
+    async def prune_statements(self, dataset: str) -> tuple[str, ...]:
+        """Return what :meth:`prune` sends."""
+        return await self._roads.refresher.prune_statements(dataset)
+
     async def move_statements(self, dataset: str, start: object, end: object) -> tuple[str, ...]:
         """Return what moves points of ``[start, end)`` to blocks, as it is sent.
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 
 from toolkit.dataset import Dataset
 from toolkit.errors import DatabaseError, counted
 from toolkit.refresher import LOOKED_AT, LevelWork
-from toolkit.statements import compose
-from toolkit_maintenance.ground import Ground, texts
+from toolkit_maintenance.ground import Ground
 from toolkit_maintenance.job import Act, Counts, Job, Skip
 
 
@@ -44,23 +42,11 @@ def prune(ground: Ground, dataset: Dataset) -> Iterator[Act]:
     if count:
         yield Act(
             f"cut the change log of {dataset.name}",
-            ("BEGIN", *_pruning(ground, dataset), "COMMIT"),
+            ground.store.prune_statements(dataset.name),
             f"ROW EXCLUSIVE on {dataset.name}_log",
             lambda: {"log_rows_removed": ground.store.prune(dataset.name)},
             why=f"every rollup has followed {counted(count, 'rows')}",
         )
-
-
-def _pruning(ground: Ground, dataset: Dataset) -> tuple[str, ...]:
-    tables = {n: ground.table(n) for n in ("dataset", "rollup")}
-    mark = compose("retention/find_mark", dataset=tables["dataset"])
-    params = {
-        "dataset_id": ground.direct.fetch(mark, {"dataset": dataset.name})[0][0],
-        "keep": timedelta(seconds=ground.store.settings.cache.keep_log),
-    }
-    log = ground.table(f"{dataset.name}_log")
-    plan, cut = (compose(f"refresh/{s}", log=log, **tables) for s in ("plan_prune", "prune_log"))
-    return texts([plan, cut], params)
 
 
 def _act(ground: Ground, dataset: Dataset, levels: tuple[LevelWork, ...], done: Done) -> Act:
@@ -89,13 +75,13 @@ def _act(ground: Ground, dataset: Dataset, levels: tuple[LevelWork, ...], done: 
     why = "; ".join(
         f"{level.step}: {'at least ' if level.log_rows >= LOOKED_AT else ''}"
         f"{counted(level.buckets, 'buckets')} (ranges: {level.ranges:,}, "
-        f"series: {level.series:,})"
+        f"series: {level.series:,}) in about {counted(level.slices, 'slices')}"
         for level in levels
         if level.log_rows or level.is_under_way
     )
     return Act(
         f"refresh {dataset.name}",
-        tuple(level.statement for level in levels if level.log_rows or level.is_under_way),
+        ground.store.refresh_statements(dataset.name),
         f"ROW EXCLUSIVE on the rollups of {dataset.name}, a slice at a time",
         do,
         why=why,

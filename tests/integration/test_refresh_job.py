@@ -33,8 +33,8 @@ def test_a_dry_run_says_what_has_changed_and_how_it_is_refreshed(
     report = runner.run(blocking, "refresh", is_dry=True)
     (act,) = report.planned
     assert act.what == "refresh metrics"
-    assert "5m: 36 buckets (ranges: 1, series: 1)" in act.why
-    assert "INSERT INTO" in act.sql[0]
+    assert "5m: 36 buckets (ranges: 1, series: 1) in about 1 slice" in act.why
+    assert any("INSERT INTO" in text for text in act.sql)
     assert unfollowed(blocking) > 0
     done = runner.run(blocking, "refresh")
     assert done.status == DONE
