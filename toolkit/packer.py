@@ -22,9 +22,9 @@ from toolkit.forecast import sample
 from toolkit.ingest.copybinary import encode
 from toolkit.ingest.frames import Batch
 from toolkit.merging import Run, run_here
-from toolkit.partitions import Partition, Partitioning
+from toolkit.partitions import Partition, Partitioning, ensuring_blocks
 from toolkit.reclaiming import reclaim, reclaim_blocks
-from toolkit.statements import compose, name
+from toolkit.statements import compose, filled, name
 from toolkit.strategy.params import blocks_params, log_start, range_params
 from toolkit.tally import PackReport, Progress, Share, Tally, Task
 from toolkit.timegrid import PG_EPOCH, Instants, Span, Step, to_datetime
@@ -111,8 +111,15 @@ class Packer:
         return replace(tally.report, seconds=time.perf_counter() - started)
 
     async def statements(self, dataset: str, span: Span) -> tuple[str, ...]:
-        """Return the statements that move a span."""
-        return moves.statements(await self._directory.entry(dataset), span, _PATIENCE)
+        """Return the statements that move a span, from what tells readers of it on."""
+        entry = await self._directory.entry(dataset)
+        return (
+            "BEGIN",
+            filled(*self._announcing(entry, span.end)),
+            "COMMIT",
+            filled(*ensuring_blocks(entry, span)),
+            *moves.statements(entry, span, _PATIENCE),
+        )
 
     async def _tasks(
         self,
@@ -143,11 +150,14 @@ class Packer:
 
     async def _prepare(self, entry: Entry, regions: Sequence[Span]) -> None:
         """Tell readers that there may be blocks, and make the partitions for them."""
-        upto = to_datetime(max(region.end for region in regions))
-        params: Params = {"dataset_id": entry.id, "upto": upto}
+        announcing = self._announcing(entry, max(region.end for region in regions))
         async with self._driver.transaction(timeout=BULK_TIMEOUT) as transaction:
-            await transaction.execute(self._text(entry, "announce_cold"), params)
+            await transaction.execute(*announcing)
         await moves.make_room(self._driver, self._partitioning, entry, regions)
+
+    def _announcing(self, entry: Entry, upto: int) -> tuple[bytes, Params]:
+        params: Params = {"dataset_id": entry.id, "upto": to_datetime(upto)}
+        return self._text(entry, "announce_cold"), params
 
     async def _each(
         self,

@@ -87,33 +87,16 @@ class NativePartitioning:
         missing = [s for s in starts if s not in seen]
         if not missing:
             return
-        statement = compose(
-            "partition/ensure_partitions",
-            ensure_partitions=name(entry.schema, "ensure_partitions"),
-        )
         # a call is a transaction, and a new partition takes seven locks: leave the table room
         calls = [missing[i : i + _AT_ONCE] for i in range(0, len(missing), _AT_ONCE)]
         for span in [s for starts in calls for s in _joined(grid, starts)]:
-            params = {
-                "dataset": entry.dataset.name,
-                # the outermost partitions may reach beyond what may be asked for
-                "low": to_datetime(max(span.start, EARLIEST)),
-                "high": to_datetime(min(span.end, LATEST)),
-            }
-            await self._patiently(statement, params)
+            # the outermost partitions may reach beyond what may be asked for
+            within = Span(max(span.start, EARLIEST), min(span.end, LATEST))
+            await self._patiently(*_ensuring(entry, entry.dataset.name, within))
         seen.update(missing)
 
     async def ensure_blocks(self, entry: Entry, span: Span) -> int:
-        statement = compose(
-            "partition/ensure_partitions",
-            ensure_partitions=name(entry.schema, "ensure_partitions"),
-        )
-        params = {
-            "dataset": blocks_table(entry.dataset.name),
-            "low": to_datetime(span.start),
-            "high": to_datetime(span.end),
-        }
-        return await self._patiently(statement, params)
+        return await self._patiently(*ensuring_blocks(entry, span))
 
     async def _patiently(self, statement: bytes, params: Params) -> int:
         for attempt in range(1, _TRIES + 1):
@@ -205,6 +188,21 @@ class NativePartitioning:
 
     def forget(self, entry: Entry) -> None:
         self._seen.pop(entry.id, None)
+
+
+def ensuring_blocks(entry: Entry, span: Span) -> tuple[bytes, Params]:
+    """Return what makes the partitions for blocks of a span, where they are missing."""
+    return _ensuring(entry, blocks_table(entry.dataset.name), span)
+
+
+def _ensuring(entry: Entry, table: str, span: Span) -> tuple[bytes, Params]:
+    ensure = name(entry.schema, "ensure_partitions")
+    params: Params = {
+        "dataset": table,
+        "low": to_datetime(span.start),
+        "high": to_datetime(span.end),
+    }
+    return compose("partition/ensure_partitions", ensure_partitions=ensure), params
 
 
 def _grid(entry: Entry) -> Grid:

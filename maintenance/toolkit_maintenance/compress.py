@@ -39,6 +39,7 @@ def moves(
     ground: Ground, dataset: Dataset, before: int, *, only_late: bool
 ) -> Iterator[Act | Skip]:
     """Yield each partition that has points to move, oldest first; what is cut once more."""
+    refreshing: tuple[str, ...] = ()  # which goes before each; it is shown before the first
     for partition in ground.store.partitions(dataset.name):
         is_meant = partition.blocks if only_late else partition.span.start < before
         # without rows: no page but the first of its indexes, and of what holds long values
@@ -60,7 +61,12 @@ def moves(
         is_emptied = is_large and not found.points and not _holds_rows(ground, partition)
         if not (found.points or is_emptied or damage):
             continue
-        why, sql = _shown(ground, dataset, partition, end, found, damage)
+        why, (first, *others) = _shown(ground, dataset, partition, end, found, damage)
+        if refreshing:
+            sql = (f"-- after a refresh, as before the first partition\n{first}", *others)
+        else:
+            refreshing = ground.store.refresh_statements(dataset.name)
+            sql = (*refreshing, f"-- after this refresh\n{first}", *others)
         done = [False]
         while not done[0]:
             yield _act(ground, dataset, partition, (start, end, only_late), found, sql, why, done)
