@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +20,12 @@ from toolkit.retaining import Retention
 from toolkit.store import Store
 
 DAY = timedelta(days=1)
+# of a run itself: its records, what its session is to be like, and what it measures
+_OWN = re.compile(r"\b(job_run|looked_at|toolkit_sample)\b|set_config\([^()]*, false\)")
+_CHANGES = re.compile(
+    r"\b(INSERT INTO|MERGE INTO|UPDATE|DELETE FROM|LOCK|VACUUM|REINDEX|CREATE|ALTER|DROP|TRUNCATE"
+    r"|set_config|pg_advisory_xact_lock(_shared)?|\w*_partitions(_v\d+)?\W*\()"
+)
 
 
 def begin(dsn: str) -> None:
@@ -87,6 +95,41 @@ def kill_at(dsn: str, job: str, statement: int, kind: bytes = b"") -> None:
         os._exit(0)
     _, status = os.waitpid(pid, 0)
     assert os.WIFSIGNALED(status), f"{job} ended before its statement {statement}"
+
+
+@contextmanager
+def sent() -> Iterator[set[str]]:
+    """Collect the statements of acts that are sent meanwhile and change or lock something."""
+    found, execute = set[str](), psycopg.Cursor.execute
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        statement = args[0].decode() if isinstance(args[0], bytes) else str(args[0])
+        if _CHANGES.search(statement) and not _OWN.search(statement):
+            found.add(statement)
+        return execute(self, *args, **kwargs)
+
+    psycopg.Cursor.execute = noted  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        psycopg.Cursor.execute = execute  # type: ignore[method-assign]
+
+
+def check_is_sql(dsn: str, text: str) -> None:
+    """Have the server say that it understands a statement; what it is sent later is $1."""
+    assert "%(" not in text
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
+    if text.split()[0] in ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE"):
+        with psycopg.connect(dsn) as session:
+            session.execute(f"PREPARE it AS {text}".encode())
+
+
+def is_shown(statement: str, shown: Iterable[str]) -> bool:
+    """Return whether a statement, with whatever values, is among those that a dry run shows."""
+    split = re.split(r"%\(\w+\)[sb]|(?<=')\d+(?='::xid8)", statement)
+    parts = (re.escape(p.replace("%%", "%")) for p in split)
+    pattern = re.compile("(?:--.*\n)*" + "(?s:.+)".join(parts))
+    return any(pattern.fullmatch(text) for text in shown)
 
 
 def _counted(dsn: str, job: str, last: int | None, kind: bytes = b"") -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 import psycopg
 import pytest
-from fix_contract import answers, kill_at, statements_of
+from fix_contract import answers, check_is_sql, is_shown, kill_at, sent, statements_of
 from fix_servers import Database, Fleet, chosen_versions
 from fix_stores import end_sessions
 
@@ -31,15 +31,6 @@ def is_at_rest(report: Report) -> bool:
     return is_well(report) and report.status != DONE
 
 
-def check_is_sql(dsn: str, text: str) -> None:
-    """Have the server say that it understands a statement; what it is sent later is $1."""
-    assert "%(" not in text
-    assert any(line.strip() and not line.startswith("--") for line in text.splitlines())
-    if text.split()[0] in ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE"):
-        with psycopg.connect(dsn) as session:
-            session.execute(f"PREPARE it AS {text}".encode())
-
-
 @EVERY
 def test_a_dry_run_says_what_is_done_and_does_none_of_it(worn_database: Database, job: str) -> None:
     with toolkit.connect(worn_database.dsn) as store:
@@ -49,8 +40,11 @@ def test_a_dry_run_says_what_is_done_and_does_none_of_it(worn_database: Database
         assert all(act.what and act.sql and act.lock for act in dry.planned)
         for text in {text for act in dry.planned for text in act.sql}:
             check_is_sql(worn_database.dsn, text)
-        done = run(store, job)
+        with sent() as statements:
+            done = run(store, job)
         assert done.failed == ()
+        shown = [text for act in dry.planned for text in act.sql]
+        assert [s for s in statements if not is_shown(s, shown)] == []
         assert set(done.done) >= {act.what for act in dry.planned}
         assert bool(done.done) == bool(dry.planned)
         for one, other in zip(before, answers(store), strict=True):

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from fix_contract import check_is_sql, is_shown, sent
 from fix_servers import Database
 from fix_stores import T0, minutes, store_bars
 
@@ -189,7 +190,10 @@ def test_an_audit_finds_and_repairs_what_was_changed_by_hand(corrupt: Any) -> No
 
 
 def test_where_there_is_much_to_follow_the_newest_comes_first(
-    blocking: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+    blocking: toolkit.Store,
+    database: Database,
+    sql: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(refresher, "SLICE", timedelta(minutes=30))
     monkeypatch.setattr(refresher, "HEAD", datetime.now(UTC) - T0 - timedelta(days=1.5))
@@ -221,12 +225,23 @@ def test_where_there_is_much_to_follow_the_newest_comes_first(
     while touched(2):
         assert blocking.refresh("metrics", max_runtime=1e-9).is_cut
     assert touched(0) > 0
-    assert not blocking.refresh("metrics").is_cut
+    shown = blocking.refresh_statements("metrics")
+    for text in shown:
+        check_is_sql(database.dsn, text)
+    with sent() as statements:
+        assert not blocking.refresh("metrics").is_cut
+    assert any("UPDATE" in s and "rollup_head" in s for s in statements)
+    assert [s for s in statements if not is_shown(s, shown)] == []
     assert [touched(day) for day in range(3)] == [0, 0, 0]
     assert blocking.audit("metrics").wrong == 0
     # in another cluster transaction ids start over: a cursor from before would see what is to come
     sql.execute("UPDATE rollup SET sysid = 1")
-    blocking.refresh("metrics")
+    with toolkit.connect(database.dsn) as other:
+        shown = other.refresh_statements("metrics")
+    with sent() as statements:
+        blocking.refresh("metrics")
+    assert any("pg_current_xact_id()" in s for s in statements)
+    assert [s for s in statements if not is_shown(s, shown)] == []
     assert sql.execute("SELECT count(*) FROM rollup_head").fetchone() == (0,)
     assert blocking.audit("metrics").wrong == 0
 
