@@ -25,7 +25,7 @@ from toolkit_maintenance.doctor.sessions import (
     judge_transactions,
     judge_wraparound,
 )
-from toolkit_maintenance.doctor.settings import Setting, judge_setting
+from toolkit_maintenance.doctor.settings import Setting, judge_setting, remarks, written
 from toolkit_maintenance.doctor.tables import judge_bloat
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
@@ -141,6 +141,21 @@ def test_checkpoints_that_somebody_asked_for_are_no_fault() -> None:
     advised = judge_setting("max_wal_size", answers(settings=rows))
     assert for_administrator([full, advised]) == advised.fix
     assert advised.fix[1] == full.fix[1] == "SELECT pg_reload_conf()"
+    # the larger of two, in whatever order and unit
+    larger = replace(full, fix=("ALTER SYSTEM SET \"max_wal_size\" = '6144MB'", advised.fix[1]))
+    assert for_administrator([larger, advised]) == larger.fix
+    assert for_administrator([advised, larger]) == larger.fix
+
+
+def test_what_no_setting_mends_is_named_where_settings_are_written() -> None:
+    seen = Finding("settings-autovacuum", "warn", "metrics_p20240101: autovacuum is off")
+    assert written([seen], "alter") == ""
+    (said,) = remarks([seen], "alter")
+    assert seen.reason in said
+    assert "toolkit doctor --only settings-autovacuum" in said
+    assert remarks([replace(seen, status="ok")], "alter") == [
+        "nothing is advised for the settings that could be judged"
+    ]
 
 
 def test_slots_are_judged_by_what_they_keep() -> None:

@@ -119,7 +119,7 @@ def _echo(found: Examination, *, shows_all: bool) -> None:
 
 def _echo_finding(finding: Finding) -> None:
     from toolkit.cli.render import echo_line, echo_words
-    from toolkit_maintenance.doctor.finding import takes_administrator
+    from toolkit_maintenance.doctor.finding import sets_up_server
 
     echo_words(f"{finding.id}: {finding.reason}", first=f"{finding.status:<{_INDENT}}", then=_THEN)
     if not finding.is_bad:
@@ -129,7 +129,7 @@ def _echo_finding(finding: Finding) -> None:
         names = ", ".join(thing.worst)
         said = thing.name + (f": {names}{more}" if names != thing.name else "")
         echo_words(said, first=f"{_THEN}  ", then=f"{_THEN}    ")
-    fixes = [s for s in finding.fix if not takes_administrator(s)]
+    fixes = [s for s in finding.fix if not sets_up_server(s)]
     for statement in fixes[:_MOST_FIXES]:
         end = "" if finding.id.startswith("redis-") else ";"
         echo_line(indent(statement + end, f"{_THEN}    "))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +16,8 @@ RELOAD = "SELECT pg_reload_conf()"
 """What has settings taken up that need no restart."""
 
 _WORST = 3
-_ADMINISTRATORS = ("ALTER SYSTEM ", "GRANT ", "CREATE EXTENSION ", RELOAD)
+_POWERS = {"B": 0, "kB": 10, "MB": 20, "GB": 30, "TB": 40}
+_SET_UP = ("ALTER SYSTEM ", "GRANT ", "CREATE EXTENSION ", RELOAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,28 +109,45 @@ class Examination:
         }
 
 
-def takes_administrator(statement: str) -> bool:
-    """Return whether a statement needs more than who owns the schema may.
+def sets_up_server(statement: str) -> bool:
+    """Return whether a statement changes settings, rights or extensions: an administrator's.
 
-    >>> takes_administrator("SELECT pg_reload_conf()"), takes_administrator("DROP INDEX a")
+    What needs a right over one session, slot or replica does not: it stands with its finding.
+
+    >>> sets_up_server("SELECT pg_reload_conf()"), sets_up_server("SELECT pg_terminate_backend(1)")
     (True, False)
     """
-    return statement.startswith(_ADMINISTRATORS)
+    return statement.startswith(_SET_UP)
 
 
 def for_administrator(findings: Iterable[Finding]) -> tuple[str, ...]:
-    """Return what an administrator has to run of all fixes: each once, and the reload last.
+    """Return what an administrator has to set up, of all fixes: each once, and the reload last.
 
-    Where two checks want another value of a setting it is that of the later one.
+    Where two checks want another value of a setting it is the larger, if they are sizes; else
+    that of the later one.
 
     >>> a = Finding("a", WARN, "", fix=("ALTER SYSTEM SET x = '1'", RELOAD))
     >>> b = Finding("b", WARN, "", fix=("ALTER SYSTEM SET y = '2'", RELOAD, "DROP INDEX z"))
     >>> for_administrator([a, b, a])[1:]
     ("ALTER SYSTEM SET y = '2'", 'SELECT pg_reload_conf()')
     """
-    found = [s for f in findings for s in f.fix if takes_administrator(s)]
-    chosen = {s.partition(" = ")[0]: s for s in found if s != RELOAD}
-    return (*chosen.values(), *((RELOAD,) if RELOAD in found else ()))
+    found = [s for f in findings for s in f.fix if sets_up_server(s)]
+    chosen: dict[str, str] = {}
+    for statement in found:
+        setting = statement.partition(" = ")[0]
+        if _size(statement) >= _size(chosen.get(setting, "")):
+            chosen[setting] = statement
+    return (*(s for s in chosen.values() if s != RELOAD), *((RELOAD,) if RELOAD in found else ()))
+
+
+def _size(statement: str) -> int:
+    """Return the size that a statement sets something to, 0 if it is none.
+
+    >>> _size("ALTER SYSTEM SET max_wal_size = '2GB'"), _size("ALTER SYSTEM SET x = 'on'")
+    (2147483648, 0)
+    """
+    match = re.search(r" = '(\d+)([kMGT]?B)'$", statement)
+    return int(match[1]) << _POWERS[match[2]] if match else 0
 
 
 def rolled(things: Iterable[Thing]) -> tuple[Object, ...]:

@@ -391,7 +391,8 @@ def remarks(findings: Sequence[Finding], how: str) -> list[str]:
     if not ours:
         return ["--as is for the advice on settings, and no settings-… is among --only"]
     advised, said = _advised_of(ours), []
-    if not advised:
+    others = [f for f in ours if f.is_bad and f not in advised]
+    if not advised and not others:
         said.append("nothing is advised for the settings that could be judged")
     restarts = [f.evidence["setting"] for f in advised if f.evidence["needs_restart"]]
     if how == "provider" and restarts:
@@ -401,6 +402,11 @@ def remarks(findings: Sequence[Finding], how: str) -> list[str]:
             "the server is of toolkit up, which leaves the machine to others; --ram, --cpus "
             "or --storage ask for advice"
         )
+    said += [
+        f"found, but mended by no setting of the server: {f.id}: {f.reason}; toolkit doctor "
+        f"--only {f.id} shows the SQL"
+        for f in others
+    ]
     whys: dict[str, list[str]] = {}
     for finding in ours:
         if finding.status == UNKNOWN:
