@@ -220,15 +220,21 @@ class Verifier:
             if not (error.sqlstate or "").startswith(_BROKEN):
                 raise
         one = {**params, "limit": 1}
-        block = _read((await self._fetch(entry, partition, (), one))[0], ())
+        whole = await self._fetch(entry, partition, (), one)
+        if not whole:  # those of the page went meanwhile
+            return []
         parts: dict[str, bytes] = {}
         problem = ""
         for column in columns:
             try:
-                parts[column] = (await self._fetch(entry, partition, (column,), one))[0][6]
+                found = await self._fetch(entry, partition, (column,), one)
             except DatabaseError as error:
                 problem = problem or str(error)
-        return [replace(block, parts=parts, error=problem)]
+                continue
+            if [row[:6] for row in found] != whole:  # it went or came meanwhile
+                return await self._page(entry, partition, params)
+            parts[column] = found[0][6]
+        return [replace(_read(whole[0], ()), parts=parts, error=problem)]
 
     async def _fetch(
         self, entry: Entry, partition: str, columns: Sequence[str], params: Params

@@ -19,6 +19,7 @@ from toolkit.blocks import encode_parts, identity, read_header
 from toolkit.blocks.header import pack_header
 from toolkit.errors import CorruptBlock
 from toolkit.timegrid import to_us
+from toolkit.verifier import Verifier
 
 DAY = ("2024-03-04T00:00Z", "2024-03-05T00:00Z")
 WEEK = ("2024-03-04T00:00Z", "2024-03-11T00:00Z")
@@ -264,9 +265,8 @@ def test_one_pass_finds_everything(store: Any, sql: psycopg.Connection) -> None:
     assert "at or after dataset.cold_to" in later[0].problems[0]
 
 
-def test_what_the_server_cannot_read_itself_is_found(
-    store: Any, sql: psycopg.Connection, database: Database
-) -> None:
+def damage_page(store: Any, sql: psycopg.Connection, database: Database) -> None:
+    """Make a block each of A, B and C, and take a chunk of one from the server."""
     random = np.random.default_rng(1)
     for name in "ABC":
         ts = np.datetime64("2024-03-04", "us") + np.arange(3_000) * np.timedelta64(1, "s")
@@ -281,17 +281,52 @@ def test_what_the_server_cannot_read_itself_is_found(
         (toast,) = admin.execute(
             "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = %s::regclass", partition
         ).fetchall()
-        (chunk,) = admin.execute(  # series B's
+        (chunk,) = admin.execute(  # of one of them
             f"SELECT ctid FROM {toast[0]} WHERE chunk_id = "
             f"(SELECT chunk_id FROM {toast[0]} GROUP BY 1 ORDER BY 1 OFFSET 1 LIMIT 1) LIMIT 1"
         ).fetchall()
         admin.execute(
             "SELECT heap_force_kill(%s::regclass, ARRAY[%s]::tid[])", [toast[0], chunk[0]]
         )
+
+
+def test_what_the_server_cannot_read_itself_is_found(
+    store: Any, sql: psycopg.Connection, database: Database
+) -> None:
+    damage_page(store, sql, database)
     (damage,) = store.verify("metrics").damaged
     assert "chunk" in damage.problems[0]
     assert damage.columns == ("ts",)
     assert store.verify("metrics").blocks == 3
+
+
+@pytest.mark.parametrize("when", ["before it alone is read", "before its columns are"])
+def test_what_the_server_cannot_read_and_has_gone_meanwhile_is_no_damage(
+    blocking: Any,
+    sql: psycopg.Connection,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    damage_page(blocking, sql, database)
+    (damage,) = blocking.verify("metrics").damaged
+    (bad,) = [s.id for s in blocking.series("metrics") if s.name == damage.series]
+    fetch = Verifier._fetch
+
+    async def meanwhile(self: Any, entry: Any, part: str, columns: Any, params: Any) -> Any:
+        rows = await fetch(self, entry, part, columns, params)
+        if columns or rows[0][0] != bad:
+            return rows
+        if when == "before its columns are":  # the next block is there in its place, if any
+            sql.execute("DELETE FROM metrics_blocks WHERE series_id = %s", [bad])
+            return rows
+        sql.execute("DELETE FROM metrics_blocks WHERE series_id >= %s", [bad])
+        return await fetch(self, entry, part, columns, params)
+
+    monkeypatch.setattr(Verifier, "_fetch", meanwhile)
+    report = blocking.verify("metrics")
+    left = sql.execute("SELECT count(*) FROM metrics_blocks").fetchone()
+    assert (report.damaged, (report.blocks,)) == ((), left)
 
 
 # -- what can be done ---------------------------------------------------------------------------
