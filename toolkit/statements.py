@@ -46,6 +46,8 @@ def filled(statement: bytes, params: Mapping[str, object]) -> str:
 
     >>> filled(b"SELECT %(a)s, %(b)s, 7 %% 4, %(b)s", {"a": "it's"})
     "SELECT 'it''s', $1, 7 % 4, $1"
+    >>> filled(b"SELECT %(a)s, 1-%(a)s", {"a": -5})
+    'SELECT -5, 1- -5'
     """
     unknown: dict[str, str] = {}
 
@@ -54,7 +56,9 @@ def filled(statement: bytes, params: Mapping[str, object]) -> str:
         if key is None:
             return "%"
         if key in params:
-            return Literal(params[key]).as_string(None).strip()
+            text = Literal(params[key]).as_string(None)  # a space before what is negative:
+            before = place.string[: place.start()][-1:]
+            return text.strip() if before in " \n(,[" else text  # 1--5 would be a comment
         return unknown.setdefault(key, f"${len(unknown) + 1}")
 
     return _PLACE.sub(value, statement.decode())
