@@ -10,6 +10,7 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
+from toolkit.cli import render
 from toolkit.cli.conditions import read_aggregates, read_conditions, read_labels
 from toolkit.cli.moments import read_time
 from toolkit.cli.render import plain, shown, table_of
@@ -143,6 +144,19 @@ def test_topology_fits_a_terminal_of_80_columns() -> None:
     for name in names:
         (line,) = [line.split() for line in lines if name in line]
         assert " ".join(line) == f"{name} replica, 18.10 12 953.7 MB unknown 0003 -0.123 s"
+
+
+@pytest.mark.parametrize("width", [8, 14, 21, 40])
+def test_no_letter_of_a_table_is_lost_however_narrow(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(render, "_width", lambda: width)
+    for headers in (("index",), ("index", "rows"), ("index", "rows", "why")):
+        row = ("abcdefghijklmnopqrst", 12_345, "uvwxyz")[: len(headers)]
+        render.echo_table(headers, [row], numbers=["rows"], words=["why"])
+        printed = capsys.readouterr().out
+        assert set("".join(map(str, row)).replace("12345", "12,345")) <= set(printed)
+        assert max(map(len, printed.splitlines())) <= width
 
 
 def test_cell_holds_nothing_that_a_terminal_obeys() -> None:

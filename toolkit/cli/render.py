@@ -101,7 +101,10 @@ def _fitting(
     cell: int,
     words: set[str],
 ) -> list[Table]:
-    """Return the tables in which no cell is broken: one, where the console is wide enough."""
+    """Return the tables in which no cell is broken: one, where the console is wide enough.
+
+    Where not even two columns fit, cells are folded.
+    """
     from rich.cells import cell_len
 
     unbounded = console.options.update(width=_WIDE)
@@ -127,14 +130,18 @@ def _fitting(
     table = of(range(len(headers)), is_narrow=False)
     if is_fit(table):
         return [table]
-    tables, begin = [], 1
-    while begin < len(headers):
+    tables: list[Table] = []
+    begin = 1
+    while begin < len(headers) or not tables:
         end = len(headers)
         while True:
             table = of([0, *range(begin, end)], is_narrow=True)
-            if end == begin + 1 or is_fit(table):
+            if end <= begin + 1 or is_fit(table):
                 break
             end -= 1
+        if not is_fit(table):
+            for column in table.columns:
+                column.no_wrap, column.min_width = False, None
         tables.append(table)
         begin = end
     return tables
