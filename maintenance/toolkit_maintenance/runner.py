@@ -132,6 +132,11 @@ def maintain(
 
 def jobs(store: Store) -> list[JobState]:
     """Return how each job's runs went, and when it is due again."""
+    return jobs_at(store)[0]
+
+
+def jobs_at(store: Store) -> tuple[list[JobState], datetime]:
+    """Return the same, and the server's time, by whose clock these times are."""
     with _session(store) as direct:
         states, now = records.read_states(direct, store.settings.schema, JOBS.values())
     options, found = store.settings.maintenance, []
@@ -140,7 +145,7 @@ def jobs(store: Store) -> list[JobState]:
         next_at = None if every is None else state.due_at(every) or now
         step = getattr(options, state.job)
         found.append(replace(state, every=step, next_at=next_at))
-    return found
+    return found, now
 
 
 def _due(store: Store, direct: Direct, wanted: list[Job]) -> list[Job]:

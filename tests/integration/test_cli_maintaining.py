@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,7 +18,7 @@ from fix_jobs import Register, job
 from fix_servers import Database
 
 import toolkit
-from toolkit.cli import main
+from toolkit.cli import main, maintaining
 from toolkit_maintenance.job import Skip
 from toolkit_maintenance.runner import _session
 
@@ -102,6 +103,25 @@ def test_time_that_is_over_is_no_failure(database: Database, run: Run, register:
     assert rows(database.dsn, "SELECT job, status FROM toolkit.job_run") == [("vacuum", "cut")]
 
 
+def test_what_ran_is_never_to_come_whatever_the_clock_here_says(
+    database: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return datetime.now(tz) - timedelta(minutes=9)
+
+    with psycopg.connect(database.dsn) as connection:
+        connection.execute(
+            "INSERT INTO toolkit.job_run (job, targets, status, started_at, ended_at, said) "
+            "VALUES ('vacuum', '{}', 'done', now() - interval '190 s', now(), '{}')"
+        )
+    monkeypatch.setattr(maintaining, "datetime", Behind)
+    (line,) = [li for li in run("jobs").stdout.splitlines() if "vacuum" in li]
+    assert line.count("3 min ago") == 2
+    assert "in 6 min" in line
+
+
 def test_names_and_times_are_whole_on_a_narrow_terminal(database: Database) -> None:
     with psycopg.connect(database.dsn) as connection:
         connection.execute(
@@ -111,7 +131,7 @@ def test_names_and_times_are_whole_on_a_narrow_terminal(database: Database) -> N
             " ('recompress', 'skipped', '23 h', '58 min', ARRAY["
             "  'make 4 partitions of trades for [2026-11-16T00:00Z, 2026-12-14T00:00Z): too long "
             "a sentence for one line: settings-checkpoint_completion_target']),"
-            " ('recompress', 'done', '40 days', '99 min', '{}'),"
+            " ('recompress', 'done', '960 h', '99 min', '{}'),"
             " ('compress', 'killed', '40 s', '0 s', '{}')) AS r (job, status, ago, took, said)"
         )
     lines = on_terminal(database.dsn, 80, "jobs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -82,21 +82,19 @@ def maintain(
 def jobs(choice: Choice, as_json: bool) -> None:
     """Show when each job ran, how it ended, and when it is due."""
     from toolkit.cli.render import echo_json
-    from toolkit_maintenance.runner import jobs
+    from toolkit_maintenance.runner import jobs_at
 
     with choice.store() as store:
-        states = jobs(store)
+        states, now = jobs_at(store)
     if as_json:
         echo_json(states)
     else:
-        _show_states(states)
+        _show_states(states, now)
 
 
-def _show_states(states: Sequence[JobState]) -> None:
+def _show_states(states: Sequence[JobState], now: datetime) -> None:
     from toolkit.cli.render import ago, echo_table, echo_words, lasting
     from toolkit_maintenance.job import told
-
-    now = datetime.now(UTC)
 
     def when(moment: datetime | None) -> str | None:
         return None if moment is None else ago(moment, now)

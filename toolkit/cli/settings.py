@@ -103,7 +103,7 @@ def stats(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    now = datetime.now(UTC)
+    now = datetime.now(UTC)  # the server's clock may be ahead: what has passed is never to come
     headers = ("dataset", "series", "partitions", "rows", "size", "in blocks", "their size")
     headers += ("rollups", "log", "unfollowed", "refreshed")  # type: ignore[assignment]  # longer
     rows = [
@@ -118,7 +118,7 @@ def stats(choice: Choice, datasets: tuple[str, ...], as_json: bool) -> None:
             sized(d.rollup_bytes),
             sized(d.log_bytes),
             d.unfollowed,
-            "never" if d.refreshed_at is None else ago(d.refreshed_at, now),
+            "never" if d.refreshed_at is None else ago(min(d.refreshed_at, now), now),
         )
         for d in found
     ]
