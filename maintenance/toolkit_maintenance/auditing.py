@@ -27,8 +27,8 @@ def plan(ground: Ground) -> Iterator[Act | Skip]:
         mark = ground.store.frozen_before(dataset.name)
         after = Span(EARLIEST if mark is None else to_us(mark), LATEST)
         parts, gaps = _tiles(there)
-        parts += [gap for gap in gaps if _has_buckets(ground, dataset, gap.clip(after))]
-        for piece in pieces(ground, "audit", dataset, parts):
+        gaps = [gap for gap in gaps if _has_buckets(ground, dataset, gap.clip(after))]
+        for piece in pieces(ground, "audit", dataset, parts, gaps):
             name, _, *span = piece.asked()
             sql = ground.store.audit_statements(name, *span)
             lock = f"ROW SHARE on rollup: a refresh of {dataset.name} waits for a part of a series"

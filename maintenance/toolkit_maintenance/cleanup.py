@@ -16,6 +16,7 @@ from toolkit_maintenance.doctor.snapshots import snapshots
 from toolkit_maintenance.dropping import orphans
 from toolkit_maintenance.ground import Ground, texts
 from toolkit_maintenance.job import Act, Counts, Job, Skip
+from toolkit_maintenance.looked import place_of_gap
 from toolkit_maintenance.refresh import prune
 from toolkit_maintenance.slots import Slot
 from toolkit_maintenance.tables import list_tables
@@ -82,7 +83,8 @@ def _looked(ground: Ground, dataset: Dataset) -> Iterator[Act]:
         return
     parents = (dataset.name, blocks_table(dataset.name))
     spans = [t.span for t in list_tables(ground) if t.parent in parents and t.span is not None]
-    edges = {EARLIEST} | {e for span in spans for e in (span.start, span.end)}
+    edges = {span.start for span in spans}
+    edges |= {place_of_gap(e) for e in {EARLIEST, *(span.end for span in spans)} - edges}
     gone = sorted(start for start in noted if to_us(start) not in edges)
     if gone:
         parts = {"of": Literal(dataset.name), "starts": Literal(gone)}

@@ -26,12 +26,13 @@ _DAY = timedelta(days=1)
 class Piece:
     """Some series of a part of a dataset; ``upto`` is the last one's id, None: no more come.
 
-    ``failed`` gathers the pieces of the part with which something was wrong: it is looked at
-    again from there.
+    ``place`` is where the part is noted. ``failed`` gathers the pieces of the part with which
+    something was wrong: it is looked at again from there.
     """
 
     dataset: Dataset
     span: Span
+    place: datetime
     series: tuple[Series, ...]
     upto: int | None
     failed: list[str] = field(default_factory=list, compare=False)
@@ -48,45 +49,56 @@ class Piece:
         return f"{self.dataset.name} {self.span}, {len(self.series):,} series from {first!r}"
 
 
-def pieces(ground: Ground, job: str, dataset: Dataset, spans: Sequence[Span]) -> Iterator[Piece]:
+def pieces(
+    ground: Ground, job: str, dataset: Dataset, spans: Sequence[Span], gaps: Sequence[Span] = ()
+) -> Iterator[Piece]:
     """Yield what of the parts was not looked at within the job's period, longest ago first.
 
-    Where the job is never due by itself the period is a day. By hand all is looked at: first
-    what a run that was cut has left.
+    ``gaps`` are parts without a partition. Where the job is never due by itself the period is a
+    day. By hand all is looked at: first what a run that was cut has left.
     """
     rows = ground.direct.fetch(_text(ground, "list_looked"), {"job": job, "dataset": dataset.name})
     known: dict[datetime, tuple[int | None, datetime]] = {r[0]: (r[1], r[2]) for r in rows}
     fresh = ground.now - (ground.options.every(job) or _DAY)
     series = sorted(ground.store.series(dataset.name), key=lambda s: s.id)
 
+    places = {span: to_datetime(span.start) for span in spans}
+    places |= {gap: to_datetime(place_of_gap(gap.start)) for gap in gaps}
+
     def last(span: Span) -> tuple[bool, datetime]:
         """First what was begun, then what was never looked at, then by age."""
-        upto, at = known.get(to_datetime(span.start), (None, _NEVER))
+        upto, at = known.get(places[span], (None, _NEVER))
         return upto is None, at
 
-    for span in sorted(spans, key=last):
-        upto, at = known.get(to_datetime(span.start), (None, _NEVER))
+    for span in sorted(places, key=last):
+        place = places[span]
+        upto, at = known.get(place, (None, _NEVER))
         failed: list[str] = []
         if at <= fresh:
-            yield from _of(dataset, span, series, failed)
+            yield from _of(dataset, span, place, series, failed)
             continue
         if upto is not None:
-            yield from _of(dataset, span, [s for s in series if s.id > upto], failed)
+            yield from _of(dataset, span, place, [s for s in series if s.id > upto], failed)
         if ground.is_by_hand:
             before = [s for s in series if upto is None or s.id <= upto]
-            yield from _of(dataset, span, before, failed)
+            yield from _of(dataset, span, place, before, failed)
+
+
+def place_of_gap(start: int) -> int:
+    """Return where a gap is noted: not where a partition is, if one is made there later."""
+    return start + 1
 
 
 _NEVER = datetime.min.replace(tzinfo=to_datetime(0).tzinfo)
 
 
 def _of(
-    dataset: Dataset, span: Span, series: Sequence[Series], failed: list[str]
+    dataset: Dataset, span: Span, place: datetime, series: Sequence[Series], failed: list[str]
 ) -> Iterator[Piece]:
     for first in range(0, len(series), SERIES):
         some = series[first : first + SERIES]
         upto = some[-1].id if first + SERIES < len(series) else None
-        yield Piece(dataset, span, tuple(some), upto, failed)
+        yield Piece(dataset, span, place, tuple(some), upto, failed)
 
 
 Look = Callable[[tuple[str, ...]], tuple[Counts, bool]]
@@ -141,7 +153,7 @@ def _note(ground: Ground, job: str, piece: Piece, upto: int | None) -> None:
     params = {
         "job": job,
         "dataset": piece.dataset.name,
-        "start": to_datetime(piece.span.start),
+        "start": piece.place,
         "series_to": upto,
     }
     ground.direct.execute(_text(ground, "note_looked"), params)

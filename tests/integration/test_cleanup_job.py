@@ -11,6 +11,7 @@ from toolkit.timegrid import EARLIEST, to_datetime
 from toolkit_maintenance import runner
 from toolkit_maintenance.doctor import examine
 from toolkit_maintenance.job import DONE, NOTHING
+from toolkit_maintenance.looked import place_of_gap
 
 
 def test_cleanup_removes_what_nobody_needs_and_nothing_else(
@@ -38,9 +39,10 @@ def test_cleanup_removes_what_nobody_needs_and_nothing_else(
     )
     blocking.refresh("candles")
     sql.execute("UPDATE rollup SET cursor = pg_current_snapshot()")
-    # what was looked at: all of time, a partition and the gap after it, and one that has gone
+    # what was looked at: what is before all partitions, one of them, and one that has gone
     part = blocking.partitions("metrics")[0].span
-    for start in (EARLIEST, part.start, part.end, part.start - 86_400_000_000):
+    gap = place_of_gap(EARLIEST)
+    for start in (gap, part.start, part.start - 86_400_000_000):
         sql.execute(
             "INSERT INTO looked_at SELECT 'audit', id, %s FROM dataset WHERE name = 'metrics'",
             [to_datetime(start)],

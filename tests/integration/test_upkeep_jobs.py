@@ -13,6 +13,7 @@ from fix_stores import minutes
 
 import toolkit
 from toolkit import packer, verifier
+from toolkit.timegrid import to_datetime
 from toolkit_maintenance import looked, runner
 from toolkit_maintenance.job import CUT, DONE, FAILED, NOTHING, SKIPPED, Report
 
@@ -162,7 +163,7 @@ def test_the_audit_job_repairs_and_looks_whenever_it_is_asked_to(
 
 
 def test_the_audit_job_looks_at_partitions_and_at_buckets_where_none_can_be(
-    old: toolkit.Store, sql: psycopg.Connection
+    old: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old.refresh("metrics")
     spans = [str(p.span) for p in old.partitions("metrics")]
@@ -177,6 +178,21 @@ def test_the_audit_job_looks_at_partitions_and_at_buckets_where_none_can_be(
     assert gap.startswith(f"[{spans[-1].partition(', ')[2][:-1]},")
     assert runner.run(old, "audit", ["metrics"]).counts["buckets_repaired"] == 1
     assert looked_at() == spans
+    # a partition that is made at the start of a gap was not looked at with it
+    sql.execute("INSERT INTO metrics_1h (series_id, ts) VALUES (1, '2024-12-31 05:00Z')")
+    runner.run(old, "audit")
+    often = replace(old.settings.maintenance, audit="30d")
+    monkeypatch.setattr(old, "settings", replace(old.settings, maintenance=often))
+    sql.execute("DELETE FROM job_run")
+    assert [r.status for r in runner.maintain(old, ["audit"])] == [NOTHING]
+    end = old.partitions("metrics")[-1].span.end
+    made = [to_datetime(end), to_datetime(end + 1)]
+    sql.execute("SELECT ensure_partitions('metrics', %s, %s)", made)
+    sql.execute("DELETE FROM job_run")
+    (report,) = runner.maintain(old, ["audit"])
+    (done,) = report.done
+    assert str(old.partitions("metrics")[-1].span) in done
+    assert old.partitions("metrics")[-1].span.start == end
 
 
 def series_read(report: Report) -> int:
