@@ -19,6 +19,7 @@ from fix_cli import Run
 from fix_pgbouncer import MakePgBouncer
 from fix_replicas import MakeCluster, until
 from fix_servers import Database
+from fix_shelf import configured
 from fix_stores import COLOURS, cached, create, minutes, open_store
 from fix_topologies import router, settings_of
 from prometheus_client import CollectorRegistry
@@ -286,7 +287,6 @@ def test_series_stay_few_with_replicas_all_jobs_and_more_datasets_than_have_labe
     servers = cluster(replicas=2)
     dsn = servers.dsn("pg1")
     create(Database("", dsn, "", ""), *OWN)
-    valkey9.admin.config_set("maxmemory", 64 << 20)
     cache = CacheOptions(redis=valkey9.url, redis_timeout=2.0)
     settings = replace(
         settings_of(servers, cache=cache),
@@ -300,7 +300,7 @@ def test_series_stay_few_with_replicas_all_jobs_and_more_datasets_than_have_labe
                 "VALUES (%s, 'done', now() + interval '1 s')",
                 [job],
             )
-    with toolkit.connect(settings) as store:
+    with configured(valkey9, maxmemory=64 << 20), toolkit.connect(settings) as store:
         registry = registered(store)
         for own in OWN:
             store.write(own.name, minutes(90), series="cpu")

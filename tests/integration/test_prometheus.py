@@ -17,6 +17,7 @@ from fix_cache_servers import CacheServer
 from fix_prometheus import MakePrometheus, Promtool
 from fix_replicas import MakeCluster, until
 from fix_servers import PROJECT
+from fix_shelf import configured
 from fix_stores import minutes
 from fix_topologies import settings_of
 from prometheus_client import CollectorRegistry, start_http_server
@@ -237,11 +238,10 @@ def test_no_expression_is_empty_on_a_store_at_work(
     cluster: MakeCluster, valkey9: CacheServer, prometheus: MakePrometheus
 ) -> None:
     servers = cluster(replicas=1)
-    valkey9.admin.config_set("maxmemory", 64 << 20)
     cache = CacheOptions(redis=valkey9.url, redis_timeout=2.0)
     settings = settings_of(servers, cache=cache)
     settings = replace(settings, admission=AdmissionOptions(max_inflight=50))
-    with toolkit.connect(settings) as store:
+    with configured(valkey9, maxmemory=64 << 20), toolkit.connect(settings) as store:
         store.write("metrics", minutes(1_000), series="cpu")
         assert run(store, "partitions").status == "done"
         with under_load(store), served(store) as port:
