@@ -22,6 +22,7 @@ pytest_plugins = [
     "fix_sharing",
     "fix_blocks_states",
     "fix_cli",
+    "fix_doctor",
     "fix_contract",
     "fix_jobs",
     "fix_roles",

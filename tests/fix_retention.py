@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import psycopg
+import pytest
 
 import toolkit
 from toolkit import Retention
 from toolkit.dataset import METRICS
+from toolkit.drivers.direct import Direct
 from toolkit_maintenance import runner
 from toolkit_maintenance.job import Report
 
@@ -72,3 +76,23 @@ def tables(sql: psycopg.Connection, like: str = "metrics_p") -> int:
     text = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND starts_with(relname, %s)"
     count: int = sql.execute(text, [like]).fetchone()[0]
     return count
+
+
+class Killed(BaseException):
+    """What a killed session ends a run with."""
+
+
+@contextmanager
+def killed_at(kind: bytes, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the job's session end before its first statement of a kind."""
+    execute = Direct.execute
+
+    def stop(self: Direct, statement: bytes, *args: Any, **options: Any) -> int:
+        if statement.startswith(kind) and b"job_run" not in statement:
+            self.close()
+            raise Killed
+        return execute(self, statement, *args, **options)
+
+    with patch.context() as patched:
+        patched.setattr(Direct, "execute", stop)
+        yield

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from fix_cache_servers import CacheServer
 from fix_cli import Run
+from fix_doctor import bad
 from fix_replicas import Cluster, MakeCluster, until
 from fix_servers import Database
 from fix_stores import cached
@@ -22,7 +23,7 @@ from fix_topologies import settings_of
 
 import toolkit
 from toolkit.statements import compose, name
-from toolkit_maintenance.doctor import Examination, Finding, Machine, Thresholds, examine
+from toolkit_maintenance.doctor import Machine, Thresholds, examine
 from toolkit_maintenance.doctor.machine import machine_of
 from toolkit_maintenance.doctor.questions import Asker
 from toolkit_maintenance.runner import run as run_job
@@ -31,10 +32,6 @@ BUT_SETTINGS = (
     "index-*", "bloat", "hit-rate", "partitions-*", "never-*", "slow-queries", "long-*",
     "blockers", "xmin-*", "wraparound", "connections", "slots", "lag", "checkpoints",
 )  # fmt: skip
-
-
-def bad(seen: Examination) -> dict[str, Finding]:
-    return {f.id: f for f in seen.findings if f.is_bad}
 
 
 @contextmanager

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from fix_catalog import rows, value
-from fix_cli import COMMAND
-from fix_jobs import Register, job
+from fix_jobs import AGO, RUNS, Register, job, settings
 from fix_pgbouncer import MakePgBouncer
-from fix_replicas import MakeCluster, until
+from fix_replicas import MakeCluster
 from fix_servers import ON_ONE_VERSION, PROJECT, Database
 
 import toolkit
 import toolkit_maintenance
-from toolkit.config import Settings, load_settings
 from toolkit.errors import ConfigError, ToolkitError, UnknownName
 from toolkit.options import MaintenanceOptions
 from toolkit_maintenance import jobs, maintain, partitions, run
@@ -34,14 +28,6 @@ from toolkit_maintenance.job import Act, Job, Skip
 from toolkit_maintenance.registry import JOBS
 from toolkit_maintenance.runner import _session
 from toolkit_maintenance.tables import alone_on
-
-RUNS = "SELECT job, status, counts, said, targets FROM toolkit.job_run ORDER BY id"
-WAITS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
-AGO = "UPDATE toolkit.job_run SET started_at = started_at - %s::interval"
-
-
-def settings(dsn: str, **options: object) -> Settings:
-    return replace(load_settings(dsn), maintenance=MaintenanceOptions(**options))
 
 
 def test_a_run_is_recorded_with_what_it_did_and_what_it_could_not(
@@ -276,52 +262,6 @@ def test_a_missing_right_is_skipped_and_never_well(database: Database, register:
         assert "toolkit check --grants" in report.skipped[0].why
 
 
-def test_time_that_is_over_cuts_and_the_next_run_goes_on(
-    database: Database, register: Register
-) -> None:
-    rows(database.dsn, "CREATE TABLE toolkit.left AS SELECT generate_series(1, 6) AS n")
-
-    def plan(ground: Ground) -> Iterator[Act]:
-        while found := ground.direct.fetch(b"SELECT n FROM toolkit.left ORDER BY n LIMIT 1"):
-            (number,) = found[0]
-
-            def do(number: int = number) -> dict[str, int]:
-                ground.direct.execute(b"SELECT pg_sleep(0.1)")
-                ground.direct.execute(b"DELETE FROM toolkit.left WHERE n = %(n)s", {"n": number})
-                return {"done": 1}
-
-            yield Act(f"number {number}", (), "none", do)
-
-    def long(ground: Ground) -> None:
-        ground.ddl("long", [b"SELECT pg_sleep(30)"], together=False)
-
-    register(Job("vacuum", "in pieces", plan), job("reindex", long), job("refresh", "SELECT 1"))
-    with toolkit.connect(database.dsn) as store:
-        report = run(store, "vacuum", max_runtime=0.25)
-        assert (report.status, report.counts) == ("cut", {"done": 3})
-        assert run(store, "vacuum").counts == {"done": 3}
-        # the time is for all together; what had none left is due the next time
-        reports = maintain(store, max_runtime=0.7)
-        assert [(r.job, r.status) for r in reports] == [("reindex", "cut"), ("refresh", "cut")]
-        assert reports[0].seconds < 2.2  # a statement is cut, too, a second at the least
-        assert [r.job for r in maintain(store, is_dry=True)] == ["refresh", "reindex"]
-
-
-def test_ddl_near_the_end_of_the_time_tries_less_often(
-    database: Database, register: Register
-) -> None:
-    def lock(ground: Ground) -> None:
-        ground.ddl("lock it", [b"LOCK TABLE toolkit.candles"])
-
-    register(job("vacuum", lock))
-    with psycopg.connect(database.dsn) as other:
-        other.execute("LOCK TABLE toolkit.candles")
-        with toolkit.connect(settings(database.dsn, lock_timeout=0.1, tries=50)) as store:
-            report = run(store, "vacuum", max_runtime=1.5)
-    assert report.status == "failed"
-    assert "act 1: lock it: its lock was not free in 1 try" in report.failed[0]
-
-
 def test_what_an_act_is_called_is_said_once(database: Database, register: Register) -> None:
     passed = []
     oid = value(database.dsn, "SELECT 'toolkit.series'::regclass::oid::int")
@@ -340,70 +280,6 @@ def test_what_an_act_is_called_is_said_once(database: Database, register: Regist
             report = run(store, "vacuum")
     assert report.failed[0].startswith("act 1: its lock was not free in 1 try")
     assert str(passed[0]).startswith("act 2: passed over: its lock was not free in 1 try")
-
-
-def test_due_once_however_many_turns_were_missed(database: Database, register: Register) -> None:
-    register(job("vacuum", "SELECT 1"), job("reindex", "SELECT 1"), job("refresh", "SELECT 1"))
-    with toolkit.connect(settings(database.dsn, reindex="", refresh="1m")) as store:
-        assert [r.job for r in maintain(store)] == ["vacuum", "refresh"]
-        assert maintain(store) == []
-        rows(database.dsn, AGO, "50 days")
-        assert [r.job for r in maintain(store)] == ["vacuum", "refresh"]
-        assert maintain(store) == []
-        # cron's minute is not always sixty seconds long
-        rows(database.dsn, AGO, "55 seconds")
-        assert [r.job for r in maintain(store)] == ["refresh"]
-        assert [r.job for r in maintain(store, ["reindex", "vacuum"], always=True)] == [
-            "reindex",
-            "vacuum",
-        ]
-        never = {s.job: s for s in jobs(store)}["reindex"]
-        assert (never.every, never.next_at) == ("", None)
-
-
-def test_killed_amid_a_statement_the_next_run_records_it_and_finishes(
-    database: Database,
-) -> None:
-    """As the system kills who takes too much memory: the server goes on, and notices at its end."""
-    with psycopg.connect(database.dsn) as other, toolkit.connect(database.dsn) as store:
-        other.execute("LOCK TABLE toolkit.candles")
-        process = started(database, "maintain", "partitions")
-        until(lambda: value(database.dsn, WAITS, "toolkit.candles") == 1, "it waits")
-        process.kill()
-        process.wait()
-        report = run(store, "partitions")
-        assert report.status == "busy"
-        assert [s.status for s in jobs(store) if s.job == "partitions"] == ["running"]
-        other.rollback()
-        until(lambda: run(store, "partitions").status != "busy", "its session ends")
-        assert run(store, "partitions").status == "nothing"
-    found = [(job, status) for job, status, *_ in rows(database.dsn, RUNS)]
-    assert found[0] == ("partitions", "killed")
-    assert ("partitions", "done") in found
-    assert "running" not in dict(found).values()
-
-
-def test_interrupted_it_is_recorded_and_the_next_run_goes_on(database: Database) -> None:
-    terminal, there = os.openpty()
-    with psycopg.connect(database.dsn) as other, open(terminal, "rb", 0) as screen:
-        other.execute("LOCK TABLE toolkit.trades")
-        process = started(database, "maintain", stderr=there)
-        os.close(there)
-        shown = b""
-        while b"make 4 partitions of trades" not in shown:  # which is what it waits with
-            shown += screen.read(1_000)
-        until(lambda: value(database.dsn, WAITS, "toolkit.trades") == 1, "it waits")
-        process.send_signal(signal.SIGTERM)  # which is made what Ctrl-C is
-        assert process.wait(timeout=30) == 130
-        with suppress(OSError):  # nobody is left at the other end
-            while said := screen.read(1_000):
-                shown += said
-    assert b"Error: interrupted" in shown
-    ((_, status, counts, said, _),) = rows(database.dsn, RUNS)
-    assert (status, said) == ("cut", ["partitions: interrupted"])
-    assert counts["partitions_made"] > 0  # those of candles were made before
-    with toolkit.connect(database.dsn) as store:
-        assert "partitions" in [r.job for r in maintain(store, is_dry=True)]
 
 
 @ON_ONE_VERSION
@@ -449,15 +325,3 @@ def test_what_is_public_is_there_and_comes_when_asked_for() -> None:
     assert done.stdout == "True\n"
     with pytest.raises(AttributeError, match="nosuch"):
         _ = toolkit_maintenance.nosuch
-
-
-def started(
-    database: Database, *arguments: str, stderr: int = subprocess.DEVNULL
-) -> subprocess.Popen[bytes]:
-    """Start the command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *arguments],
-        env={**os.environ, "TOOLKIT_DSN": database.dsn, "TOOLKIT_MAINTENANCE_LOCK_TIMEOUT": "20"},
-        stderr=stderr,
-        stdout=subprocess.DEVNULL,
-    )

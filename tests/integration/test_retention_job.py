@@ -1,15 +1,10 @@
-"""The retention job: what it waits for, how it is cut and goes on, and who is beside it."""
+"""The retention job: what goes, what it waits for, and what stays."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,8 +16,10 @@ from fix_retention import (
     NOW,
     START,
     TWIN,
+    Killed,
     answers,
     filled,
+    killed_at,
     mark_of,
     retained,
     same,
@@ -34,17 +31,12 @@ from fix_stores import cached, create
 import toolkit
 from toolkit import Retention
 from toolkit.config import load_settings
-from toolkit.drivers.direct import Direct
 from toolkit.errors import (
-    Busy,
     QueryError,
     SchemaError,
 )
-from toolkit.opening import primary_of
 from toolkit.timegrid import to_us
-from toolkit_maintenance import retention, runner
-from toolkit_maintenance.ground import Ground
-from toolkit_maintenance.job import Act, Skip
+from toolkit_maintenance import runner
 
 
 def test_what_is_not_refreshed_is_not_dropped(
@@ -71,123 +63,6 @@ def test_what_is_not_refreshed_is_not_dropped(
     assert [a.what for a in dry.planned] == list(done.done)
     assert tables(sql) == count - len(done.done) + 1
     assert same(before, answers(blocking))
-
-
-class _Killed(BaseException):
-    pass
-
-
-@contextmanager
-def killed_at(kind: bytes, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have the job's session end before its first statement of a kind."""
-    execute = Direct.execute
-
-    def stop(self: Direct, statement: bytes, *args: Any, **options: Any) -> int:
-        if statement.startswith(kind) and b"job_run" not in statement:
-            self.close()
-            raise _Killed
-        return execute(self, statement, *args, **options)
-
-    with patch.context() as patched:
-        patched.setattr(Direct, "execute", stop)
-        yield
-
-
-def test_killed_at_any_statement_the_next_run_finishes(
-    blocking: toolkit.Store, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    filled(blocking)
-    before = answers(blocking)
-    blocking.set_retention("metrics", Retention("30d"))
-    sql.execute("CREATE TABLE metrics_p20010101 (LIKE metrics)")  # somebody else's
-    for kind in (b"LOCK", b"UPDATE", b"COMMENT", b"ALTER", b"INSERT", b"DROP", b"INSERT", b"DROP"):
-        with killed_at(kind, monkeypatch), pytest.raises((_Killed, RuntimeError)):
-            runner.run(blocking, "retention")
-        assert same(before, answers(blocking))
-    orphans = "SELECT relname FROM pg_class WHERE relname ~ '_p[0-9]{8}$' AND NOT relispartition"
-    orphans += " AND relkind = 'r' ORDER BY 1"
-    assert len(sql.execute(orphans).fetchall()) == 2
-    assert runner.run(blocking, "retention").status == "done"
-    assert runner.run(blocking, "retention").status == "nothing"
-    assert sql.execute(orphans).fetchall() == [("metrics_p20010101",)]
-    assert same(before, answers(blocking))
-
-
-def test_beside_it_nobody_waits_and_no_answer_changes(
-    database: Database, sql: psycopg.Connection
-) -> None:
-    with toolkit.connect(database.dsn) as store:
-        filled(store)
-        before, is_over, slowest, wrong = answers(store), Event(), [0.0], list[Exception]()
-
-        def work(settings: Any, number: int) -> None:
-            with toolkit.connect(settings) as mine:
-                while not is_over.is_set():
-                    began = time.monotonic()
-                    try:
-                        if number:
-                            mine.write("metrics", {"ts": [NOW + DAY], "value": [began]}, series="A")
-                        else:
-                            step = ("1h", "1d")[int(began * 100) % 2]
-                            found = mine.read("metrics", ["A", "B"], START, END, step=step)
-                            same([found.to_pandas()], [before[2 if step == "1h" else 6]])
-                    except Exception as error:
-                        wrong.append(error)
-                    slowest[0] = max(slowest[0], time.monotonic() - began)
-
-        kinds = (load_settings(database.dsn), cached(database.dsn), cached(database.dsn))
-        threads = [Thread(target=work, args=(k, n)) for n, k in enumerate(kinds[:2])]
-        threads += [Thread(target=work, args=(kinds[2], 0))]
-        for thread in threads:
-            thread.start()
-        try:
-            report = retained(store, rows="15d")
-        finally:
-            is_over.set()
-            for thread in threads:
-                thread.join()
-        # a writer may be on its way: then the freezing says so, and the next run does it
-        assert report.status in ("done", "skipped"), report
-        store.refresh("metrics")
-        assert runner.run(store, "retention").status in ("done", "nothing")
-        assert not wrong, wrong[0]
-        assert slowest[0] < store.settings.maintenance.lock_timeout
-
-
-def test_a_long_transaction_is_named_and_nobody_waits_for_it(
-    database: Database, sql: psycopg.Connection
-) -> None:
-    settings = load_settings(database.dsn)
-    brief = replace(settings.maintenance, lock_timeout=0.2, tries=1)
-    with (
-        toolkit.connect(replace(settings, maintenance=brief)) as store,
-        psycopg.connect(database.dsn) as reader,
-    ):
-        filled(store)
-        before = answers(store)
-        reader.execute("SELECT count(*) FROM toolkit.metrics")
-        report = retained(store, rows="30d")
-        assert report.status == "failed"
-        (failed,) = report.failed  # the others are not tried in vain, and say so
-        assert f"server process {reader.info.backend_pid}" in failed
-        assert len(report.skipped) > 3
-        for skip in report.skipped:
-            assert skip.is_busy
-            assert "has to be detached from metrics first; the next run goes on" in skip.why
-        # the first waits half detached: for who reads and writes it is gone, and nobody waits
-        sql.execute("SET lock_timeout = '100ms'")
-        store.write("metrics", {"ts": [END], "value": [1.0]}, series="A")
-        store.delete("metrics", "A", END, END + DAY)
-        assert same(before, answers(store))
-        again = runner.run(store, "retention")
-        assert [len(again.failed), len(again.skipped)] == [1, len(report.skipped)]
-        assert "finish the detaching" in again.failed[0]
-        assert same(before, answers(store))
-        reader.rollback()
-        assert runner.run(store, "retention").status == "done"
-        assert runner.run(store, "retention").status == "nothing"
-        assert same(before, answers(store))
-        assert sql.execute("SELECT min(ts) FROM metrics").fetchone()[0] == mark_of(sql)
 
 
 def test_rows_and_blocks_go_by_their_own_ages(
@@ -272,7 +147,7 @@ def test_points_are_exported_before_they_go(
         assert "no export of ours" in report.failed[0]
         assert first.name in {p.name for p in store.partitions("metrics")}
         kept.unlink()
-        with killed_at(b"COMMENT", monkeypatch), pytest.raises((_Killed, RuntimeError)):
+        with killed_at(b"COMMENT", monkeypatch), pytest.raises((Killed, RuntimeError)):
             runner.run(store, "retention")
         whole = kept.stat()
         done = runner.run(store, "retention")
@@ -300,14 +175,14 @@ def test_a_table_that_somebody_detached_is_dropped_only_by_the_policy_of_now(
         filled(store)
         store.set_retention("metrics", Retention("30d"))
         first, second = (p.name for p in store.partitions("metrics")[:2])
-        with killed_at(b"COMMENT", monkeypatch), pytest.raises((_Killed, RuntimeError)):
+        with killed_at(b"COMMENT", monkeypatch), pytest.raises((Killed, RuntimeError)):
             runner.run(store, "retention")
         with sql.transaction():
             sql.execute("LOCK TABLE ONLY metrics IN SHARE UPDATE EXCLUSIVE MODE")
             assert runner.run(store, "retention").status == "failed"
         for name in (first, second):
             assert sql.execute(comments, [name]).fetchone() == (None,)
-        with killed_at(b"ALTER", monkeypatch), pytest.raises((_Killed, RuntimeError)):
+        with killed_at(b"ALTER", monkeypatch), pytest.raises((Killed, RuntimeError)):
             runner.run(store, "retention")
         said = sql.execute(comments, [first]).fetchone()[0]
         assert said.startswith("retention drops this table, of before 20")
@@ -320,25 +195,6 @@ def test_a_table_that_somebody_detached_is_dropped_only_by_the_policy_of_now(
             assert tables(sql, first) == 1
         assert retained(store, rows="30d").status == "done"
         assert tables(sql, first) == 0
-
-
-def test_what_was_begun_is_ended_where_the_time_of_a_run_is_over(
-    database: Database, sql: psycopg.Connection, tmp_path: Path
-) -> None:
-    settings = load_settings(database.dsn)
-    options = replace(settings.maintenance, retain_export=str(tmp_path))
-    with (
-        toolkit.connect(database.dsn) as store,
-        Direct(primary_of(settings), settings.pool) as direct,
-    ):
-        filled(store)
-        store.set_retention("metrics", Retention("30d"))
-        ground = Ground(store, direct, NOW, options, until=time.monotonic() - 2.5)
-        assert ground.timeout == 1.0
-        for act in retention.plan(ground):
-            assert isinstance(act, Act)
-            act.do()
-        assert sql.execute("SELECT min(ts) FROM metrics").fetchone()[0] == mark_of(sql)
 
 
 def test_points_that_are_kept_hold_the_mark(
@@ -368,50 +224,6 @@ def test_points_that_are_kept_hold_the_mark(
     assert NOW - 50 * DAY < mark_of(sql) <= NOW - 30 * DAY
     after = blocking.read("metrics", "A", START - 30 * DAY, END, step="1d").to_pandas()
     assert before.equals(after)
-
-
-def test_what_is_written_between_the_plan_and_the_freezing_stays(
-    database: Database, sql: psycopg.Connection
-) -> None:
-    settings = load_settings(database.dsn)
-    with (
-        toolkit.connect(database.dsn) as store,
-        Direct(primary_of(settings), settings.pool) as direct,
-    ):
-        filled(store)
-        store.compress("metrics", None, START, NOW - 40 * DAY)
-        early = START - 20 * DAY
-        sql.execute("SELECT ensure_partitions('metrics', %s, %s)", [early, early + DAY])
-        store.set_retention("metrics", Retention(blocks="40d"))
-        plan = retention.plan(Ground(store, direct, NOW, settings.maintenance))
-        freeze = next(plan)
-        assert isinstance(freeze, Act)
-        store.write("metrics", {"ts": [early], "value": [1.0]}, series="A")
-        with pytest.raises(Busy, match="not in the rollups yet"):
-            freeze.do()  # what came since was not in the plan's look
-        store.refresh("metrics")
-        freeze.do()
-        drop = next(plan)
-        assert isinstance(drop, Act)
-        assert drop.why == "holds no points"
-        assert isinstance(drop.do(), Skip)
-        assert store.read("metrics", "A", early, early + DAY)["value"].tolist() == [1.0]
-        assert runner.run(store, "retention").status == "done"
-        assert len(store.read("metrics", "A", early, early + DAY)) == 1
-        assert len(store.read("metrics", "A", START, mark_of(sql))) == 0
-
-
-def test_writers_do_not_wait_for_a_look_at_the_whole_log(
-    blocking: toolkit.Store, sql: psycopg.Connection
-) -> None:
-    filled(blocking)
-    sql.execute("ANALYZE metrics_log")
-    blocking.set_retention("metrics", Retention("30d"))
-    lock, freeze = runner.run(blocking, "retention", is_dry=True).planned[0].sql
-    assert lock.rstrip().endswith("IN SHARE MODE")
-    found = "\n".join(row[0] for row in sql.execute(f"EXPLAIN {freeze}"))
-    assert "metrics_log_xid" in found
-    assert "Seq Scan on metrics_log" not in found
 
 
 def test_rollups_go_after_their_points(blocking: toolkit.Store, sql: psycopg.Connection) -> None:
